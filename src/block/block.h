@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Block: requests, and the disks that serve them.
+ *
+ * A device model (virtio-blk, later NVMe) fills in a struct block_request that it owns, whose segments point straight into
+ * guest memory, and submits it to a *channel*: the way to one disk from one sidecore. The request comes back through its
+ * @complete on that same sidecore, possibly before block_submit() returns. Nothing is allocated or locked on the way.
+ *
+ * A disk may be resized, fail or stall; none of that concerns other disks.
+ *
+ * Context: disks are opened and closed by the control thread; a channel is used by its sidecore only.
+ */
+#ifndef BLOCK_BLOCK_H
+#define BLOCK_BLOCK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "engine/engine.h"
+#include "memory/guest_memory.h"
+
+enum block_operation {
+	BLOCK_READ,
+	BLOCK_WRITE,
+	BLOCK_FLUSH,	    /* all completed writes are durable when it completes */
+	BLOCK_DISCARD,	    /* contents become undefined */
+	BLOCK_WRITE_ZEROES, /* contents become zero; may deallocate when @may_unmap */
+};
+
+struct block_request {
+	uint8_t operation; /* enum block_operation */
+	bool may_unmap;
+	bool durable;	  /* write: on stable storage before it completes (write-through) */
+	uint64_t offset;  /* bytes; inside the disk: checked by the device model against its own copy of the size */
+	uint64_t length;  /* bytes; for reads and writes the sum of the segments */
+	struct guest_segment *segments;
+	unsigned segment_count;
+
+	/** @complete: on the channel's sidecore. @status: 0 or a negative errno (-EIO, -ENOSPC, -EOPNOTSUPP...). */
+	void (*complete)(struct block_request *request, int status);
+
+	/* the backend's own */
+	struct block_channel *channel;
+	uint64_t done; /* bytes transferred so far: short reads and writes go on from here */
+	struct block_request *next;
+	struct sidecore_message message; /* for backends with a helper thread */
+	int status;
+	unsigned segment_first; /* progress of a short transfer */
+	struct guest_segment segment_saved;
+};
+
+struct disk;
+struct block_channel;
+
+struct disk_config {
+	const char *name;
+	enum { DISK_FILE, DISK_RAM, DISK_NULL, DISK_NBD } type;
+	const char *path;	/* file, block device */
+	const char *uri;	/* nbd:// nbd+unix:// */
+	uint64_t size;		/* ram and null; for files that do not exist: created with this size when not 0 */
+	uint32_t block_size;	/* 512 or 4096; 0: 512 */
+	bool read_only;
+	bool direct;		/* try O_DIRECT, fall back when the file system cannot */
+	const char *serial;	/* get-id; at most 20 bytes; NULL: the name */
+};
+
+/** struct disk_limits - what the disk is; size may change at run time (disk_resize). */
+struct disk_limits {
+	uint64_t size;
+	uint32_t block_size;	  /* logical */
+	uint32_t physical_block_size;
+	uint32_t io_minimum, io_optimal; /* bytes; 0: not known */
+	bool read_only;
+	bool discard, write_zeroes, write_zeroes_unmap;
+	bool flush_needed; /* has a volatile cache */
+	uint32_t discard_alignment; /* bytes */
+	uint64_t discard_max, write_zeroes_max; /* bytes in one segment */
+	unsigned alignment; /* of memory and offset that the backend needs from its caller; 1: none (it bounces by itself) */
+};
+
+/**
+ * disk_open() - Return: 0 or a negative errno with a sentence for the operator in @error (valid until the next call).
+ */
+int disk_open(const struct disk_config *config, struct engine *engine, struct disk **disk, const char **error);
+void disk_close(struct disk *disk); /* all channels must be closed */
+void disk_read_limits(const struct disk *disk, struct disk_limits *limits);
+const char *disk_serial(const struct disk *disk);
+const char *disk_kind(const struct disk *disk);	 /* "file", "ram", "null", "nbd" */
+const char *disk_state(const struct disk *disk); /* for status: "ok", "direct I/O", "reconnecting" ... */
+
+/** disk_resize() - grow or shrink (ram, null), or look at the file again (@size 0). Control thread. */
+int disk_resize(struct disk *disk, uint64_t size, const char **error);
+
+/**
+ * block_channel_open() - control thread, for use by @sidecore.
+ * block_channel_close() - control thread; the channel is idle and its users are detached; @completion (may be NULL) runs
+ * when the sidecore has let go of it.
+ */
+int block_channel_open(struct disk *disk, struct sidecore *sidecore, struct block_channel **channel);
+void block_channel_close(struct block_channel *channel, struct engine_completion *completion);
+
+/** block_submit() - sidecore: take @request. It may complete at once. */
+void block_submit(struct block_channel *channel, struct block_request *request);
+
+/** block_flush_submissions() - sidecore: the batch is over, hand it to the kernel (one io_uring_enter). */
+void block_flush_submissions(struct block_channel *channel);
+
+/** block_worker_create() - one sidecore's share of this room (its io_uring and its poller); goes into
+ * SIDECORE_SLOT_BLOCK before engine_start(). block_worker_attach(): after it, starts the polling of completions. */
+struct block_worker;
+int block_worker_create(struct block_worker **worker);
+int block_worker_attach(struct block_worker *worker, struct engine *engine, struct sidecore *sidecore);
+void block_worker_detach(struct block_worker *worker, struct engine_completion *completion);
+void block_worker_destroy(struct block_worker *worker);
+
+#endif

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A virtio device as a transport sees it, and a queue as the engine sees it.
+ *
+ * Theory of operation
+ * -------------------
+ * A transport (vhost-user) owns a connection, guest memory and negotiation. It knows nothing of packets or blocks: it talks
+ * to a *device model* through struct virtio_device_ops. A device model knows queues and configuration space, not
+ * sockets.
+ *
+ * Life of a queue (control thread drives, each step is a message or completion):
+ *
+ *   stopped -> running    virtio_queue_start(): virtqueue_start(), ops->queue_started(), poller attached
+ *   running -> stopping   virtio_queue_stop(): ops->queue_stopping() (a receive queue is unpublished), poller detached,
+ *                         then engine_barrier(): no sidecore uses the queue for anything new
+ *   stopping -> draining  requests in flight (disk) come back; the last one ends this state
+ *   draining -> stopped   completion on the control thread, with the base to continue from
+ *
+ * In every state but running no sidecore starts anything; in stopped nothing of the guest's memory is referenced.
+ */
+#ifndef DEVICE_VIRTIO_DEVICE_H
+#define DEVICE_VIRTIO_DEVICE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/log.h"
+#include "engine/engine.h"
+#include "ring/virtqueue.h"
+
+/** The most queues of one device: 8 pairs and a control queue, or as many request queues. */
+#define VIRTIO_QUEUES_MAX 32U
+
+struct virtio_device;
+struct virtio_queue;
+
+enum virtio_queue_state {
+	VIRTIO_QUEUE_STOPPED,
+	VIRTIO_QUEUE_RUNNING,
+	VIRTIO_QUEUE_STOPPING,
+};
+
+struct virtio_device_ops {
+	const char *type;   /* "virtio-net" */
+	uint16_t device_id; /* virtio 1.3 5 */
+
+	/** @config_read: configuration space (virtio 1.3 4.1.4.6 and 5.x.4). @offset and @length are inside config_size. */
+	void (*config_read)(struct virtio_device *device, uint32_t offset, void *to, uint32_t length);
+	/** @config_write: Return: 0; -EINVAL when the field is not writable. */
+	int (*config_write)(struct virtio_device *device, uint32_t offset, const void *from, uint32_t length);
+
+	/** @features_acked: the driver's features are known; queues are stopped. Return: 0; -EINVAL for an impossible set. */
+	int (*features_acked)(struct virtio_device *device, uint64_t features);
+
+	/** @queue_start: prepare for queue->ring, which has been started; allocate. Control thread. Return: 0 or -errno. */
+	int (*queue_start)(struct virtio_queue *queue);
+	/** @queue_running: all is set: publish to other sidecores (receive queues). May be NULL. */
+	void (*queue_running)(struct virtio_queue *queue);
+	/** @queue_unpublish: first step of a stop. May be NULL. */
+	void (*queue_unpublish)(struct virtio_queue *queue);
+	/** @queue_stopped: free what queue_start made; nobody uses the queue. */
+	void (*queue_stopped)(struct virtio_queue *queue);
+
+	/** @poll: one turn of a queue; NULL-returning @queue_polled says which queues are polled at all. */
+	bool (*queue_polled)(const struct virtio_queue *queue);
+	unsigned (*poll)(struct virtio_queue *queue, const struct turn *turn);
+
+	/** @set_mtu: NET_SET_MTU. @announce: SEND_RARP with this MAC. Network devices only, else NULL. */
+	int (*set_mtu)(struct virtio_device *device, uint16_t mtu);
+	int (*announce)(struct virtio_device *device, const uint8_t mac[6]);
+
+	/** @reset: the driver reset the device (or its front-end went away); all queues are stopped. May be NULL. */
+	void (*reset)(struct virtio_device *device);
+};
+
+struct virtio_queue {
+	struct virtqueue ring;
+	struct poller poller;
+	struct virtio_device *device;
+	uint16_t index;
+	uint8_t state;	    /* enum virtio_queue_state; control thread */
+	bool draining;	    /* sidecore: tell virtio_queue_drained() when in_flight becomes 0 */
+	uint32_t in_flight; /* sidecore: requests that a backend holds */
+	int sidecore;	    /* configured place: index, or -1: engine_pick_sidecore() */
+	void *model;	    /* the device model's own, from queue_start to queue_stopped */
+
+	/* the stop that is under way; control thread */
+	struct engine_completion completion;
+	struct sidecore_message message;
+	void (*stopped)(struct virtio_queue *queue, uint32_t base, void *context);
+	void *stopped_context;
+};
+
+struct virtio_device {
+	const struct virtio_device_ops *ops;
+	const char *name; /* from the configuration */
+	struct engine *engine;
+	uint64_t features;	 /* offered; VIRTIO_F_* and device bits, without vhost-user's own */
+	uint64_t acked_features; /* by the driver */
+	uint32_t config_size;	 /* bytes of configuration space */
+	uint16_t queue_count;	 /* offered, control queue included */
+	uint16_t queue_size_max;
+	struct virtio_queue *queues;
+	struct log_limit log_limit;
+	/** @config_changed: set by the transport while connected: tell the front-end (CONFIG_CHANGE_MSG). May be NULL. */
+	void (*config_changed)(struct virtio_device *device);
+	void *transport;
+};
+
+/** virtio_device_init() - make the queues. Return: 0 or -ENOMEM. The rest of the fields are the caller's. */
+int virtio_device_init(struct virtio_device *device);
+void virtio_device_release(struct virtio_device *device);
+
+/**
+ * virtio_queue_start() - stopped -> running.
+ *
+ * Return: 0; -EINVAL (virtqueue_start), -ENOMEM; the queue is then still stopped.
+ */
+int virtio_queue_start(struct virtio_queue *queue, const struct virtqueue_config *config, int kick_fd);
+
+/** virtio_queue_stop() - running -> stopped; @stopped is called on the control thread, at once when it was stopped. */
+void virtio_queue_stop(struct virtio_queue *queue,
+		       void (*stopped)(struct virtio_queue *queue, uint32_t base, void *context), void *context);
+
+/** virtio_queue_drained() - sidecore: the device model completed the last request while queue->draining. */
+void virtio_queue_drained(struct virtio_queue *queue);
+
+#endif

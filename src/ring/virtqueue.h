@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Virtqueues: split and packed rings behind one interface.
+ *
+ * Theory of operation
+ * -------------------
+ * The device side of a virtqueue takes *chains* (buffers that the driver made available) in batches, uses them, and
+ * gives them back:
+ *
+ *	pop     take up to n chains; each is walked once, its descriptors copied to locals, checked and translated into
+ *	        guest segments. Nothing about a chain is read from the ring again after that.
+ *	push    note a chain as used, with the number of bytes written; the driver does not see it yet.
+ *	unpop   give the chain popped last back unused (it will be popped again).
+ *	publish make all pushed chains visible at once; says whether the driver wants an interrupt.
+ *
+ * Split and packed (virtio 1.3 2.7, 2.8) differ in where descriptors lie and how progress is told; both yield the same
+ * struct chain. One walker (ring/chain_walk.h) does direct and indirect, split and packed chains; the layout is an inlined
+ * constant.
+ *
+ * Invariants
+ * - A chain has at most @size descriptors and at most CHAIN_SEGMENTS_MAX segments, or the queue breaks.
+ * - Readable segments come before writable ones (virtio 1.3 2.7.4.2), or the queue breaks.
+ * - The driver can never make popped-but-unused chains exceed @size.
+ * - After virtqueue_break() nothing is popped and nothing published until the next virtqueue_start(): a bad guest breaks
+ *   only itself. The reason is kept, named and counted.
+ *
+ * Context: a virtqueue belongs to one sidecore at a time (receive queues of a network port: to whoever holds the port's
+ * claim). The control thread touches it only while it is stopped.
+ */
+#ifndef RING_VIRTQUEUE_H
+#define RING_VIRTQUEUE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/checked.h"
+#include "memory/dirty_log.h"
+#include "memory/guest_memory.h"
+
+#define VIRTQUEUE_SIZE_MAX 32768U
+
+/** The most segments of one chain. QEMU's own limit is 1024 descriptors (VIRTQUEUE_MAX_SIZE). */
+#define CHAIN_SEGMENTS_MAX 1024U
+
+/** Why a queue stopped serving its guest. Names for people: virtqueue_break_reason_name(). */
+enum virtqueue_break_reason {
+	VIRTQUEUE_INTACT,
+	VIRTQUEUE_BAD_AVAIL_INDEX,	/* avail index ran more than the queue size ahead */
+	VIRTQUEUE_BAD_HEAD,		/* chain head or buffer id out of range */
+	VIRTQUEUE_BAD_NEXT,		/* next field out of range */
+	VIRTQUEUE_CHAIN_TOO_LONG,	/* loops, or more descriptors than the queue holds */
+	VIRTQUEUE_TOO_MANY_SEGMENTS,
+	VIRTQUEUE_BAD_ADDRESS,		/* outside guest memory */
+	VIRTQUEUE_ZERO_LENGTH,		/* descriptor of no bytes */
+	VIRTQUEUE_LENGTH_OVERFLOW,	/* a chain of 4 GiB and more */
+	VIRTQUEUE_READABLE_AFTER_WRITABLE,
+	VIRTQUEUE_INDIRECT_NOT_NEGOTIATED,
+	VIRTQUEUE_INDIRECT_NESTED,	/* indirect inside an indirect table, or together with NEXT */
+	VIRTQUEUE_INDIRECT_BAD_TABLE,	/* table length not a multiple of 16, empty, too long, not contiguous */
+	VIRTQUEUE_EMPTY_CHAIN,
+	VIRTQUEUE_MEMORY_DAMAGED,	/* the file behind guest memory shrank */
+	/* what device models find */
+	VIRTQUEUE_HEADER_TOO_SHORT,	/* chain shorter than the device's fixed header */
+	VIRTQUEUE_NO_STATUS_BYTE,	/* virtio-blk: nowhere to write the status */
+	VIRTQUEUE_BAD_DIRECTION,	/* readable where writable is due, or the reverse */
+	VIRTQUEUE_BREAK_REASONS,
+};
+
+const char *virtqueue_break_reason_name(enum virtqueue_break_reason reason);
+
+/**
+ * struct chain - one buffer from the driver, walked, checked and translated.
+ * @segments:		first @readable_count readable, then @writable_count writable; live until the pool is reset
+ * @id:			split: head index; packed: buffer id. Below the queue's size in both cases
+ * @slots:		packed: ring positions that the chain occupies; split: 1
+ */
+struct chain {
+	struct guest_segment *segments;
+	uint32_t readable_length, writable_length;
+	uint16_t readable_count, writable_count;
+	uint16_t id;
+	uint16_t slots;
+};
+
+/** chain_writable() - first of chain->writable_count writable segments. */
+static inline struct guest_segment *chain_writable(const struct chain *chain)
+{
+	return chain->segments + chain->readable_count;
+}
+
+/**
+ * struct segment_pool - where pop puts segments; owned by the caller, reset by it when the chains are done with.
+ *
+ * A pool of VIRTQUEUE_POOL_SEGMENTS always holds at least one chain, whatever the driver does; pop stops early, without
+ * harm, when the next chain does not fit.
+ */
+struct segment_pool {
+	struct guest_segment *segments;
+	uint32_t capacity; /* at least CHAIN_SEGMENTS_MAX */
+	uint32_t used;
+};
+
+struct virtqueue_inflight; /* ring/inflight.h */
+
+/** struct virtqueue_config - all that a transport knows of a queue when it starts it. Addresses are host addresses. */
+struct virtqueue_config {
+	const struct guest_memory *memory;
+	struct dirty_log *log;	    /* NULL when not logging */
+	uint64_t used_log_address;  /* guest address of the used ring (split) or ring (packed), for the log */
+	bool log_used;		    /* VHOST_VRING_F_LOG for this queue */
+	guest_byte *descriptors;    /* split: table; packed: ring. 16-byte aligned, size * 16 bytes */
+	guest_byte *driver_area;    /* split: avail ring; packed: driver event suppression (4 bytes) */
+	guest_byte *device_area;    /* split: used ring; packed: device event suppression (4 bytes) */
+	uint16_t size;		    /* split: power of two; at most VIRTQUEUE_SIZE_MAX */
+	uint16_t avail_base;	    /* split: next avail index; packed: bit 15 wrap counter, bits 0-14 position */
+	uint16_t used_base;	    /* the same for used; split: taken from the used ring by the transport */
+	bool packed, indirect, event_index, in_order;
+	int call_fd; /* eventfd of the driver's interrupt, -1: none. Stays the transport's */
+	struct virtqueue_inflight *inflight; /* NULL: not tracked */
+};
+
+struct virtqueue_counters {
+	uint64_t chains;	/* popped for good (pops minus unpops) */
+	uint64_t bytes;		/* readable plus written bytes, added by the device model */
+	uint64_t notifications; /* interrupts sent to the driver */
+	uint64_t suppressed;	/* publishes for which the driver wanted none */
+	uint64_t kicks;		/* wake-ups by the driver's kick */
+	uint64_t breaks;	/* times that the queue broke */
+};
+
+struct virtqueue {
+	/* Written by the sidecore for each batch. */
+	uint16_t avail_next;	/* split: next avail index to read; packed: ring position */
+	uint16_t used_next;	/* split: next used index to write; packed: ring position */
+	uint16_t avail_cached;	/* split: avail index as last read */
+	uint16_t used_published; /* split: used index that the driver sees; packed: position of the last publish */
+	uint16_t pushed;	/* chains pushed since the last publish (packed: slots) */
+	bool avail_wrap, used_wrap;	/* packed: wrap counters */
+	bool used_published_wrap;
+	bool first_valid;	/* packed: a held-back first used descriptor exists */
+	uint16_t first_position, first_flags; /* packed: its place, and the flags that make the batch visible */
+	uint16_t outstanding;	/* popped and not yet pushed or unpopped, in slots */
+	uint8_t broken;		/* enum virtqueue_break_reason */
+	bool started;
+	const struct guest_region *hint; /* translator's cache */
+
+	struct virtqueue_config config;
+	struct virtqueue_counters counters;
+};
+
+/**
+ * virtqueue_start() - take a queue into use. Control thread, queue stopped.
+ *
+ * Return: 0; -EINVAL when size, alignment or base are impossible.
+ */
+int virtqueue_start(struct virtqueue *queue, const struct virtqueue_config *config);
+
+/**
+ * virtqueue_stop() - no more pops. Control thread, after the sidecore has let go of the queue.
+ *
+ * Return: the base that SET_VRING_BASE would continue from (vhost-user GET_VRING_BASE): avail index, or for packed
+ * queues avail in bits 0-15 and used in bits 16-31, each with its wrap counter in the top bit.
+ */
+uint32_t virtqueue_stop(struct virtqueue *queue);
+
+/**
+ * virtqueue_pop() - take up to @count chains.
+ * @queue:	started queue
+ * @chains:	out: the chains
+ * @count:	room in @chains
+ * @pool:	where their segments go; appended to
+ *
+ * A malformed chain breaks the queue; chains before it in the batch are returned and stay valid.
+ *
+ * Return: number of chains; 0 when nothing is available or the queue is broken.
+ */
+unsigned virtqueue_pop(struct virtqueue *queue, struct chain *chains, unsigned count, struct segment_pool *pool);
+
+/** virtqueue_unpop() - give back the chain that was popped last; call in reverse order of the pops. */
+void virtqueue_unpop(struct virtqueue *queue, const struct chain *chain);
+
+/** virtqueue_pending() - is there at least one chain to pop? One load of the ring. */
+bool virtqueue_pending(struct virtqueue *queue);
+
+/**
+ * virtqueue_push() - hand @chain back as used; not visible before virtqueue_publish().
+ * @id, @slots:	of the chain
+ * @written:	bytes written to its writable segments, from their start
+ */
+void virtqueue_push(struct virtqueue *queue, uint16_t id, uint16_t slots, uint32_t written);
+
+/**
+ * virtqueue_publish() - make all that was pushed visible to the driver, at once.
+ *
+ * Return: true when the driver asked to be interrupted for it: call virtqueue_notify().
+ */
+bool virtqueue_publish(struct virtqueue *queue);
+
+/** virtqueue_notify() - interrupt the driver: one eventfd write, never blocks. The only system call of the data path. */
+void virtqueue_notify(struct virtqueue *queue);
+
+/**
+ * virtqueue_arm() - ask the driver to kick from now on (before a sidecore sleeps).
+ *
+ * Return: true when chains are already there: the kick for them may never come, so do not sleep.
+ */
+bool virtqueue_arm(struct virtqueue *queue);
+
+/** virtqueue_disarm() - kicks are not needed: somebody polls. A hint; a late kick is harmless. */
+void virtqueue_disarm(struct virtqueue *queue);
+
+/** virtqueue_break() - stop serving this queue, sticky, first reason wins. */
+void virtqueue_break(struct virtqueue *queue, enum virtqueue_break_reason reason);
+
+/**
+ * virtqueue_log_write() - the device wrote [@host, +@length) of guest memory (data or status): mark it dirty when
+ * a migration is on. Call before the push of the chain.
+ */
+static inline void virtqueue_log_write(struct virtqueue *queue, const guest_byte *host, uint64_t length)
+{
+	if (unlikely(queue->config.log))
+		dirty_log_mark_host(queue->config.log, queue->config.memory, host, length);
+}
+
+#endif
