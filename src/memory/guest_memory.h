@@ -120,6 +120,7 @@ struct guest_region {
 	uint64_t file_offset;	/* of the first byte in the file */
 	dev_t file_device;	/* identity of the file: the same region added twice is the same file and offset */
 	ino_t file_inode;
+	void *file;    /* where the file is mapped: host less the offset into its first page */
 	void *mapping; /* with the guard areas and alignment slack: what munmap() takes */
 	size_t mapping_size;
 	atomic_bool damaged; /* the file shrank; set by the signal handler */
@@ -154,8 +155,8 @@ struct guest_memory *guest_memory_create(void);
  * guest_memory_with() - a new map: @memory's regions and @region; @memory stays as it was, and valid.
  * @region:	the new map takes a reference of its own
  *
- * Return: 0; -EINVAL on overlap, in guest or in user addresses, with a region that is there; -ENOSPC above
- * GUEST_MEMORY_REGIONS_MAX; -ENOMEM.
+ * Return: 0; -EINVAL when guest addresses overlap with a region that is there (user addresses may: one piece of the
+ * front-end's memory can appear at two guest addresses); -ENOSPC above GUEST_MEMORY_REGIONS_MAX; -ENOMEM.
  */
 int guest_memory_with(const struct guest_memory *memory, struct guest_region *region, struct guest_memory **result);
 

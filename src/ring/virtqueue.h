@@ -18,7 +18,8 @@
  * constant.
  *
  * Invariants
- * - A chain has at most @size descriptors and at most CHAIN_SEGMENTS_MAX segments, or the queue breaks.
+ * - A chain has at most as many direct descriptors as the queue, and at most CHAIN_SEGMENTS_MAX segments, or the queue
+ *   breaks.
  * - Readable segments come before writable ones (virtio 1.3 2.7.4.2), or the queue breaks.
  * - The driver can never make popped-but-unused chains exceed @size.
  * - After virtqueue_break() nothing is popped and nothing published until the next virtqueue_start(): a bad guest breaks
@@ -107,8 +108,7 @@ struct virtqueue_inflight; /* ring/inflight.h */
 struct virtqueue_config {
 	const struct guest_memory *memory;
 	struct dirty_log *log;	    /* NULL when not logging */
-	uint64_t used_log_address;  /* guest address of the used ring (split) or ring (packed), for the log */
-	bool log_used;		    /* VHOST_VRING_F_LOG for this queue */
+	bool log_used;		    /* writes to the ring itself are logged, too (VHOST_VRING_F_LOG) */
 	guest_byte *descriptors;    /* split: table; packed: ring. 16-byte aligned, size * 16 bytes */
 	guest_byte *driver_area;    /* split: avail ring; packed: driver event suppression (4 bytes) */
 	guest_byte *device_area;    /* split: used ring; packed: device event suppression (4 bytes) */
@@ -134,13 +134,11 @@ struct virtqueue {
 	uint16_t avail_next;	/* split: next avail index to read; packed: ring position */
 	uint16_t used_next;	/* split: next used index to write; packed: ring position */
 	uint16_t avail_cached;	/* split: avail index as last read */
-	uint16_t used_published; /* split: used index that the driver sees; packed: position of the last publish */
-	uint16_t pushed;	/* chains pushed since the last publish (packed: slots) */
-	bool avail_wrap, used_wrap;	/* packed: wrap counters */
-	bool used_published_wrap;
+	uint16_t used_published; /* used_next as of the last publish */
+	bool avail_wrap, used_wrap; /* packed: wrap counters (virtio 1.3 2.8.1) */
 	bool first_valid;	/* packed: a held-back first used descriptor exists */
 	uint16_t first_position, first_flags; /* packed: its place, and the flags that make the batch visible */
-	uint16_t outstanding;	/* popped and not yet pushed or unpopped, in slots */
+	uint32_t outstanding;	/* popped and not yet pushed or unpopped, in slots */
 	uint8_t broken;		/* enum virtqueue_break_reason */
 	bool started;
 	const struct guest_region *hint; /* translator's cache */

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Split rings (virtio 1.3 2.7), device side.
+ *
+ *	avail (driver area):  flags 16, idx 16, ring[size] 16 each, used_event 16
+ *	used (device area):   flags 16, idx 16, ring[size] { id 32, len 32 }, avail_event 16
+ *
+ * Barriers
+ * - avail->idx is read with acquire: descriptors and ring entries that the driver wrote before its store of idx are seen.
+ * - used->idx is written with release: the driver that sees it sees the used entries and the data (2.7.14).
+ * - After used->idx, a full fence, then used_event or avail->flags is read (2.7.7.2): either the driver wrote its wish
+ *   before our read and we see it, or it wrote it after, and then its own re-check after its fence sees our idx.
+ * - Arming is the mirror image: avail_event or used->flags is written, a full fence, then avail->idx is read.
+ */
+#include "ring/chain_walk.h"
+#include "ring/inflight.h"
+#include "ring/layout.h"
+
+#define AVAIL_FLAGS	0U
+#define AVAIL_INDEX	2U
+#define AVAIL_RING	4U
+#define USED_FLAGS	0U
+#define USED_INDEX	2U
+#define USED_RING	4U
+#define USED_ENTRY_SIZE 8U
+
+#define AVAIL_NO_INTERRUPT 1U
+#define USED_NO_NOTIFY	   1U
+
+struct used_entry {
+	uint32_t id, length;
+};
+
+static inline const guest_byte *used_event(const struct virtqueue *queue)
+{
+	return queue->config.driver_area + AVAIL_RING + 2U * queue->config.size;
+}
+
+static inline guest_byte *avail_event(const struct virtqueue *queue)
+{
+	return queue->config.device_area + USED_RING + USED_ENTRY_SIZE * queue->config.size;
+}
+
+/* Chains that a crashed predecessor had taken, in their order (ring/inflight.h). */
+static unsigned pop_replays(struct virtqueue *queue, struct chain *chains, unsigned count, struct segment_pool *pool)
+{
+	struct virtqueue_inflight *inflight = queue->config.inflight;
+	struct inflight_replay replay;
+	unsigned popped = 0;
+
+	while (popped < count && virtqueue_inflight_next_replay(inflight, &replay)) {
+		uint32_t used = pool->used;
+
+		if (walk_split(queue, replay.id, &chains[popped], pool) != WALK_DONE) {
+			pool->used = used;
+			break;
+		}
+		chains[popped++].id = replay.id;
+		virtqueue_inflight_take_replay(inflight);
+		queue->outstanding++;
+	}
+	return popped;
+}
+
+/* Take a walked chain into account. Return: false: the queue is broken. */
+static inline bool take(struct virtqueue *queue, struct chain *chain, uint16_t head)
+{
+	if (unlikely(queue->outstanding >= queue->config.size)) {
+		virtqueue_break(queue, VIRTQUEUE_BAD_AVAIL_INDEX);
+		return false;
+	}
+	if (unlikely(queue->config.inflight && !virtqueue_inflight_take(queue->config.inflight, head, 0, 1))) {
+		virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
+		return false;
+	}
+	chain->id = head;
+	queue->outstanding++;
+	queue->avail_next++;
+	return true;
+}
+
+unsigned split_pop(struct virtqueue *queue, struct chain *chains, unsigned count, struct segment_pool *pool)
+{
+	uint16_t mask = (uint16_t)(queue->config.size - 1U), available;
+	unsigned popped = 0;
+
+	if (unlikely(queue->config.inflight && virtqueue_inflight_replays(queue->config.inflight)))
+		return pop_replays(queue, chains, count, pool);
+
+	available = (uint16_t)(queue->avail_cached - queue->avail_next);
+	if (available < count) {
+		queue->avail_cached = guest_load16_acquire(queue->config.driver_area + AVAIL_INDEX);
+		available = (uint16_t)(queue->avail_cached - queue->avail_next);
+		if (unlikely(available > queue->config.size)) {
+			virtqueue_break(queue, VIRTQUEUE_BAD_AVAIL_INDEX);
+			return 0;
+		}
+	}
+	count = min(count, (unsigned)available);
+
+	while (popped < count) {
+		uint16_t head =
+			guest_load16(queue->config.driver_area + AVAIL_RING + 2U * (queue->avail_next & mask));
+		struct chain *chain = &chains[popped];
+		uint32_t used = pool->used;
+
+		if (unlikely(head >= queue->config.size)) {
+			virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
+			break;
+		}
+		if (unlikely(walk_split(queue, head, chain, pool) != WALK_DONE || !take(queue, chain, head))) {
+			pool->used = used;
+			break;
+		}
+		popped++;
+	}
+	return popped;
+}
+
+void split_unpop(struct virtqueue *queue, const struct chain *chain)
+{
+	queue->outstanding--;
+	if (unlikely(queue->config.inflight && virtqueue_inflight_untake(queue->config.inflight, chain->id)))
+		return;
+	queue->avail_next--;
+}
+
+bool split_pending(struct virtqueue *queue)
+{
+	if (unlikely(queue->config.inflight && virtqueue_inflight_replays(queue->config.inflight)))
+		return true;
+	return guest_load16_acquire(queue->config.driver_area + AVAIL_INDEX) != queue->avail_next;
+}
+
+void split_push(struct virtqueue *queue, uint16_t id, uint32_t written)
+{
+	uint16_t index = queue->used_next & (uint16_t)(queue->config.size - 1U);
+	struct used_entry entry = { .id = id, .length = written };
+
+	guest_write(queue->config.device_area + USED_RING + USED_ENTRY_SIZE * index, &entry, sizeof(entry));
+	queue->used_next++;
+	if (unlikely(queue->config.inflight))
+		virtqueue_inflight_push(queue->config.inflight, id);
+}
+
+/* Does the driver want an interrupt for the entries [old, new)? (2.7.7.2, 2.7.10) */
+static inline bool interrupt_wanted(struct virtqueue *queue, uint16_t old, uint16_t new)
+{
+	atomic_thread_fence(memory_order_seq_cst);
+	if (queue->config.event_index) {
+		uint16_t event = guest_load16(used_event(queue));
+
+		return (uint16_t)(new - event - 1U) < (uint16_t)(new - old);
+	}
+	return !(guest_load16(queue->config.driver_area + AVAIL_FLAGS) & AVAIL_NO_INTERRUPT);
+}
+
+bool split_publish(struct virtqueue *queue)
+{
+	uint16_t old = queue->used_published, new = queue->used_next;
+
+	if (old == new)
+		return false;
+	if (unlikely(queue->config.log && queue->config.log_used))
+		dirty_log_mark_host(queue->config.log, queue->config.memory, queue->config.device_area,
+				    USED_RING + USED_ENTRY_SIZE * queue->config.size + 2U);
+	if (unlikely(queue->config.inflight))
+		virtqueue_inflight_publishing(queue->config.inflight, new, false);
+	guest_store16_release(queue->config.device_area + USED_INDEX, new);
+	if (unlikely(queue->config.inflight))
+		virtqueue_inflight_published(queue->config.inflight);
+	queue->used_published = new;
+	return interrupt_wanted(queue, old, new);
+}
+
+void split_arm(struct virtqueue *queue)
+{
+	if (queue->config.event_index)
+		guest_store16(avail_event(queue), queue->avail_next);
+	else
+		guest_store16(queue->config.device_area + USED_FLAGS, 0);
+}
+
+void split_disarm(struct virtqueue *queue)
+{
+	/*
+	 * With event index there is nothing to write: avail_event stays where it is, and the driver kicks once when it
+	 * passes it, that is, not again until 65,536 chains later.
+	 */
+	if (!queue->config.event_index)
+		guest_store16(queue->config.device_area + USED_FLAGS, USED_NO_NOTIFY);
+}

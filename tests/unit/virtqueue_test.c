@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Virtqueues: what well-formed rings yield, and by what name malformed ones break. */
+#include "test.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ring_fixture.h"
+
+#define DATA (FIXTURE_BASE + FIXTURE_DATA)
+#define TABLE (FIXTURE_DATA + 0x8000)
+#define END (FIXTURE_BASE + 2 * FIXTURE_REGION)
+#define SEAM (FIXTURE_BASE + FIXTURE_REGION)
+
+/* Split rings whose descriptors are written as they stand; head 0 is offered. */
+static void test_split_malformed(void **state)
+{
+	static const struct {
+		struct vring_desc descriptors[3];
+		struct vring_desc table[3]; /* at TABLE */
+		uint16_t head;
+		bool no_indirect;
+		enum virtqueue_break_reason reason; /* 0: a good chain */
+		unsigned segments;
+	} cases[] = {
+		/* 0 */ { { { DATA, 10, 0, 0 } }, .segments = 1 },
+		/* 1 */ { { { DATA, 10, 0, 0 } }, .head = 16, .reason = VIRTQUEUE_BAD_HEAD },
+		/* 2 */ { { { DATA, 10, 0, 0 } }, .head = 65535, .reason = VIRTQUEUE_BAD_HEAD },
+		/* 3 */ { { { DATA, 10, 1, 16 } }, .reason = VIRTQUEUE_BAD_NEXT },
+		/* 4 */ { { { DATA, 10, 1, 0 } }, .reason = VIRTQUEUE_CHAIN_TOO_LONG },		/* next is itself */
+		/* 5 */ { { { DATA, 10, 1, 1 }, { DATA, 10, 1, 0 } }, .reason = VIRTQUEUE_CHAIN_TOO_LONG },
+		/* 6 */ { { { DATA, 0, 0, 0 } }, .reason = VIRTQUEUE_ZERO_LENGTH },
+		/* 7 */ { { { 0, 10, 0, 0 } }, .reason = VIRTQUEUE_BAD_ADDRESS },
+		/* 8 */ { { { END - 9, 10, 0, 0 } }, .reason = VIRTQUEUE_BAD_ADDRESS },
+		/* 9 */ { { { END - 10, 10, 0, 0 } }, .segments = 1 },
+		/* 10 */ { { { UINT64_MAX, 10, 0, 0 } }, .reason = VIRTQUEUE_BAD_ADDRESS },
+		/* 11 */ { { { FIXTURE_BASE - 1, 10, 0, 0 } }, .reason = VIRTQUEUE_BAD_ADDRESS },
+		/* 12 */ { { { SEAM - 4, 10, 0, 0 } }, .segments = 2 },				/* spans two regions */
+		/* 13 */ { { { FIXTURE_BASE, UINT32_MAX, 0, 0 } }, .reason = VIRTQUEUE_BAD_ADDRESS },
+		/* 14 */ { { { DATA, 10, 3, 1 }, { DATA, 10, 0, 0 } }, .reason = VIRTQUEUE_READABLE_AFTER_WRITABLE },
+		/* 15 */ { { { DATA, 10, 1, 1 }, { DATA, 10, 2, 0 } }, .segments = 2 },
+		/* 16 */ { { { DATA, 16, 4, 0 } }, .no_indirect = true, .reason = VIRTQUEUE_INDIRECT_NOT_NEGOTIATED },
+		/* 17 */ { { { DATA - 16 + 0x8000, 15, 4, 0 } }, .reason = VIRTQUEUE_INDIRECT_BAD_TABLE },
+		/* 18 */ { { { DATA + 0x8000, 0, 4, 0 } }, .reason = VIRTQUEUE_INDIRECT_BAD_TABLE },
+		/* 19 */ { { { DATA + 0x8000, 1025 * 16, 4, 0 } }, .reason = VIRTQUEUE_INDIRECT_BAD_TABLE },
+		/* 20 */ { { { 0, 16, 4, 0 } }, .reason = VIRTQUEUE_BAD_ADDRESS },
+		/* 21 */ { { { SEAM - 16, 32, 4, 0 } }, .reason = VIRTQUEUE_INDIRECT_BAD_TABLE },	/* not contiguous */
+		/* 22 */ { { { DATA + 0x8000, 16, 5, 0 } }, .reason = VIRTQUEUE_INDIRECT_NESTED },	/* with NEXT */
+		/* 23 */ { { { DATA + 0x8000, 16, 4, 0 } }, { { DATA, 16, 4, 0 } }, .reason = VIRTQUEUE_INDIRECT_NESTED },
+		/* 24 */ { { { DATA + 0x8000, 16, 4, 0 } }, { { DATA, 16, 1, 0 } }, .reason = VIRTQUEUE_CHAIN_TOO_LONG },
+		/* 25 */ { { { DATA + 0x8000, 16, 4, 0 } }, { { DATA, 16, 1, 1 } }, .reason = VIRTQUEUE_BAD_NEXT },
+		/* 26 */ { { { DATA + 0x8000, 32, 4, 0 } }, { { DATA, 16, 1, 1 }, { DATA, 4, 2, 0 } }, .segments = 2 },
+		/* 27 */ { { { DATA, 8, 1, 1 }, { DATA + 0x8000, 32, 4, 0 } },
+			   { { DATA, 16, 1, 1 }, { DATA, 4, 2, 0 } }, .segments = 3 },		/* direct, then indirect */
+		/* 28 */ { { { DATA + 0x8000, 48, 4, 0 } }, { { DATA, 8, 1, 2 }, { 0 }, { DATA, 4, 2, 0 } }, .segments = 2 },
+	};
+	struct ring_fixture fixture;
+	struct chain chain;
+
+	for (size_t i = 0; i < array_size(cases); i++) {
+		unsigned popped;
+
+		ring_fixture_start(&fixture, false, !cases[i].no_indirect, false);
+		memcpy(fixture.descriptors, cases[i].descriptors, sizeof(cases[i].descriptors));
+		memcpy(fixture_bytes(&fixture, TABLE), cases[i].table, sizeof(cases[i].table));
+		fixture.avail->ring[0] = cases[i].head;
+		fixture.avail->idx = 1;
+		popped = virtqueue_pop(&fixture.queue, &chain, 1, &fixture.pool);
+		if (fixture.queue.broken != cases[i].reason || popped != !cases[i].reason)
+			fail_msg("case %zu: popped %u, %s", i, popped, virtqueue_break_reason_name(fixture.queue.broken));
+		if (popped && (unsigned)chain.readable_count + chain.writable_count != cases[i].segments)
+			fail_msg("case %zu: %u+%u segments", i, chain.readable_count, chain.writable_count);
+		if (!popped) { /* sticky, nothing is used, nothing is kept */
+			assert_int_equal(virtqueue_pop(&fixture.queue, &chain, 1, &fixture.pool), 0);
+			assert_false(virtqueue_publish(&fixture.queue));
+			assert_int_equal(fixture.pool.used, 0);
+			assert_int_equal(fixture.queue.counters.breaks, 1);
+			assert_int_equal(fixture.used->idx, 0);
+		}
+		ring_fixture_stop(&fixture);
+	}
+}
+
+static void test_split_bad_avail_index(void **state)
+{
+	struct ring_fixture fixture;
+	struct chain chains[32];
+
+	/* one more than the queue has */
+	ring_fixture_start(&fixture, false, false, false);
+	fixture.avail->idx = FIXTURE_SIZE + 1;
+	assert_int_equal(virtqueue_pop(&fixture.queue, chains, 1, &fixture.pool), 0);
+	assert_int_equal(fixture.queue.broken, VIRTQUEUE_BAD_AVAIL_INDEX);
+	ring_fixture_stop(&fixture);
+
+	/* chains that are out already are offered again: more outstanding than the queue holds */
+	ring_fixture_start(&fixture, false, false, false);
+	for (uint16_t i = 0; i < FIXTURE_SIZE; i++)
+		ring_fixture_offer(&fixture, i, &(struct fixture_buffer){ DATA, 8, false }, 1, 0);
+	assert_int_equal(virtqueue_pop(&fixture.queue, chains, 32, &fixture.pool), FIXTURE_SIZE);
+	ring_fixture_offer(&fixture, 3, &(struct fixture_buffer){ DATA, 8, false }, 1, 0);
+	assert_int_equal(virtqueue_pop(&fixture.queue, chains, 32, &fixture.pool), 0);
+	assert_int_equal(fixture.queue.broken, VIRTQUEUE_BAD_AVAIL_INDEX);
+	ring_fixture_stop(&fixture);
+}
+
+#define A (1U << 7) /* available in the first lap */
+
+static void test_packed_malformed(void **state)
+{
+	static const struct {
+		struct vring_packed_desc descriptors[FIXTURE_SIZE];
+		struct vring_packed_desc table[3];
+		enum virtqueue_break_reason reason;
+		unsigned segments, slots;
+	} cases[] = {
+		/* 0 */ { { { DATA, 10, 5, A } }, .segments = 1, .slots = 1 },
+		/* 1 */ { { { DATA, 10, 16, A } }, .reason = VIRTQUEUE_BAD_HEAD },
+		/* 2 */ { { { DATA, 10, 65535, A | 1 }, { DATA, 9, 3, A } }, .segments = 2, .slots = 2 }, /* id: last's */
+		/* 3 */ { { { DATA, 0, 0, A } }, .reason = VIRTQUEUE_ZERO_LENGTH },
+		/* 4 */ { { { 1, 10, 0, A } }, .reason = VIRTQUEUE_BAD_ADDRESS },
+		/* 5 */ { { { DATA, 10, 0, A | 3 }, { DATA, 10, 0, A } }, .reason = VIRTQUEUE_READABLE_AFTER_WRITABLE },
+		/* 6 */ { { [0 ... FIXTURE_SIZE - 1] = { DATA, 10, 0, A | 1 } }, .reason = VIRTQUEUE_CHAIN_TOO_LONG },
+		/* 7 */ { { { DATA + 0x8000, 32, 2, A | 4 } }, { { DATA, 8, 0, 0 }, { DATA, 8, 0, 2 } },
+			  .segments = 2, .slots = 1 },
+		/* 8 */ { { { DATA + 0x8000, 31, 2, A | 4 } }, .reason = VIRTQUEUE_INDIRECT_BAD_TABLE },
+		/* 9 */ { { { DATA + 0x8000, 32, 2, A | 5 } }, .reason = VIRTQUEUE_INDIRECT_NESTED },
+		/* 10 */ { { { DATA + 0x8000, 16, 2, A | 4 } }, { { DATA, 16, 0, 4 } }, .reason = VIRTQUEUE_INDIRECT_NESTED },
+		/* 11 */ { { { DATA + 0x8000, 16, 2, A | 4 } }, { { DATA, 0, 0, 0 } }, .reason = VIRTQUEUE_ZERO_LENGTH },
+		/* 12 */ { { { SEAM - 4, 10, 0, A } }, .segments = 2, .slots = 1 },
+		/* 13 */ { { { END - 4, 10, 0, A } }, .reason = VIRTQUEUE_BAD_ADDRESS },
+		/* 14 */ { { { DATA + 0x8000, 1025 * 16, 2, A | 4 } }, .reason = VIRTQUEUE_INDIRECT_BAD_TABLE },
+	};
+	struct ring_fixture fixture;
+	struct chain chain;
+
+	for (size_t i = 0; i < array_size(cases); i++) {
+		unsigned popped;
+
+		ring_fixture_start(&fixture, true, true, false);
+		memcpy(fixture.packed, cases[i].descriptors, sizeof(cases[i].descriptors));
+		memcpy(fixture_bytes(&fixture, TABLE), cases[i].table, sizeof(cases[i].table));
+		popped = virtqueue_pop(&fixture.queue, &chain, 1, &fixture.pool);
+		if (fixture.queue.broken != cases[i].reason || popped != !cases[i].reason)
+			fail_msg("case %zu: popped %u, %s", i, popped, virtqueue_break_reason_name(fixture.queue.broken));
+		if (popped) {
+			assert_int_equal(chain.readable_count + chain.writable_count, cases[i].segments);
+			assert_int_equal(chain.slots, cases[i].slots);
+		} else {
+			assert_int_equal(fixture.pool.used, 0);
+		}
+		ring_fixture_stop(&fixture);
+	}
+}
+
+/* Chains of changing shapes for many laps, unpopped and popped again, used out of order. */
+static void round_trips(bool packed, bool indirect, bool event_index)
+{
+	static struct ring_fixture fixture;
+	uint16_t used_seen = 0, used_position = 0;
+	bool used_wrap = true;
+
+	ring_fixture_start(&fixture, packed, indirect, event_index);
+	for (unsigned round = 0; round < 5000; round++) {
+		struct chain chains[2];
+		unsigned buffers = 1 + round % 5;
+		struct fixture_buffer buffer[5];
+
+		fixture.pool.used = 0;
+		for (unsigned i = 0; i < buffers; i++)
+			buffer[i] = (struct fixture_buffer){ DATA + i * 4096, 100 + i, i >= buffers / 2 };
+		ring_fixture_offer(&fixture, 1, buffer, buffers, indirect ? TABLE : 0);
+		ring_fixture_offer(&fixture, 9, buffer, buffers, indirect ? TABLE + 256 : 0);
+
+		assert_true(virtqueue_pending(&fixture.queue));
+		assert_int_equal(virtqueue_pop(&fixture.queue, chains, 2, &fixture.pool), 2);
+		assert_int_equal(fixture.queue.broken, VIRTQUEUE_INTACT);
+		virtqueue_unpop(&fixture.queue, &chains[1]);
+		if (round % 3 == 0) {
+			virtqueue_unpop(&fixture.queue, &chains[0]);
+			assert_int_equal(virtqueue_pop(&fixture.queue, &chains[0], 1, &fixture.pool), 1);
+		}
+		assert_int_equal(virtqueue_pop(&fixture.queue, &chains[1], 2, &fixture.pool), 1);
+		assert_false(virtqueue_pending(&fixture.queue));
+		assert_int_equal(chains[0].id, 1);
+		assert_int_equal(chains[1].id, 9);
+		assert_int_equal(chains[0].readable_count, buffers / 2);
+		assert_int_equal(chains[0].writable_count, buffers - buffers / 2);
+		assert_int_equal(chain_writable(&chains[0])->length, 100 + buffers / 2);
+
+		virtqueue_push(&fixture.queue, chains[1].id, chains[1].slots, round);
+		virtqueue_push(&fixture.queue, chains[0].id, chains[0].slots, 0);
+		if (!packed) {
+			assert_int_equal(fixture.used->idx, used_seen);
+			virtqueue_publish(&fixture.queue);
+			assert_int_equal(fixture.used->idx, (uint16_t)(used_seen + 2));
+			assert_int_equal(fixture.used->ring[used_seen % FIXTURE_SIZE].id, 9);
+			assert_int_equal(fixture.used->ring[used_seen % FIXTURE_SIZE].len, round);
+			assert_int_equal(fixture.used->ring[(used_seen + 1) % FIXTURE_SIZE].id, 1);
+			used_seen = (uint16_t)(used_seen + 2);
+			continue;
+		}
+		for (unsigned i = 0; i < 2; i++) {
+			struct vring_packed_desc *slot = &fixture.packed[used_position];
+
+			if (!i) { /* hidden until published */
+				assert_false(!!(slot->flags & 1U << 15) == used_wrap &&
+					     !!(slot->flags & 1U << 7) == used_wrap);
+				virtqueue_publish(&fixture.queue);
+			}
+			assert_true(!!(slot->flags & 1U << 15) == used_wrap && !!(slot->flags & 1U << 7) == used_wrap);
+			assert_int_equal(slot->id, i ? 1 : 9);
+			assert_int_equal(slot->len, i ? 0 : round);
+			used_position = (uint16_t)(used_position + (indirect ? 1 : buffers));
+			if (used_position >= FIXTURE_SIZE) {
+				used_position = (uint16_t)(used_position - FIXTURE_SIZE);
+				used_wrap = !used_wrap;
+			}
+		}
+	}
+	assert_int_equal(fixture.queue.counters.chains, 10000);
+	ring_fixture_stop(&fixture);
+}
+
+static void test_round_trips(void **state)
+{
+	for (unsigned i = 0; i < 8; i++)
+		round_trips(i & 1, i & 2, i & 4);
+}
+
+/* A pool too small for the batch ends it early and harmlessly. */
+static void test_pool_is_full(void **state)
+{
+	struct ring_fixture fixture;
+	struct fixture_buffer buffers[3] = { { DATA, 8, false }, { DATA, 8, false }, { DATA, 8, true } };
+	struct chain chains[4];
+
+	for (unsigned packed = 0; packed < 2; packed++) {
+		ring_fixture_start(&fixture, packed, false, false);
+		for (uint16_t i = 0; i < 4; i++)
+			ring_fixture_offer(&fixture, (uint16_t)(i * 3), buffers, 3, 0);
+		fixture.pool.capacity = 8;
+		assert_int_equal(virtqueue_pop(&fixture.queue, chains, 4, &fixture.pool), 2);
+		assert_int_equal(fixture.pool.used, 6);
+		fixture.pool.used = 0;
+		assert_int_equal(virtqueue_pop(&fixture.queue, chains, 4, &fixture.pool), 2);
+		assert_int_equal(chains[1].id, 9);
+		assert_int_equal(fixture.queue.broken, VIRTQUEUE_INTACT);
+		ring_fixture_stop(&fixture);
+	}
+}
+
+/* When does the driver want an interrupt? Compared with the definition, entry by entry. */
+static void test_interrupts(void **state)
+{
+	struct ring_fixture fixture;
+	struct fixture_buffer buffer = { DATA, 8, true };
+	struct chain chains[8];
+
+	srand(1);
+	for (unsigned packed = 0; packed < 2; packed++) {
+		uint32_t position = 0; /* used entries ever */
+
+		ring_fixture_start(&fixture, packed, false, true);
+		for (unsigned round = 0; round < 20000; round++) {
+			unsigned batch = 1U + (unsigned)rand() % 8;
+			uint32_t event = position + (uint32_t)rand() % FIXTURE_SIZE;
+			bool expected = event >= position && event < position + batch, wanted;
+
+			fixture.pool.used = 0;
+			for (uint16_t i = 0; i < batch; i++)
+				ring_fixture_offer(&fixture, i, &buffer, 1, 0);
+			assert_int_equal(virtqueue_pop(&fixture.queue, chains, 8, &fixture.pool), batch);
+			for (unsigned i = 0; i < batch; i++)
+				virtqueue_push(&fixture.queue, chains[i].id, chains[i].slots, 1);
+			if (packed) {
+				fixture.driver_event->off_wrap =
+					(uint16_t)(event % FIXTURE_SIZE | (event / FIXTURE_SIZE % 2 ? 0U : 0x8000U));
+				fixture.driver_event->flags = 2;
+			} else {
+				fixture.avail->ring[FIXTURE_SIZE] = (uint16_t)event;
+			}
+			wanted = virtqueue_publish(&fixture.queue);
+			if (wanted != expected)
+				fail_msg("packed %u round %u: position %u batch %u event %u: %d", packed, round, position,
+					 batch, event, wanted);
+			position += batch;
+		}
+		ring_fixture_stop(&fixture);
+	}
+}
+
+static void test_arm_and_disarm(void **state)
+{
+	struct fixture_buffer buffer = { DATA, 8, false };
+	struct ring_fixture fixture;
+	struct chain chain;
+
+	for (unsigned i = 0; i < 4; i++) {
+		bool packed = i & 1, event_index = i & 2;
+
+		ring_fixture_start(&fixture, packed, false, event_index);
+		virtqueue_disarm(&fixture.queue);
+		if (packed)
+			assert_int_equal(fixture.device_event->flags, 1);
+		else if (!event_index)
+			assert_int_equal(fixture.used->flags, 1);
+		assert_false(virtqueue_arm(&fixture.queue));
+		if (packed) {
+			assert_int_equal(fixture.device_event->flags, event_index ? 2 : 0);
+			if (event_index)
+				assert_int_equal(fixture.device_event->off_wrap, 0x8000);
+		} else {
+			assert_int_equal(fixture.used->flags, 0);
+		}
+		ring_fixture_offer(&fixture, 0, &buffer, 1, 0);
+		assert_true(virtqueue_arm(&fixture.queue)); /* work is there: do not sleep */
+		assert_int_equal(virtqueue_pop(&fixture.queue, &chain, 1, &fixture.pool), 1);
+		assert_false(virtqueue_arm(&fixture.queue));
+		if (packed && event_index)
+			assert_int_equal(fixture.device_event->off_wrap, 0x8001);
+		if (!packed && event_index)
+			assert_int_equal(*(uint16_t *)(void *)&fixture.used->ring[FIXTURE_SIZE], 1);
+		ring_fixture_stop(&fixture);
+	}
+}
+
+static void test_start_refuses(void **state)
+{
+	struct ring_fixture fixture;
+	struct virtqueue_config good, config;
+	struct virtqueue queue = { 0 };
+
+	ring_fixture_start(&fixture, false, false, false);
+	good = fixture.config;
+#define REFUSED(change)                                                                                                \
+	do {                                                                                                           \
+		config = good;                                                                                         \
+		change;                                                                                                \
+		assert_int_equal(virtqueue_start(&queue, &config), -EINVAL);                                           \
+	} while (0)
+	REFUSED(config.size = 0);
+	REFUSED(config.size = 15);
+	REFUSED(config.size = 65535);
+	REFUSED(config.descriptors = NULL);
+	REFUSED(config.descriptors += 8);
+	REFUSED(config.driver_area += 1);
+	REFUSED(config.device_area += 2);
+	REFUSED((config.packed = true, config.avail_base = 16));
+	REFUSED((config.packed = true, config.used_base = 0x8010));
+	config = good;
+	config.packed = true;
+	config.size = 15;
+	assert_int_equal(virtqueue_start(&queue, &config), 0);
+	ring_fixture_stop(&fixture);
+}
+
+/* Stop tells where to go on, and starting from there goes on. */
+static void test_base(void **state)
+{
+	struct fixture_buffer buffer = { DATA, 8, false };
+	struct ring_fixture fixture;
+	struct chain chain;
+
+	for (unsigned packed = 0; packed < 2; packed++) {
+		ring_fixture_start(&fixture, packed, false, false);
+		for (unsigned i = 0; i < 21; i++) {
+			uint32_t base;
+
+			ring_fixture_offer(&fixture, 2, &buffer, 1, 0);
+			fixture.pool.used = 0;
+			assert_int_equal(virtqueue_pop(&fixture.queue, &chain, 1, &fixture.pool), 1);
+			virtqueue_push(&fixture.queue, chain.id, chain.slots, 0);
+			virtqueue_publish(&fixture.queue);
+			base = virtqueue_stop(&fixture.queue);
+			assert_int_equal(virtqueue_pop(&fixture.queue, &chain, 1, &fixture.pool), 0);
+			fixture.config.avail_base = (uint16_t)base;
+			fixture.config.used_base = packed ? (uint16_t)(base >> 16) : fixture.used->idx;
+			assert_int_equal(virtqueue_start(&fixture.queue, &fixture.config), 0);
+		}
+		assert_int_equal(fixture.queue.counters.chains, 21);
+		ring_fixture_stop(&fixture);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_split_malformed),	 cmocka_unit_test(test_split_bad_avail_index),
+		cmocka_unit_test(test_packed_malformed), cmocka_unit_test(test_round_trips),
+		cmocka_unit_test(test_pool_is_full),	 cmocka_unit_test(test_interrupts),
+		cmocka_unit_test(test_arm_and_disarm),	 cmocka_unit_test(test_start_refuses),
+		cmocka_unit_test(test_base),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
