@@ -21,6 +21,7 @@
 #ifndef DEVICE_VIRTIO_DEVICE_H
 #define DEVICE_VIRTIO_DEVICE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -83,12 +84,25 @@ struct virtio_queue {
 	uint32_t in_flight; /* sidecore: requests that a backend holds */
 	int sidecore;	    /* configured place: index, or -1: engine_pick_sidecore() */
 	void *model;	    /* the device model's own, from queue_start to queue_stopped */
+	uint32_t turns;	    /* sidecore: since the start; now and then the memory is looked at */
 
 	/* the stop that is under way; control thread */
+	struct sidecore *home; /* polls the queue; NULL: not polled */
 	struct engine_completion completion;
 	struct sidecore_message message;
 	void (*stopped)(struct virtio_queue *queue, uint32_t base, void *context);
 	void *stopped_context;
+
+	/* that the queue broke is told once for each start */
+	atomic_uchar break_report; /* enum virtio_queue_break_report */
+	struct engine_completion break_completion;
+	bool stop_awaits_report; /* control thread: the stop ends when the report has been made */
+};
+
+enum virtio_queue_break_report {
+	VIRTIO_QUEUE_NOT_REPORTED,
+	VIRTIO_QUEUE_REPORT_POSTED,
+	VIRTIO_QUEUE_REPORTED,
 };
 
 struct virtio_device {
@@ -104,6 +118,8 @@ struct virtio_device {
 	struct log_limit log_limit;
 	/** @config_changed: set by the transport while connected: tell the front-end (CONFIG_CHANGE_MSG). May be NULL. */
 	void (*config_changed)(struct virtio_device *device);
+	/** @queue_broken: set by the transport while connected: tell the front-end (SET_VRING_ERR). May be NULL. */
+	void (*queue_broken)(struct virtio_queue *queue);
 	void *transport;
 };
 
@@ -118,11 +134,20 @@ void virtio_device_release(struct virtio_device *device);
  */
 int virtio_queue_start(struct virtio_queue *queue, const struct virtqueue_config *config, int kick_fd);
 
-/** virtio_queue_stop() - running -> stopped; @stopped is called on the control thread, at once when it was stopped. */
+/**
+ * virtio_queue_stop() - running -> stopped; not while another stop of the queue is under way.
+ * @stopped:	called on the control thread: at once when the queue was stopped (base 0), else when nothing of it is used
+ */
 void virtio_queue_stop(struct virtio_queue *queue,
 		       void (*stopped)(struct virtio_queue *queue, uint32_t base, void *context), void *context);
 
 /** virtio_queue_drained() - sidecore: the device model completed the last request while queue->draining. */
 void virtio_queue_drained(struct virtio_queue *queue);
+
+/**
+ * virtio_queue_report_break() - sidecore: queue->ring has broken; have the operator and the front-end told, once for each
+ * start. Queues that are polled are looked after; whoever uses one that is not (receive queues) calls this.
+ */
+void virtio_queue_report_break(struct virtio_queue *queue);
 
 #endif
