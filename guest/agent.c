@@ -73,8 +73,8 @@ struct job {
 	uint64_t id;
 	pid_t pid; /* of the shell, and its process group */
 	int pipe;
-	int64_t deadline; /* ms, monotonic; 0: none */
-	uint64_t bytes;	  /* forwarded so far */
+	int64_t deadline;   /* ms, monotonic; 0: none */
+	uint64_t bytes;	    /* forwarded so far */
 	const char *killed; /* why we killed it, NULL if we did not */
 };
 
@@ -108,7 +108,7 @@ static bool out_accepts(const struct agent *agent)
 	return agent->out_length < OUT_READ_MAX && out_room(agent) >= OUT_ROOM_READ;
 }
 
-/* Replies to the host's own lines may find the buffer full only if it sends without reading: the line is dropped whole. */
+/* The buffer is full for a reply only if the host sends without reading: the line is then dropped whole. */
 __attribute__((format(printf, 2, 3))) static void send_line(struct agent *agent, const char *format, ...)
 {
 	char line[256];
@@ -406,7 +406,7 @@ static void job_read(struct agent *agent, struct job *job)
 	} else if (count == 0 && job->state == JOB_LINGERING) {
 		job_free(job);
 	} else if (count == 0) {
-		/* All writers closed their end though the shell lives: nothing to read any more, only to wait for it. */
+		/* All writers closed their end though the shell lives: nothing left but to wait for it. */
 		close(job->pipe);
 		job->pipe = -1;
 	}

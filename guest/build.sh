@@ -19,11 +19,12 @@
 
 set -euo pipefail
 
-# Programs that go into the guest, by package. Anything else the guest needs comes from busybox.
-packages=(linux-image-amd64 busybox-static iproute2 iputils-ping iperf3 fio ethtool tcpdump e2fsprogs util-linux
-	util-linux-extra libc-bin socat)
-programs=(ip tc ss bridge ping iperf3 fio ethtool tcpdump mkfs.ext4 e2fsck lsblk blkdiscard blockdev taskset getent
-	socat)
+# Programs that go into the guest; anything else comes from busybox. Debian's busybox runs its own applets when it is
+# asked for a program of the same name (its ip, its ping), so what starts programs is not busybox's: shell, env, xargs.
+packages=(linux-image-amd64 busybox-static dash iproute2 iputils-ping iperf3 fio ethtool tcpdump e2fsprogs util-linux
+	coreutils findutils libc-bin socat)
+programs=(dash ip tc ss bridge ping iperf3 fio ethtool tcpdump mkfs.ext4 e2fsck lsblk blkdiscard blockdev taskset chrt
+	setsid unshare nsenter env nice nohup timeout find xargs getent socat)
 
 # Modules that go into the guest, with what they depend on.
 modules=(
@@ -35,8 +36,8 @@ modules=(
 	crc32c_generic crc32c-intel libcrc32c crc16				# ext4 asks for them by their algorithm only
 )
 
-# Debian's fio is linked to clients of network storage and RDMA that pull in 60 libraries (90 MB). None is used here: the
-# guest gets libraries of the same names and symbols that refuse to be called.
+# Debian's fio is linked to clients of network storage and RDMA that pull in 60 libraries (90 MB). None is used here:
+# the guest gets libraries of the same names and symbols that refuse to be called.
 stub_libraries=(libgfapi.so.0 libnbd.so.0 librados.so.2 librbd.so.1 libpmem.so.1 libpmemblk.so.1 librdmacm.so.1
 	libibverbs.so.1)
 
@@ -71,7 +72,8 @@ hash_sources() {
 
 # Changes with every apt-get update that brought something new; cheap, unlike asking apt to resolve.
 hash_lists() {
-	find /var/lib/apt/lists -maxdepth 1 -name '*_Packages*' -printf '%f %s %T@\n' 2>/dev/null | sort | sha256sum | cut -d' ' -f1
+	find /var/lib/apt/lists -maxdepth 1 -name '*_Packages*' -printf '%f %s %T@\n' 2>/dev/null | sort | sha256sum |
+		cut -d' ' -f1
 }
 
 apt_options() {
@@ -82,15 +84,16 @@ apt_options() {
 
 # Prints "package=version" for the wanted packages and the libraries they depend on, sorted.
 resolve() {
-	local scratch=$1 options
+	local scratch=$1 options unused
 
 	: >"$scratch/status"
 	mapfile -t options < <(apt_options "$scratch")
 	apt-get "${options[@]}" -s install "${packages[@]}" >"$scratch/simulation" 2>"$scratch/apt.log" || return 1
-	# Scripts never run, so interpreters and system packages that only they need stay away; so do the stubs' originals.
+	# Scripts never run, so interpreters and system packages that only they need stay away; so do the originals of stubs.
+	unused='perl|python|icu|gfapi|gfrpc|gfxdr|glusterfs|rados|rbd|boost|ibverbs|rdmacm|pmem'
 	sed -nE 's/^Inst ([^ ]+) \(([^ ]+) .*/\1=\2/p' "$scratch/simulation" | sort |
 		grep -E "^(lib|zlib1g=|linux-image-[0-9]|$(IFS='|' && echo "${packages[*]/%/=}"))" |
-		grep -vE '^(linux-image-amd64=|lib(perl|python|icu|gfapi|gfrpc|gfxdr|glusterfs|rados|rbd|boost|ibverbs|rdmacm|pmem)|lib[a-z-]*-perl=)'
+		grep -vE "^(linux-image-amd64=|lib($unused)|lib[a-z-]*-perl=)"
 }
 
 update_lists() {
@@ -198,11 +201,18 @@ add_stubs() {
 			printf '#include <unistd.h>\n'
 			printf 'static const char text[] = "%s is not part of this guest\\n";\n' "$library"
 			printf 'static void refuse(void) { write(2, text, sizeof(text) - 1); _exit(127); }\n'
+			# Lines of the input: name [version] binding
 			awk -v versions="$versions" -v library="$library" '
-				BEGIN { n = split(versions, list, "\n"); for (i = 1; i <= n; i++) mine[list[i]] = 1 }
-				# name [version] [(number)] binding
-				$NF == "GLOBAL" && ((NF > 2 && $2 in mine) || (NF == 2 && n == 0 && index($1, library == "librbd.so.1" ? "rbd_" : "rados_") == 1)) {
-					print "void " $1 "(void) { refuse(); }" }' "$scratch/symbols" | sort -u
+				BEGIN {
+					n = split(versions, list, "\n")
+					for (i = 1; i <= n; i++)
+						mine[list[i]] = 1
+					prefix = library == "librbd.so.1" ? "rbd_" : "rados_"
+				}
+				$NF != "GLOBAL" { next }
+				(NF > 2 && $2 in mine) || (NF == 2 && n == 0 && index($1, prefix) == 1) {
+					print "void " $1 "(void) { refuse(); }"
+				}' "$scratch/symbols" | sort -u
 		} >"$scratch/stub.c"
 		: >"$scratch/stub.map"
 		for version in $versions; do
@@ -227,6 +237,7 @@ add_programs() {
 		paths+=("$guest/bin/$program")
 	done
 	cp "$root/bin/busybox" "$guest/bin/busybox"
+	ln -s dash "$guest/bin/sh"
 	for applet in $("$guest/bin/busybox" --list); do
 		[ -e "$guest/bin/$applet" ] || ln -s busybox "$guest/bin/$applet"
 	done
@@ -365,7 +376,7 @@ if ! complete || [ "$(input sources)" != "$sources" ] || [ "$(input resolved)" !
 	build "$out" "$scratch"
 	rm -f "$out/.inputs"
 	mv "$scratch"/image/* "$out/"
-	say "done in $((SECONDS - started)) s: kernel $(du -h "$out/vmlinuz" | cut -f1), initramfs $(du -h "$out/initrd.img" | cut -f1)"
+	say "done in $((SECONDS - started)) s: $(cd "$out" && du -h vmlinuz initrd.img | tr '\t\n' '  ')"
 else
 	say "up to date"
 fi

@@ -5,10 +5,10 @@
  *	rr server PORT [udp|tcp]			echoes on that port; both protocols unless one is named
  *	rr client HOST PORT [udp|tcp] LIMIT [busy]	LIMIT: "1000" transactions or "5s" seconds; HOST is an address
  *
- * The client keeps one request of 16 bytes in flight and times it from send() to the end of the answer. "busy" polls the
- * socket instead of sleeping in the kernel, which takes the guest's own wake-up out of the figure. UDP requests without an
- * answer within a second count as lost; late answers are told apart by their sequence number and dropped. The result is
- * one JSON line; percentiles come from a histogram with 128 steps per power of two (error below 0.8 %).
+ * The client keeps one request of 16 bytes in flight and times it from send() to the end of the answer. "busy" polls
+ * the socket instead of sleeping in the kernel, which takes the guest's own wake-up out of the figure. UDP requests
+ * without an answer within a second count as lost; late answers are known by their sequence number and dropped. The
+ * result is one JSON line; percentiles come from a histogram with 128 steps per power of two (error below 0.8 %).
  *
  * Exit status of the client: 0 if at least one transaction succeeded and, over TCP, the connection held.
  */
@@ -171,7 +171,7 @@ __attribute__((noreturn)) static void server(const char *port, const char *proto
 
 /* Client */
 
-/* Values below STEPS have a bucket each; above, the STEPS_SHIFT bits after the leading one choose within its power of two. */
+/* Values below STEPS have a bucket each; above, the STEPS_SHIFT bits after the leading one choose a step. */
 static unsigned bucket_of(uint64_t value)
 {
 	unsigned shift;
@@ -300,8 +300,8 @@ static int client(const char *host, const char *port, const char *protocol, cons
 	       "\"min_us\": %.1f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f, \"error\": %s%s%s}\n",
 	       protocol, (unsigned long long)result.count, (unsigned long long)result.lost, (double)(now - start) / 1e9,
 	       result.count ? (double)result.sum / (double)result.count / 1e3 : 0, (double)result.min / 1e3,
-	       percentile_us(&result, 0.50), percentile_us(&result, 0.99), (double)result.max / 1e3,
-	       error ? "\"" : "", error ? error : "null", error ? "\"" : "");
+	       percentile_us(&result, 0.50), percentile_us(&result, 0.99), (double)result.max / 1e3, error ? "\"" : "",
+	       error ? error : "null", error ? "\"" : "");
 	return result.count && !error ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 

@@ -5,8 +5,8 @@
         print(guest.run("ip link"))
 
 A Guest is a QEMU process that boots the image made by guest/build.sh (kernel and initramfs, no disk) and is driven over
-its second serial port by the agent in the image; guest/agent.c describes the protocol. Each guest has a folder of its own
-with the console log, QEMU's messages and the sockets; the log is shown with every failure.
+its second serial port by the agent in the image; guest/agent.c describes the protocol. Each guest has a folder of its
+own with the console log, QEMU's messages and the sockets; the logs are shown with every failure.
 
 Guest memory is a shared memfd, as vhost-user back-ends need it. KVM is used only where it boots our kernel.
 
@@ -14,6 +14,7 @@ No QEMU survives its test: it is ended by close(), at the exit of Python, and by
 """
 
 import atexit
+import base64
 import concurrent.futures
 import ctypes
 import fcntl
@@ -34,12 +35,19 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 IMAGE = pathlib.Path(os.environ.get("SIDECORE_GUEST_IMAGE", REPOSITORY / "build" / "guest"))
 QEMU = os.environ.get("SIDECORE_QEMU", "qemu-system-x86_64")
 
+LINE_MAX = 65536  # of the agent
 KERNEL_COMMAND_LINE = "console=ttyS0 panic=-1 quiet loglevel=4 random.trust_cpu=on mitigations=off tsc=nowatchdog"
+# TCG translates code anew for each address it is mapped at: with fixed ones a program starts in 11 ms, not 42.
+TCG_COMMAND_LINE = "norandmaps"
 BOOT_TIMEOUT = 90
 COMMAND_TIMEOUT = 30
 
 PR_SET_PDEATHSIG = 1
 KVM_GET_API_VERSION = 0xAE00
+
+
+def _short(text):
+    return repr(text if len(text) < 200 else text[:200] + "...")
 
 
 class GuestError(Exception):
@@ -51,14 +59,18 @@ class CommandError(GuestError):
 
     def __init__(self, name, command, result):
         self.output, self.kind, self.status = result.output, result.kind, result.status
-        super().__init__(f"{name}: {command!r}: {result.kind} {result.status}, output:\n{result.output}")
+        super().__init__(f"{name}: {_short(command)}: {result.kind} {result.status}, output:\n{result.output}")
 
 
 class Result:
-    """How a command ended: kind is "exited", "signal", "timeout" or "killed"; status the exit status or signal."""
+    """How a command ended: kind is "exited", "signal", "timeout" or "killed"; status the exit status or signal.
 
-    def __init__(self, output, kind, status):
-        self.output, self.kind, self.status = output, kind, status
+    data is what it wrote, in bytes, output the same as text.
+    """
+
+    def __init__(self, data, kind, status):
+        self.data, self.kind, self.status = data, kind, status
+        self.output = data.decode(errors="replace")
 
     @property
     def ok(self):
@@ -85,9 +97,9 @@ def _kvm_boots(kernel):
     """A kernel without root file system panics within seconds and, with panic=-1 and -no-reboot, ends QEMU."""
     with tempfile.TemporaryDirectory(prefix="sidecore-kvm-") as folder:
         console = pathlib.Path(folder) / "console.log"
-        command = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35,accel=kvm",
-                   "-cpu", "host", "-m", "256", "-kernel", str(kernel), "-append", "console=ttyS0 panic=-1",
-                   "-serial", f"file:{console}"]
+        command = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine",
+                   "q35,accel=kvm", "-cpu", "host", "-m", "256", "-kernel", str(kernel),
+                   "-append", "console=ttyS0 panic=-1", "-serial", f"file:{console}"]
         process = _start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             process.wait(20)
@@ -158,9 +170,10 @@ def escape(data):
 
 
 def unescape(text):
-    parts = re.sub(r"\\(x[0-9a-f]{2}|[nrt\\])",
-                   lambda match: chr(int(match[1][1:], 16)) if match[1][0] == "x" else _ESCAPES[match[1]].decode(), text)
-    return parts.encode("latin-1")
+    def byte(match):
+        return chr(int(match[1][1:], 16)) if match[1][0] == "x" else _ESCAPES[match[1]].decode()
+
+    return re.sub(r"\\(x[0-9a-f]{2}|[nrt\\])", byte, text).encode("latin-1")
 
 
 class Command:
@@ -188,7 +201,7 @@ class Command:
     def wait(self, timeout=None):
         """The Result. The guest ends the command at its own timeout; this one is for a guest that hangs."""
         if not self._done.wait(timeout):
-            raise GuestError(f"{self._guest.name}: no end of {self.text!r} in {timeout} s{self._guest.tail()}")
+            raise GuestError(f"{self._guest.name}: no end of {_short(self.text)} in {timeout} s{self._guest.tail()}")
         if isinstance(self._result, Exception):
             raise self._result
         return self._result
@@ -202,7 +215,7 @@ class Command:
             if match:
                 return match
             if not running or time.monotonic() > deadline:
-                raise GuestError(f"{self._guest.name}: {self.text!r}: no {pattern!r} in the output:\n{self.output}")
+                raise GuestError(f"{self._guest.name}: {_short(self.text)}: no {pattern!r} in:\n{self.output}")
             time.sleep(0.01)
 
     def _finish(self, result):
@@ -214,7 +227,7 @@ class Guest:
     """One running guest. The constructor returns when its agent is ready.
 
     devices      further arguments for QEMU
-    memory       MiB
+    memory       MiB; the image needs 192
     cpus         number of virtual CPUs
     accel        "kvm" or "tcg"; default: whichever works
     append       further words for the kernel's command line
@@ -256,13 +269,16 @@ class Guest:
 
     def _command_line(self, devices, memory, cpus, append, machine, qemu):
         console = self.console_log
+        words = [KERNEL_COMMAND_LINE, f"sidecore.name={self.name}", append]
+        if self.accel == "tcg":
+            words.append(TCG_COMMAND_LINE)
         return [
             qemu, "-name", f"guest={self.name}", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-machine", f"{machine},accel={self.accel}", "-cpu", "host" if self.accel == "kvm" else "max",
             "-smp", str(cpus), "-m", str(memory),
             "-object", f"memory-backend-memfd,id=memory,size={memory}M,share=on", "-numa", "node,memdev=memory",
             "-kernel", str(_kernel(self.accel)), "-initrd", str(IMAGE / "initrd.img"),
-            "-append", f"{KERNEL_COMMAND_LINE} sidecore.name={self.name} {append}".strip(),
+            "-append", " ".join(words),
             "-chardev", f"file,id=console,path={console}", "-serial", "chardev:console",
             "-chardev", f"socket,id=agent,path={self._sockets}/agent,server=on,wait=off", "-serial", "chardev:agent",
             "-qmp", f"unix:{self._sockets}/qmp,server=on,wait=off",
@@ -293,7 +309,7 @@ class Guest:
             except OSError as error:
                 port.close()
                 if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise GuestError(f"{self.name}: QEMU does not offer its {name} socket ({error}){self.tail()}") from None
+                    raise GuestError(f"{self.name}: QEMU has no {name} socket: {error}{self.tail()}") from None
                 time.sleep(0.01)
 
     def wait_ready(self, timeout=BOOT_TIMEOUT):
@@ -396,20 +412,23 @@ class Guest:
     def spawn(self, command, timeout=0):
         """Starts a command and returns it as a Command; the guest kills it after `timeout` seconds (0: never)."""
         data = command.encode()
+        text = escape(data)
+        if len(text) > LINE_MAX - 64:
+            raise GuestError(f"{self.name}: command too long ({len(text)} bytes; write_file() is for long texts)")
         with self._lock:
             if self._gone:
                 raise self._gone
             number, self._next = self._next, self._next + 1
             started = self._commands[number] = Command(self, number, command)
-        self._send(f"run {number} {int(timeout * 1000)} {len(data)} {escape(data)}")
+        self._send(f"run {number} {int(timeout * 1000)} {len(data)} {text}")
         return started
 
     def write_file(self, path, content):
-        """Puts a small text into a file of the guest."""
-        import base64
-
+        """Puts text or bytes into a file of the guest."""
         data = base64.b64encode(content.encode() if isinstance(content, str) else content).decode()
-        self.run(f"echo {data} | base64 -d > {path}")
+        self.run(f": > {path}")
+        for start in range(0, len(data), 32768):
+            self.run(f"echo {data[start:start + 32768]} | base64 -d >> {path}")
 
     def _send(self, line):
         self._write(line.encode() + b"\n")
@@ -461,13 +480,14 @@ class Guest:
         elif verb == "exit":
             kind, status, total = rest.split(" ")
             del self._commands[int(number)]
-            if int(total) != len(command._data):
-                command._finish(GuestError(f"{self.name}: {command.text!r}: {len(command._data)} of {total} bytes came"))
+            came = len(command._data)
+            if int(total) != came:
+                command._finish(GuestError(f"{self.name}: {_short(command.text)}: {came} of {total} bytes came"))
             else:
-                command._finish(Result(command.output, kind, int(status)))
+                command._finish(Result(bytes(command._data), kind, int(status)))
         elif verb == "error":
             del self._commands[int(number)]
-            command._finish(GuestError(f"{self.name}: {command.text!r}: agent: {rest}"))
+            command._finish(GuestError(f"{self.name}: {_short(command.text)}: agent: {rest}"))
 
     # --- QEMU ---
 
