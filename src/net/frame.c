@@ -190,5 +190,5 @@ uint32_t frame_flow_hash(const struct frame *frame)
 		mixed += (uint64_t)(source ^ destination) << 16 | (uint16_t)(source + destination);
 	}
 	mixed = (mixed ^ protocol) * 0x9e3779b97f4a7c15ULL;
-	return (uint32_t)(mixed >> 32) | 1;
+	return (uint32_t)(mixed >> 32);
 }

@@ -114,6 +114,7 @@ static inline void frame_from_segments(struct frame *frame, struct guest_segment
 		return;
 	}
 	frame_copy_short(frame->header, segments->base, header_length);
+	__asm__ volatile("" : : : "memory"); /* from here on the copy is read, not guest memory again */
 	segments->base += header_length;
 	segments->length -= header_length;
 	if (!segments->length) {

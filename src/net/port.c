@@ -30,11 +30,10 @@ void port_read_counters(const struct port *port, struct port_counters *sum)
 {
 	*sum = (struct port_counters){ 0 };
 	for (unsigned i = 0; i < SIDECORES_MAX; i++) {
-		/* Every counter is an aligned uint64_t that only its sidecore writes: a relaxed load is a snapshot of it. */
 		const uint64_t *from = (const uint64_t *)&port->counters[i];
 		uint64_t *to = (uint64_t *)sum;
 
 		for (unsigned j = 0; j < offsetof(struct port_counters, drops) / sizeof(*to) + PORT_DROPS; j++)
-			to[j] += __atomic_load_n(&from[j], __ATOMIC_RELAXED);
+			to[j] += counter_read(&from[j]);
 	}
 }

@@ -172,7 +172,7 @@ static int plan_ipv4(struct segment_plan *plan, uint32_t have, uint8_t *protocol
 	const uint8_t *ip = plan->headers + plan->network;
 	uint32_t length;
 
-	if (plan->network + IPV4_LENGTH > have || ip[0] >> 4 != 4)
+	if (have < (uint32_t)plan->network + IPV4_LENGTH || ip[0] >> 4 != 4)
 		return -EINVAL;
 	length = (ip[0] & 15U) * 4;
 	if (length < IPV4_LENGTH || plan->network + length > have)
@@ -235,7 +235,7 @@ static int plan_transport(struct segment_plan *plan, uint32_t have, uint8_t prot
 	if ((plan->gso == FRAME_GSO_TCPV4 && plan->ipv6) || (plan->gso == FRAME_GSO_TCPV6 && !plan->ipv6))
 		return -EINVAL;
 	if (tcp) {
-		if (plan->transport + TCP_LENGTH > have)
+		if (have < (uint32_t)plan->transport + TCP_LENGTH)
 			return -EINVAL;
 		length = (plan->headers[plan->transport + 12] >> 4) * 4U;
 		if (length < TCP_LENGTH)
