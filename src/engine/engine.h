@@ -55,6 +55,7 @@ struct poller_ops {
 
 	/**
 	 * @arm: from now on the peer must make poller->wake_fd readable when it has work. May be NULL (the fd tells by itself).
+	 * Whatever asks the peer for notifications must be ordered before the look for work by a full barrier.
 	 * Return: true when work is already there.
 	 */
 	bool (*arm)(struct poller *poller);
@@ -79,9 +80,9 @@ struct poller {
 	struct poller_counters counters; /* written by the sidecore; read relaxed by others */
 
 	/* the engine's own */
-	struct sidecore *sidecore; /* NULL while not attached */
-	unsigned position;	   /* in the sidecore's array of pollers */
-	void *schedule;		   /* the scheduler's own data */
+	struct sidecore *sidecore;     /* control thread's: NULL while not attached */
+	struct attachment *attachment; /* control thread's: NULL while not attached */
+	void *schedule;		       /* the scheduler's own data */
 };
 
 /** struct engine_completion - a call that comes back to the control thread. Embedded; live until @done has run. */
@@ -101,10 +102,12 @@ struct engine_timer {
 	uint64_t deadline; /* clock_nanoseconds() */
 	void (*expire)(struct sidecore *sidecore, struct engine_timer *timer);
 	/* the engine's own */
-	unsigned position; /* in the heap; UINT_MAX: not armed */
+	unsigned position; /* ENGINE_TIMER_IDLE: not armed */
+	struct engine_timer *child, *sibling, *previous;
 };
 
-#define ENGINE_TIMER_IDLE UINT32_MAX
+/** A timer that was zeroed is idle. */
+#define ENGINE_TIMER_IDLE 0U
 
 struct sidecore_config {
 	int cpu; /* -1: the last allowed CPU that no other sidecore has */
@@ -117,13 +120,20 @@ struct engine_config {
 	const char *scheduler;	 /* name; NULL: default */
 };
 
-/** engine_create() - build sidecores, start no thread. Return: 0, -EINVAL (unusable CPU), -ENOMEM, errno of eventfd. */
+/**
+ * engine_create() - build sidecores, start no thread. Affinity is that of the calling thread.
+ *
+ * Return: 0; -EINVAL (unusable CPU, count or scheduler; logged), -ENOMEM, -ENOSYS (Linux before 5.11), errno of eventfd.
+ */
 int engine_create(const struct engine_config *config, struct engine **engine);
 
-/** engine_start() - start the threads. Return: 0 or the negative errno of pthread_create. */
+/** engine_start() - start the threads, each pinned to its CPU. Return: 0 or the negative errno of pthread_create. */
 int engine_start(struct engine *engine);
 
-/** engine_stop() - stop and join the threads; every poller must have been detached. Then engine_destroy(). */
+/**
+ * engine_stop() - stop and join the threads; every poller must have been detached (those that are not are logged and let
+ * go). Messages and completions that were on their way are run by the control thread. Then engine_destroy().
+ */
 void engine_stop(struct engine *engine);
 void engine_destroy(struct engine *engine);
 
@@ -137,12 +147,16 @@ struct sidecore *engine_pick_sidecore(struct engine *engine);
  * engine_attach() - @sidecore polls @poller from one of its next rounds on.
  * @completion:	NULL, or told when it has happened. Until the first poll, ops->disarm is called once.
  *
- * Return: 0 or -ENOMEM (room for the pollers is made here, not by the sidecore).
+ * Return: 0; -ENOMEM (room for the poller is made here, not by the sidecore); -EBUSY when it is attached already; the
+ * negative errno of epoll_ctl for a wake_fd that cannot be watched (-EPERM: a plain file, -EEXIST: watched already).
  */
 int engine_attach(struct engine *engine, struct sidecore *sidecore, struct poller *poller,
 		  struct engine_completion *completion);
 
-/** engine_detach() - after @completion the poller is not polled, its fd not watched, and its memory the caller's. */
+/**
+ * engine_detach() - after @completion the poller is not polled, its fd not watched, and its memory the caller's.
+ * @completion:	NULL is allowed. A poller that is not attached, or is being detached, completes in its turn
+ */
 void engine_detach(struct engine *engine, struct poller *poller, struct engine_completion *completion);
 
 /** engine_barrier() - @completion runs when every sidecore has passed between two rounds. */

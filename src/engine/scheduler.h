@@ -29,7 +29,7 @@ struct scheduler_ops {
 	 */
 	struct poller *(*next)(struct scheduler *scheduler, struct turn *turn);
 
-	/** @account: the turn is over; @work units were done in @cycles. */
+	/** @account: the turn is over; @work units were done in @cycles. May be NULL. */
 	void (*account)(struct scheduler *scheduler, struct poller *poller, unsigned work, uint64_t cycles);
 };
 

@@ -14,11 +14,17 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
+#include "base/checked.h"
 #include "memory/guest_memory.h"
 
 /** Bytes copied on entry: Ethernet + 2 VLAN tags + IPv6, or a whole minimal frame. A cache line. */
 #define FRAME_HEADER_MAX 64U
+
+/** An IEEE 802.1Q tag: what frame_insert_tag() may add to the header copy. */
+#define FRAME_TAG_LENGTH 4U
+#define FRAME_TAG_OFFSET 12U
 
 /** Ethernet header. Shorter frames are dropped ("runt"). */
 #define FRAME_LENGTH_MIN 14U
@@ -46,27 +52,127 @@ struct frame_offload {
 	uint16_t checksum_offset;
 };
 
+/**
+ * struct frame - see above. Two cache lines; the first is the header.
+ * @header:		the frame's first bytes, the switch's own copy
+ * @header_length:	how many: min(length, FRAME_HEADER_MAX) on entry, FRAME_TAG_LENGTH more or less after a change of tag
+ * @segments:		the bytes after those
+ * @vlan:		set by the switch: VLAN that the frame is in, 0: none
+ * @priority:		set by the switch: PCP and DEI bits of the tag that came with the frame, for the one it leaves with
+ * @tagged:		set by the switch: @header has the tag of @vlan at FRAME_TAG_OFFSET
+ * @segments_done:	a GSO frame that was cut for its receiver, and left at its sender half way because the receiver was
+ *			full: segments that are delivered already. The sender keeps it with the frame and gives it back
+ */
 struct frame {
-	const struct guest_segment *segments; /* the bytes after the first @header_length */
-	uint32_t length;		      /* the whole frame, header included */
+	uint8_t header[FRAME_HEADER_MAX + FRAME_TAG_LENGTH] __attribute__((aligned(CACHE_LINE)));
+	uint32_t length; /* the whole frame, header included */
+	const struct guest_segment *segments;
 	uint16_t segment_count;
-	uint16_t header_length; /* min(length, FRAME_HEADER_MAX) */
-	uint16_t vlan;		/* set by the switch: VLAN that the frame is in, 0: none */
+	uint16_t header_length;
+	uint16_t vlan;
+	uint16_t priority;
 	struct frame_offload offload;
-	uint8_t header[FRAME_HEADER_MAX] __attribute__((aligned(16)));
+	uint16_t segments_done;
+	bool tagged;
 };
 
-/** frame_from_segments() - build a frame out of bytes: copies the header and notes the rest.
+/** frame_copy_short() - at most FRAME_HEADER_MAX bytes without a call: two overlapping halves for the lengths that matter. */
+static inline void frame_copy_short(void *to, const void *from, uint32_t length)
+{
+	if (likely(length >= 32 && length <= 64)) {
+		memcpy(to, from, 32);
+		memcpy((uint8_t *)to + length - 32, (const uint8_t *)from + length - 32, 32);
+	} else {
+		memcpy(to, from, length);
+	}
+}
+
+/** frame_gather() - the way for headers that are spread over several segments; use frame_from_segments(). */
+void frame_gather(struct frame *frame, struct guest_segment *segments, unsigned count);
+
+/**
+ * frame_from_segments() - build a frame out of bytes: copies the header and notes the rest. All other fields are zeroed.
  * @segments:	the frame's bytes; the array is modified (the header's bytes are cut off) and stays referenced
+ * @count:	segments; none is empty
  * @length:	sum of the segments' lengths, as already checked by the chain walker
  */
-void frame_from_segments(struct frame *frame, struct guest_segment *segments, unsigned count, uint32_t length);
+static inline void frame_from_segments(struct frame *frame, struct guest_segment *segments, unsigned count,
+				       uint32_t length)
+{
+	uint16_t header_length = (uint16_t)min(length, FRAME_HEADER_MAX);
+
+	frame->length = length;
+	frame->header_length = header_length;
+	frame->vlan = 0;
+	frame->priority = 0;
+	frame->offload = (struct frame_offload){ 0 };
+	frame->segments_done = 0;
+	frame->tagged = false;
+
+	if (unlikely(!count || segments->length < header_length)) {
+		frame_gather(frame, segments, count);
+		return;
+	}
+	frame_copy_short(frame->header, segments->base, header_length);
+	__asm__ volatile("" : : : "memory"); /* from here on the copy is read, not guest memory again */
+	segments->base += header_length;
+	segments->length -= header_length;
+	if (!segments->length) {
+		segments++;
+		count--;
+	}
+	frame->segments = segments;
+	frame->segment_count = (uint16_t)count;
+}
 
 /** frame_read() - copy @length bytes from @offset into @to. Return: false when the frame is shorter. */
 bool frame_read(const struct frame *frame, uint32_t offset, void *to, uint32_t length);
 
-/** frame_copy_out() - copy the whole frame into writable guest segments, from byte @offset of them; the one copy. The
- * caller has checked that they hold offset + frame->length bytes. */
-void frame_copy_out(const struct frame *frame, const struct guest_segment *to, uint32_t offset);
+/** frame_scatter() - the way for frames that are spread over several destination segments; use frame_copy_out(). */
+void frame_scatter(const struct frame *frame, const struct guest_segment *to, uint32_t offset);
+
+/**
+ * frame_copy_out() - copy the whole frame into writable guest segments, from byte @offset of them; the one copy. The
+ * caller has checked that they hold offset + frame->length bytes.
+ */
+static inline void frame_copy_out(const struct frame *frame, const struct guest_segment *to, uint32_t offset)
+{
+	guest_byte *at;
+
+	if (unlikely(to->length < (uint64_t)offset + frame->length)) {
+		frame_scatter(frame, to, offset);
+		return;
+	}
+	at = to->base + offset;
+	frame_copy_short(at, frame->header, frame->header_length);
+	at += frame->header_length;
+	for (unsigned i = 0; i < frame->segment_count; i++) {
+		guest_copy(at, frame->segments[i].base, frame->segments[i].length);
+		at += frame->segments[i].length;
+	}
+}
+
+/**
+ * frame_insert_tag() - put an 802.1Q tag with @tci behind the addresses; offload offsets move along.
+ *
+ * The local copy grows by the tag, so that nothing of the sender's memory is touched and the one copy stays one.
+ */
+void frame_insert_tag(struct frame *frame, uint16_t tci);
+
+/** frame_remove_tag() - take the tag away that is there: the frame has at least FRAME_LENGTH_MIN + FRAME_TAG_LENGTH bytes. */
+void frame_remove_tag(struct frame *frame);
+
+/** frame_load16() - big-endian field of the header copy; @offset + 2 is at most header_length. */
+static inline uint16_t frame_load16(const struct frame *frame, unsigned offset)
+{
+	return (uint16_t)(frame->header[offset] << 8 | frame->header[offset + 1]);
+}
+
+/**
+ * frame_flow_hash() - a hash of addresses and ports that is the same for both directions of a flow (RSS-like steering).
+ *
+ * Return: 0 for what has no IP addresses.
+ */
+uint32_t frame_flow_hash(const struct frame *frame);
 
 #endif

@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/counter.h"
 #include "engine/engine.h"
 #include "net/frame.h"
 
@@ -66,7 +67,9 @@ struct port_ops {
 	const char *kind; /* "virtio-net", "tap", ... */
 
 	/**
-	 * @transmit: deliver frames to the port, in order, as far as it has room. The caller holds the claim.
+	 * @transmit: deliver frames to the port, in order, as far as it has room. The caller holds the claim. Frames and
+	 * what they refer to are the caller's, valid during the call only. What is delivered is counted here, as out_frames
+	 * and out_bytes of port_counters(port, turn).
 	 * @turn:	of the sender: sidecore and clock
 	 *
 	 * Return: frames dealt with (delivered, or dropped and counted by the port); fewer than @count when the port is full.
@@ -105,7 +108,7 @@ struct port {
 	uint32_t ipv4[PORT_IPV4_MAX]; /* network byte order */
 	struct port_vlan vlan;
 
-	struct port_abilities abilities; /* changed only while the port is not up */
+	struct port_abilities abilities; /* read and changed under the claim, or while the port is not up */
 	atomic_bool up;			 /* frames may be delivered; cleared, then engine_barrier(), before anything is freed */
 	atomic_flag claim;
 	uint64_t full_since;		 /* under the claim: clock when it was first found full; 0: it was not */
@@ -132,7 +135,7 @@ static inline struct port_counters *port_counters(struct port *port, const struc
 
 static inline void port_drop(struct port *port, const struct turn *turn, enum port_drop reason, unsigned count)
 {
-	port_counters(port, turn)->drops[reason] += count;
+	counter_add(&port_counters(port, turn)->drops[reason], count);
 }
 
 /** port_read_counters() - any thread: the sum over all sidecores. */

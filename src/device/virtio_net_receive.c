@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * virtio-net, receive queues: from the switch into the driver's buffers (virtio 1.3 5.1.6.3, 5.1.6.4).
+ *
+ * Theory of operation
+ * -------------------
+ * The port's transmit operation, called by whatever sidecore sends, pops receive chains as frames come, fills them, and
+ * pushes them; flush unpops the chains that were not needed and publishes. Between two claims nothing is held: all that
+ * the queue remembers is in the ring.
+ *
+ * Popped chains wait in @chains from @head to @count. Their segments lie one behind the other in the pool, in the order of
+ * the chains (pop appends), so a frame that fills several chains is copied into one array of segments. When array or pool
+ * run full of chains that were used, the waiting ones move to the front.
+ *
+ * With VIRTIO_NET_F_MRG_RXBUF a frame fills as many chains as it needs, all or nothing: when there are too few, the port
+ * is full. Without, a frame goes into one chain; a chain that is too small for it is left for another frame.
+ *
+ * Steering: a flow goes to the pair on which the driver last sent it (virtio 1.3 5.1.6.5.6.1), when that can receive;
+ * an unknown flow to one by its hash.
+ *
+ * Context: under the claim of the port. Which queues may be used is published by the control thread in net->receivers;
+ * after it withdraws one, a barrier sees to it that no batch uses it any more.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/counter.h"
+#include "device/virtio_net_internal.h"
+
+/** The most chains of one frame; 64 KiB in buffers of 257 bytes. */
+#define RECEIVE_CHAINS	 256U
+#define RECEIVE_SEGMENTS (2 * CHAIN_SEGMENTS_MAX)
+
+struct receive_queue {
+	uint32_t head, count;
+	uint64_t bytes; /* writable, in the chains that wait */
+	struct segment_pool pool;
+	struct chain chains[RECEIVE_CHAINS];
+	struct guest_segment segments[RECEIVE_SEGMENTS];
+};
+
+enum receive_result {
+	RECEIVE_DONE,
+	RECEIVE_FULL,
+	RECEIVE_TOO_SMALL,
+	RECEIVE_BROKEN,
+};
+
+int virtio_net_receive_start(struct virtio_queue *queue)
+{
+	struct receive_queue *receive = calloc(1, sizeof(*receive));
+
+	if (!receive)
+		return -ENOMEM;
+	receive->pool = (struct segment_pool){ .segments = receive->segments, .capacity = RECEIVE_SEGMENTS };
+	queue->model = receive;
+	/* New buffers need no kick: they are found when there is something to put into them. */
+	virtqueue_disarm(&queue->ring);
+	return 0;
+}
+
+/* Move the chains that wait, and their segments, to the front. */
+static void make_room(struct receive_queue *receive)
+{
+	uint32_t waiting = receive->count - receive->head;
+	size_t gone = receive->pool.used;
+
+	if (waiting)
+		gone = (size_t)(receive->chains[receive->head].segments - receive->segments);
+	memmove(receive->segments, receive->segments + gone,
+		(receive->pool.used - gone) * sizeof(receive->segments[0]));
+	memmove(receive->chains, receive->chains + receive->head, waiting * sizeof(receive->chains[0]));
+	receive->pool.used -= (uint32_t)gone;
+	receive->head = 0;
+	receive->count = waiting;
+	for (uint32_t i = 0; i < waiting; i++)
+		receive->chains[i].segments -= gone;
+}
+
+/* Pop up to @want more chains. Return: how many; 0 also when the queue broke. */
+static unsigned pop_more(struct virtio_net *net, struct virtio_queue *queue, unsigned want)
+{
+	struct receive_queue *receive = queue->model;
+	struct chain *chains;
+	unsigned count;
+
+	if (receive->head && (receive->head == receive->count || receive->count + want > RECEIVE_CHAINS ||
+			      receive->pool.used + CHAIN_SEGMENTS_MAX > RECEIVE_SEGMENTS))
+		make_room(receive);
+	want = min(want, RECEIVE_CHAINS - receive->count);
+	chains = receive->chains + receive->count;
+	count = virtqueue_pop(&queue->ring, chains, want, &receive->pool);
+	for (unsigned i = 0; i < count; i++) {
+		if (unlikely(chains[i].readable_count)) {
+			virtqueue_break(&queue->ring, VIRTQUEUE_BAD_DIRECTION);
+			return 0;
+		}
+		if (unlikely(chains[i].writable_length < net->header_size)) {
+			virtqueue_break(&queue->ring, VIRTQUEUE_HEADER_TOO_SHORT);
+			return 0;
+		}
+		receive->bytes += chains[i].writable_length;
+		__builtin_prefetch(chains[i].segments->base, 1);
+	}
+	receive->count += count;
+	return count;
+}
+
+/*
+ * See to it that the chains that wait can hold @need bytes.
+ * @frames:	that are still to come in this batch: chains are popped for all of them at once
+ */
+static enum receive_result collect(struct virtio_net *net, struct virtio_queue *queue, uint32_t need, unsigned frames)
+{
+	struct receive_queue *receive = queue->model;
+
+	if (!net->mergeable) {
+		if (receive->head == receive->count && !pop_more(net, queue, min(frames, RECEIVE_CHAINS)))
+			return queue->ring.broken ? RECEIVE_BROKEN : RECEIVE_FULL;
+		return receive->chains[receive->head].writable_length < need ? RECEIVE_TOO_SMALL : RECEIVE_DONE;
+	}
+	while (unlikely(receive->bytes < need)) {
+		/* More than what waits can never hold it: the driver's buffers are too small for this frame. */
+		if (unlikely(receive->count - receive->head == RECEIVE_CHAINS))
+			return RECEIVE_TOO_SMALL;
+		if (!pop_more(net, queue, max(min(frames, RECEIVE_CHAINS), need / 2048)))
+			return queue->ring.broken ? RECEIVE_BROKEN : RECEIVE_FULL;
+	}
+	return RECEIVE_DONE;
+}
+
+/* The header may lie over several segments: no layout is promised (virtio 1.3 2.7.4). */
+static void write_header(const struct guest_segment *to, const void *header, uint32_t size)
+{
+	const uint8_t *from = header;
+
+	for (; size; to++) {
+		uint32_t piece = (uint32_t)min(to->length, (size_t)size);
+
+		guest_write(to->base, from, piece);
+		from += piece;
+		size -= piece;
+	}
+}
+
+static void log_chain(struct virtio_queue *queue, const struct chain *chain, uint32_t written)
+{
+	const struct guest_segment *segment = chain_writable(chain);
+
+	for (; written; segment++) {
+		uint32_t piece = (uint32_t)min(segment->length, (size_t)written);
+
+		virtqueue_log_write(&queue->ring, segment->base, piece);
+		written -= piece;
+	}
+}
+
+/* Chains that @length bytes fill, from the first that waits. */
+static uint16_t chains_for(const struct receive_queue *receive, uint32_t length)
+{
+	const struct chain *chain = &receive->chains[receive->head];
+	uint16_t count = 1;
+
+	while (unlikely(length > chain->writable_length)) {
+		length -= chain->writable_length;
+		chain++;
+		count++;
+	}
+	return count;
+}
+
+static enum receive_result receive_frame(struct virtio_net *net, struct virtio_queue *queue, const struct frame *frame,
+					 unsigned frames)
+{
+	struct receive_queue *receive = queue->model;
+	uint32_t need = net->header_size + frame->length, left = need;
+	struct virtio_net_header header;
+	enum receive_result result;
+	const struct chain *chain;
+	uint16_t buffers;
+
+	result = collect(net, queue, need, frames);
+	if (unlikely(result != RECEIVE_DONE))
+		return result;
+
+	buffers = chains_for(receive, need);
+	chain = &receive->chains[receive->head];
+	virtio_net_header_build(frame, net->port.abilities.checksum, buffers, &header);
+	write_header(chain_writable(chain), &header, net->header_size);
+	frame_copy_out(frame, chain_writable(chain), net->header_size);
+
+	for (uint16_t i = 0; i < buffers; i++, chain++) {
+		uint32_t written = min(left, chain->writable_length);
+
+		if (unlikely(queue->ring.config.log))
+			log_chain(queue, chain, written);
+		virtqueue_push(&queue->ring, chain->id, chain->slots, written);
+		left -= written;
+		receive->bytes -= chain->writable_length;
+	}
+	receive->head += buffers;
+	return RECEIVE_DONE;
+}
+
+/* The receive queue for a frame. Return: NULL when none may be used. */
+static struct virtio_queue *steer(struct virtio_net *net, const struct frame *frame)
+{
+	unsigned receivers = atomic_load_explicit(&net->receivers, memory_order_acquire);
+	unsigned enabled = receivers & ((1U << atomic_load_explicit(&net->pairs_enabled, memory_order_relaxed)) - 1U);
+	uint32_t hash, nth;
+	unsigned pair;
+
+	if (likely(enabled && !(enabled & (enabled - 1))))
+		return &net->device.queues[2 * (unsigned)__builtin_ctz(enabled)];
+	if (!enabled) {
+		if (!receivers)
+			return NULL;
+		enabled = receivers;
+	}
+	hash = frame_flow_hash(frame);
+	pair = atomic_load_explicit(&net->flows[hash % VIRTIO_NET_FLOWS], memory_order_relaxed);
+	if (pair >= VIRTIO_NET_PAIRS_MAX || !(enabled >> pair & 1)) {
+		nth = (hash >> 16) % (unsigned)__builtin_popcount(enabled);
+		while (nth--)
+			enabled &= enabled - 1;
+		pair = (unsigned)__builtin_ctz(enabled);
+	}
+	return &net->device.queues[2 * pair];
+}
+
+/* First use of a queue in this claim. */
+static void touch(struct virtio_net *net, struct virtio_queue *queue)
+{
+	uint32_t bit = 1U << queue->index / 2;
+
+	if (likely(net->touched & bit))
+		return;
+	net->touched |= bit;
+	if (unlikely(guest_memory_damaged(queue->ring.config.memory)))
+		virtqueue_break(&queue->ring, VIRTQUEUE_MEMORY_DAMAGED);
+}
+
+static unsigned receive_transmit(struct port *port, struct frame *const *frames, unsigned count,
+				 const struct turn *turn)
+{
+	struct virtio_net *net = container_of(port, struct virtio_net, port);
+	struct port_counters *counters = port_counters(port, turn);
+	uint64_t delivered = 0, bytes = 0;
+	unsigned done;
+
+	for (done = 0; done < count; done++) {
+		struct virtio_queue *queue = steer(net, frames[done]);
+		enum receive_result result = RECEIVE_BROKEN;
+
+		if (likely(queue)) {
+			touch(net, queue);
+			result = queue->ring.broken ? RECEIVE_BROKEN :
+						      receive_frame(net, queue, frames[done], count - done);
+		}
+		if (likely(result == RECEIVE_DONE)) {
+			delivered++;
+			bytes += frames[done]->length;
+			counter_add(&queue->ring.counters.bytes, frames[done]->length);
+			continue;
+		}
+		if (result == RECEIVE_FULL)
+			break;
+		port_drop(port, turn, result == RECEIVE_TOO_SMALL ? PORT_DROP_TOO_SMALL : PORT_DROP_LINK_DOWN, 1);
+	}
+	counter_add(&counters->out_frames, delivered);
+	counter_add(&counters->out_bytes, bytes);
+	return done;
+}
+
+static void receive_flush(struct port *port, const struct turn *turn)
+{
+	struct virtio_net *net = container_of(port, struct virtio_net, port);
+
+	for (; net->touched; net->touched &= net->touched - 1) {
+		struct virtio_queue *queue = &net->device.queues[2 * (unsigned)__builtin_ctz(net->touched)];
+		struct receive_queue *receive = queue->model;
+
+		while (receive->count > receive->head)
+			virtqueue_unpop(&queue->ring, &receive->chains[--receive->count]);
+		receive->head = 0;
+		receive->count = 0;
+		receive->bytes = 0;
+		receive->pool.used = 0;
+		if (virtqueue_publish(&queue->ring))
+			virtqueue_notify(&queue->ring);
+	}
+}
+
+const struct port_ops virtio_net_port_ops = {
+	.kind = "virtio-net",
+	.transmit = receive_transmit,
+	.flush = receive_flush,
+};

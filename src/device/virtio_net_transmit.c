@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * virtio-net, transmit queues: from the driver's ring into the switch (virtio 1.3 5.1.6.2).
+ *
+ * Theory of operation
+ * -------------------
+ * A turn goes by batches of at most NETWORK_BATCH chains: pop; copy and check each chain's header, which makes a frame or
+ * a reason to drop it; hand the frames to network_forward(); push the chains that are done, unpop the others (their
+ * receiver is full; they stay in the driver's ring and come again); publish. The driver is notified once a turn.
+ *
+ * Which chains are done: all before the first frame that the switch left. Chains that are dropped for their header lie
+ * among them, and are counted only when they are done, since the ones behind are looked at again.
+ *
+ * A chain is an error of the driver's queue, not of a frame, and breaks the queue, when it is shorter than the header or
+ * has writable buffers.
+ *
+ * Context: the sidecore of the queue.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/counter.h"
+#include "device/virtio_net_internal.h"
+
+#define TRANSMIT_SEGMENTS (2 * CHAIN_SEGMENTS_MAX)
+
+/** struct transmit_queue - scratch of one queue. */
+struct transmit_queue {
+	struct frame frames[NETWORK_BATCH];
+	struct chain chains[NETWORK_BATCH];
+	uint8_t drops[NETWORK_BATCH];	    /* of each chain: enum port_drop, or PORT_DROPS: it is a frame */
+	uint8_t frame_chains[NETWORK_BATCH]; /* of each frame: its chain */
+	uint32_t average;		    /* bytes of a chain, lately: how many chains a turn's bytes are good for */
+	uint16_t segments_done;		    /* of the first chain in the ring, which the switch left half way */
+	struct segment_pool pool;
+	struct guest_segment segments[TRANSMIT_SEGMENTS];
+};
+
+int virtio_net_transmit_start(struct virtio_queue *queue)
+{
+	size_t size = (sizeof(struct transmit_queue) + CACHE_LINE - 1) & -(size_t)CACHE_LINE;
+	struct transmit_queue *transmit = aligned_alloc(CACHE_LINE, size);
+
+	if (!transmit)
+		return -ENOMEM;
+	memset(transmit, 0, size);
+	transmit->average = 64;
+	transmit->pool = (struct segment_pool){ .segments = transmit->segments, .capacity = TRANSMIT_SEGMENTS };
+	queue->model = transmit;
+	virtqueue_disarm(&queue->ring);
+	return 0;
+}
+
+/* Cut @size bytes off the front of the chain's segments, into @to. Return: the first segment that has bytes left. */
+static struct guest_segment *take_bytes(struct chain *chain, void *to, uint32_t size)
+{
+	struct guest_segment *segment = chain->segments;
+	uint8_t *out = to;
+
+	while (size) {
+		uint32_t piece = (uint32_t)min(segment->length, (size_t)size);
+
+		guest_read(out, segment->base, piece);
+		out += piece;
+		size -= piece;
+		segment->base += piece;
+		segment->length -= piece;
+		if (!segment->length)
+			segment++;
+	}
+	/* The copy is what is looked at from here on: the compiler must not read guest memory again instead. */
+	__asm__ volatile("" : : : "memory");
+	return segment;
+}
+
+/* One chain. Return: false when it broke the queue. */
+static bool parse_chain(struct virtio_net *net, struct virtio_queue *queue, struct chain *chain, struct frame *frame,
+			uint8_t *drop)
+{
+	struct virtio_net_header header;
+	struct guest_segment *segments;
+	struct frame_offload offload;
+	uint32_t length;
+
+	if (unlikely(chain->writable_count)) {
+		virtqueue_break(&queue->ring, VIRTQUEUE_BAD_DIRECTION);
+		return false;
+	}
+	if (unlikely(chain->readable_length < net->header_size)) {
+		virtqueue_break(&queue->ring, VIRTQUEUE_HEADER_TOO_SHORT);
+		return false;
+	}
+	header.num_buffers = 0;
+	segments = take_bytes(chain, &header, net->header_size);
+	length = chain->readable_length - net->header_size;
+	*drop = PORT_DROPS;
+	if (unlikely(!virtio_net_header_parse(&header, net->device.acked_features, length, &offload))) {
+		*drop = PORT_DROP_BAD_OFFLOAD;
+		return true;
+	}
+	frame_from_segments(frame, segments, (unsigned)(chain->segments + chain->readable_count - segments), length);
+	frame->offload = offload;
+	return true;
+}
+
+/* Remember on which pair the driver sends a flow: its answers come back there (virtio 1.3 5.1.6.5.6.1). */
+static void note_flows(struct virtio_net *net, const struct virtio_queue *queue, const struct frame *frames,
+		       unsigned count)
+{
+	unsigned char pair = (unsigned char)(queue->index / 2);
+
+	for (unsigned i = 0; i < count; i++) {
+		atomic_uchar *flow = &net->flows[frame_flow_hash(&frames[i]) % VIRTIO_NET_FLOWS];
+
+		if (atomic_load_explicit(flow, memory_order_relaxed) != pair)
+			atomic_store_explicit(flow, pair, memory_order_relaxed);
+	}
+}
+
+/* Push what is done, unpop the rest. */
+static void give_back(struct virtio_net *net, struct virtio_queue *queue, unsigned done, unsigned count,
+		      const struct turn *turn)
+{
+	struct transmit_queue *transmit = queue->model;
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < done; i++) {
+		const struct chain *chain = &transmit->chains[i];
+
+		if (unlikely(transmit->drops[i] != PORT_DROPS))
+			port_drop(&net->port, turn, transmit->drops[i], 1);
+		bytes += chain->readable_length;
+		virtqueue_push(&queue->ring, chain->id, chain->slots, 0);
+	}
+	while (unlikely(count > done))
+		virtqueue_unpop(&queue->ring, &transmit->chains[--count]);
+	counter_add(&queue->ring.counters.bytes, bytes);
+}
+
+/* Chains that are popped. Return: how many of them are done. */
+static unsigned transmit_batch(struct virtio_net *net, struct virtio_queue *queue, unsigned count,
+			       const struct turn *turn)
+{
+	struct transmit_queue *transmit = queue->model;
+	unsigned receivers = atomic_load_explicit(&net->receivers, memory_order_relaxed);
+	unsigned frames = 0, done = count, forwarded;
+
+	for (unsigned i = 0; i < count; i++)
+		__builtin_prefetch(transmit->chains[i].segments->base);
+	for (unsigned i = 0; i < count; i++) {
+		if (unlikely(!parse_chain(net, queue, &transmit->chains[i], &transmit->frames[frames],
+					  &transmit->drops[i])))
+			return 0;
+		transmit->frame_chains[frames] = (uint8_t)i;
+		frames += transmit->drops[i] == PORT_DROPS;
+	}
+	transmit->frames[0].segments_done = transmit->segments_done;
+	transmit->segments_done = 0;
+	if (receivers & (receivers - 1))
+		note_flows(net, queue, transmit->frames, frames);
+
+	forwarded = network_forward(&net->port, transmit->frames, frames, turn);
+	if (unlikely(forwarded < frames)) {
+		done = transmit->frame_chains[forwarded];
+		transmit->segments_done = transmit->frames[forwarded].segments_done;
+	}
+	give_back(net, queue, done, count, turn);
+	return done;
+}
+
+/* Pop what the rest of the turn is good for. @bytes: out, of what was popped. Return: number of chains. */
+static unsigned pop_batch(struct virtio_queue *queue, uint32_t requests, uint64_t bytes_left, uint64_t *bytes)
+{
+	struct transmit_queue *transmit = queue->model;
+	unsigned want = min(requests, NETWORK_BATCH), count, keep = 0;
+
+	want = (unsigned)min((uint64_t)want, bytes_left / transmit->average + 1);
+	transmit->pool.used = 0;
+	count = virtqueue_pop(&queue->ring, transmit->chains, want, &transmit->pool);
+	if (!count)
+		return 0;
+	/* The chain that reaches the limit is the last one. */
+	for (*bytes = 0; keep < count && (!keep || *bytes < bytes_left); keep++)
+		*bytes += transmit->chains[keep].readable_length;
+	while (count > keep)
+		virtqueue_unpop(&queue->ring, &transmit->chains[--count]);
+	transmit->average = (uint32_t)max(*bytes / count, 64ULL);
+	return count;
+}
+
+unsigned virtio_net_transmit_poll(struct virtio_queue *queue, const struct turn *turn)
+{
+	struct virtio_net *net = virtio_net_of(queue->device);
+	uint64_t bytes_left = turn->bytes, bytes;
+	unsigned work = 0, count, done;
+	bool notify = false;
+
+	queue->poller.pending = false;
+	if (unlikely(guest_memory_damaged(queue->ring.config.memory))) {
+		virtqueue_break(&queue->ring, VIRTQUEUE_MEMORY_DAMAGED);
+		return 0;
+	}
+	while (work < turn->requests) {
+		count = pop_batch(queue, turn->requests - work, bytes_left, &bytes);
+		if (!count)
+			break;
+		done = transmit_batch(net, queue, count, turn);
+		notify |= virtqueue_publish(&queue->ring);
+		work += done;
+		if (unlikely(done < count)) {
+			queue->poller.pending = !queue->ring.broken;
+			break;
+		}
+		if (bytes >= bytes_left || count < NETWORK_BATCH)
+			break;
+		bytes_left -= bytes;
+	}
+	if (notify)
+		virtqueue_notify(&queue->ring);
+	return work;
+}
