@@ -236,10 +236,6 @@ unsigned virtio_net_control_poll(struct virtio_queue *queue, const struct turn *
 	bool good;
 
 	queue->poller.pending = false;
-	if (unlikely(guest_memory_damaged(queue->ring.config.memory))) {
-		virtqueue_break(&queue->ring, VIRTQUEUE_MEMORY_DAMAGED);
-		return 0;
-	}
 	while (work < min(turn->requests, CONTROL_BUDGET)) {
 		control->pool.used = 0;
 		if (!virtqueue_pop(&queue->ring, &chain, 1, &control->pool))

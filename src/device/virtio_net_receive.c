@@ -286,6 +286,8 @@ static void receive_flush(struct port *port, const struct turn *turn)
 		receive->count = 0;
 		receive->bytes = 0;
 		receive->pool.used = 0;
+		if (unlikely(queue->ring.broken))
+			virtio_queue_report_break(queue);
 		if (virtqueue_publish(&queue->ring))
 			virtqueue_notify(&queue->ring);
 	}

@@ -196,10 +196,6 @@ unsigned virtio_net_transmit_poll(struct virtio_queue *queue, const struct turn 
 	bool notify = false;
 
 	queue->poller.pending = false;
-	if (unlikely(guest_memory_damaged(queue->ring.config.memory))) {
-		virtqueue_break(&queue->ring, VIRTQUEUE_MEMORY_DAMAGED);
-		return 0;
-	}
 	while (work < turn->requests) {
 		count = pop_batch(queue, turn->requests - work, bytes_left, &bytes);
 		if (!count)
