@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * vhost-user server: the socket of one device, and its one connection at a time.
+ *
+ * Server mode: we listen. A second front-end is refused while one is connected: its connection is accepted and closed, so
+ * that it does not wait for ever. While a connection is closing (requests in flight are coming back) newcomers stay in the
+ * socket's backlog: a front-end that reconnects at once is served as soon as the device is at rest. A socket file that is
+ * already there is removed only when nobody listens behind it, and ours only while it is still ours.
+ *
+ * Client mode: the front-end listens; we connect, and again a second after a connection ended or could not be made.
+ *
+ * Context: control thread.
+ */
+#include "transport/vhost_user/server.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/checked.h"
+#include "base/log.h"
+#include "transport/vhost_user/connection.h"
+
+#define BACKLOG		   4
+#define RETRY_SECONDS	   1
+#define SOCKET_MODE_NORMAL 0660
+
+struct vhost_user_server {
+	struct virtio_device *device;
+	struct event_base *base;
+	struct sockaddr_un address;
+	bool client;
+	int listener; /* -1 in client mode */
+	dev_t socket_device; /* identity of our socket file */
+	ino_t socket_inode;
+	struct event *accept_event; /* server mode */
+	struct event *retry_event;  /* time to connect (client mode), or to accept again */
+	struct event *destroy_event;
+	bool destroying;
+	void (*destroyed)(void *context);
+	void *destroyed_context;
+	uint64_t connections;
+	struct vhost_user_connection connection;
+};
+
+static bool idle(const struct vhost_user_server *server)
+{
+	return server->connection.state == CONNECTION_CLOSED;
+}
+
+static void serve(struct vhost_user_server *server, int fd)
+{
+	int error = vhost_user_connection_open(&server->connection, fd);
+
+	if (error) {
+		log_error("%s: vhost-user: %s", server->device->name, strerrordesc_np(-error));
+		return;
+	}
+	server->connections++;
+	log_info("%s: front-end connected", server->device->name);
+}
+
+static void retry_later(struct vhost_user_server *server)
+{
+	event_add(server->retry_event, &(struct timeval){ .tv_sec = RETRY_SECONDS });
+}
+
+/* ---- server mode ------------------------------------------------------------------------------------------------- */
+
+/* Has the front-end that we serve gone, without our having seen it yet? */
+static bool hung_up(const struct vhost_user_server *server)
+{
+	struct pollfd poll_fd = { .fd = server->connection.fd, .events = POLLRDHUP };
+
+	return poll(&poll_fd, 1, 0) == 1 && poll_fd.revents & (POLLHUP | POLLRDHUP | POLLERR);
+}
+
+static void accept_front_end(evutil_socket_t listener, short what, void *context)
+{
+	struct vhost_user_server *server = context;
+	int fd;
+
+	if (!idle(server) && (server->connection.state == CONNECTION_CLOSING || hung_up(server))) {
+		/* Leave the newcomer in the backlog until the device is at rest. */
+		event_del(server->accept_event);
+		vhost_user_connection_close(&server->connection, NULL);
+		return;
+	}
+	fd = accept4(server->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0) {
+		/* No file descriptors, say: it stays readable, and must not keep the loop busy. */
+		if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR) {
+			event_del(server->accept_event);
+			retry_later(server);
+		}
+		return;
+	}
+	if (idle(server)) {
+		serve(server, fd);
+		return;
+	}
+	log_limited(&server->device->log_limit, LOG_LEVEL_WARNING,
+		    "%s: a second front-end was refused: one is connected to %s", server->device->name,
+		    server->address.sun_path);
+	close(fd);
+}
+
+/* The file is there: is it a socket that nobody listens to any more? Then remove it. */
+static bool remove_stale_socket(const struct sockaddr_un *address)
+{
+	struct stat status;
+	bool stale;
+	int fd;
+
+	if (lstat(address->sun_path, &status) || !S_ISSOCK(status.st_mode))
+		return false;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return false;
+	stale = connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 && errno == ECONNREFUSED;
+	close(fd);
+	return stale && !unlink(address->sun_path);
+}
+
+static int listen_on(struct vhost_user_server *server, uint32_t mode, const char **reason)
+{
+	const struct sockaddr *address = (const struct sockaddr *)&server->address;
+	struct stat status;
+	int error;
+
+	server->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (server->listener < 0) {
+		*reason = "cannot make a socket";
+		return -errno;
+	}
+	/* The mode that bind() gives the file; chmod() afterwards undoes what the umask took, never the other way round. */
+	fchmod(server->listener, mode);
+	if (bind(server->listener, address, sizeof(server->address)) &&
+	    (errno != EADDRINUSE || !remove_stale_socket(&server->address) ||
+	     bind(server->listener, address, sizeof(server->address)))) {
+		error = -errno;
+		*reason = error == -EADDRINUSE ? "the socket's path is in use: another program listens there, or it is "
+						 "no socket; stop it, or choose another path" :
+						 "cannot make the socket file; does its folder exist, may it be written?";
+		return error;
+	}
+	if (!lstat(server->address.sun_path, &status)) {
+		server->socket_device = status.st_dev;
+		server->socket_inode = status.st_ino;
+	}
+	if (chmod(server->address.sun_path, mode) || listen(server->listener, BACKLOG)) {
+		*reason = "cannot listen on the socket";
+		return -errno;
+	}
+	server->accept_event =
+		event_new(server->base, server->listener, EV_READ | EV_PERSIST, accept_front_end, server);
+	if (!server->accept_event || event_add(server->accept_event, NULL)) {
+		*reason = "out of memory";
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+static void stop_listening(struct vhost_user_server *server)
+{
+	struct stat status;
+
+	if (server->accept_event)
+		event_free(server->accept_event);
+	server->accept_event = NULL;
+	if (server->listener < 0)
+		return;
+	close(server->listener);
+	server->listener = -1;
+	/* Somebody may have put another socket there since. */
+	if (server->socket_inode && !lstat(server->address.sun_path, &status) &&
+	    status.st_dev == server->socket_device && status.st_ino == server->socket_inode)
+		unlink(server->address.sun_path);
+}
+
+/* ---- client mode ------------------------------------------------------------------------------------------------- */
+
+static void connect_to_front_end(struct vhost_user_server *server)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	/* Unix sockets connect at once or not at all: nobody there, or (EAGAIN) their backlog is full. */
+	if (fd >= 0 && !connect(fd, (const struct sockaddr *)&server->address, sizeof(server->address))) {
+		serve(server, fd);
+	} else if (fd >= 0) {
+		close(fd);
+	}
+	if (idle(server))
+		retry_later(server);
+}
+
+/* ---- life -------------------------------------------------------------------------------------------------------- */
+
+static void retry(evutil_socket_t unused, short what, void *context)
+{
+	struct vhost_user_server *server = context;
+
+	if (server->client)
+		connect_to_front_end(server);
+	else
+		event_add(server->accept_event, NULL);
+}
+
+static void free_server(struct vhost_user_server *server)
+{
+	stop_listening(server);
+	if (server->retry_event)
+		event_free(server->retry_event);
+	if (server->destroy_event)
+		event_free(server->destroy_event);
+	vhost_user_connection_release(&server->connection);
+	free(server);
+}
+
+static void finish_destroy(evutil_socket_t unused, short what, void *context)
+{
+	struct vhost_user_server *server = context;
+	void (*destroyed)(void *) = server->destroyed;
+	void *destroyed_context = server->destroyed_context;
+
+	free_server(server);
+	if (destroyed)
+		destroyed(destroyed_context);
+}
+
+static void connection_closed(struct vhost_user_connection *connection)
+{
+	struct vhost_user_server *server = connection->context;
+
+	if (server->destroying)
+		finish_destroy(-1, 0, server);
+	else if (server->client)
+		retry_later(server);
+	else
+		event_add(server->accept_event, NULL);
+}
+
+int vhost_user_server_create(const struct vhost_user_options *options, struct virtio_device *device,
+			     struct event_base *base, struct vhost_user_server **result, const char **reason)
+{
+	struct vhost_user_server *server;
+	size_t length = strlen(options->path);
+	int error;
+
+	if (device->queue_count > VIRTIO_QUEUES_MAX) {
+		*reason = "the device has more queues than a vhost-user device can have";
+		return -EINVAL;
+	}
+	if (!length || length >= sizeof(server->address.sun_path)) {
+		*reason = "the socket's path is empty or longer than 107 characters; choose a shorter one";
+		return -ENAMETOOLONG;
+	}
+	server = calloc(1, sizeof(*server));
+	if (!server) {
+		*reason = "out of memory";
+		return -ENOMEM;
+	}
+	server->device = device;
+	server->base = base;
+	server->client = options->client;
+	server->listener = -1;
+	server->address.sun_family = AF_UNIX;
+	memcpy(server->address.sun_path, options->path, length);
+	server->destroy_event = event_new(base, -1, 0, finish_destroy, server);
+	server->retry_event = event_new(base, -1, 0, retry, server);
+	error = vhost_user_connection_init(&server->connection, device, base);
+	server->connection.context = server;
+	server->connection.closed = connection_closed;
+	server->connection.memory_max = options->memory_max;
+	if (!server->destroy_event || !server->retry_event || error) {
+		*reason = "out of memory";
+		error = -ENOMEM;
+	} else if (server->client) {
+		event_active(server->retry_event, EV_TIMEOUT, 0);
+	} else {
+		error = listen_on(server, options->mode ? options->mode : SOCKET_MODE_NORMAL, reason);
+	}
+	if (error) {
+		free_server(server);
+		return error;
+	}
+	*result = server;
+	return 0;
+}
+
+void vhost_user_server_destroy(struct vhost_user_server *server, void (*done)(void *context), void *context)
+{
+	server->destroying = true;
+	server->destroyed = done;
+	server->destroyed_context = context;
+	stop_listening(server);
+	event_del(server->retry_event);
+	if (idle(server))
+		event_active(server->destroy_event, EV_TIMEOUT, 0);
+	else
+		vhost_user_connection_close(&server->connection, "the device is being removed");
+}
+
+void vhost_user_server_read_status(const struct vhost_user_server *server, struct vhost_user_status *status)
+{
+	const struct vhost_user_connection *connection = &server->connection;
+
+	*status = (struct vhost_user_status){
+		.connected = connection->state != CONNECTION_CLOSED && connection->state != CONNECTION_CLOSING,
+		.connections = server->connections,
+		.messages = connection->messages,
+		.refused = connection->refused,
+		.last_error = connection->last_error,
+		.regions = connection->memory ? connection->memory->region_count : 0,
+		.memory = connection->memory_size,
+		.features = connection->features,
+		.protocol_features = connection->protocol_features,
+	};
+}
