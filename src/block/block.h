@@ -65,6 +65,7 @@ struct disk_config {
 	uint32_t block_size;	/* 512 or 4096; 0: 512 */
 	bool read_only;
 	bool direct;		/* try O_DIRECT, fall back when the file system cannot (disk_state() says so) */
+	uint32_t timeout;	/* nbd: milliseconds that a request may take, reconnects included; 0: 30000 */
 	const char *serial;	/* get-id; at most 20 bytes; NULL: the name */
 };
 
