@@ -52,33 +52,35 @@ static const struct disk_ops *find_ops(const struct disk_config *config)
 	return NULL;
 }
 
-static int open_backend(struct disk *disk, const struct disk_config *config, struct engine *engine)
+/* What is the same for all backends, before the backend is asked. */
+static int set_up(struct disk *disk, const struct disk_config *config)
 {
 	const char *serial = config->serial ? config->serial : config->name;
 	struct disk_limits *limits = &disk->limits;
-	uint64_t size;
-	int rc;
-
-	disk->name = strdup(config->name);
-	if (!disk->name)
-		return disk_error(-ENOMEM, "disk %s: out of memory", config->name);
-	snprintf(disk->serial, sizeof(disk->serial), "%.*s", DISK_SERIAL_SIZE, serial);
 
 	limits->block_size = config->block_size ? config->block_size : 512;
+	limits->physical_block_size = limits->block_size;
 	limits->read_only = config->read_only;
 	if (limits->block_size != 512 && limits->block_size != 4096)
-		return disk_error(-EINVAL, "disk %s: block size %u; use 512 or 4096", disk->name, limits->block_size);
-	limits->physical_block_size = limits->block_size;
+		return disk_error(-EINVAL, "disk %s: block size %u; use 512 or 4096", config->name, limits->block_size);
 
-	rc = disk->ops->open(disk, config, engine);
+	snprintf(disk->serial, sizeof(disk->serial), "%.*s", DISK_SERIAL_SIZE, serial);
+	disk->name = strdup(config->name);
+	return disk->name ? 0 : disk_error(-ENOMEM, "disk %s: out of memory", config->name);
+}
+
+static int open_backend(struct disk *disk, const struct disk_config *config, struct engine *engine)
+{
+	uint64_t size;
+	int rc = disk->ops->open(disk, config, engine);
+
 	if (rc)
 		return rc;
-
 	size = atomic_load(&disk->size);
-	size -= size % limits->block_size;
+	size -= size % disk->limits.block_size;
 	if (!size)
 		return disk_error(-EINVAL, "disk %s: it is empty; give it a size of at least one block (%u bytes)",
-				  disk->name, limits->block_size);
+				  disk->name, disk->limits.block_size);
 	atomic_store(&disk->size, size);
 	return 0;
 }
@@ -96,6 +98,11 @@ int disk_open(const struct disk_config *config, struct engine *engine, struct di
 	if (!opened)
 		return disk_error(-ENOMEM, "disk %s: out of memory", config->name);
 	opened->ops = ops;
+	rc = set_up(opened, config);
+	if (rc) {
+		free(opened);
+		return rc;
+	}
 	rc = open_backend(opened, config, engine);
 	if (rc) {
 		disk_close(opened);

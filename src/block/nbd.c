@@ -91,8 +91,7 @@ static int nbd_open(struct disk *disk, const struct disk_config *config, struct 
 	while (sem_wait(&nbd->opened) && errno == EINTR)
 		;
 	if (nbd->open_result)
-		return disk_error(nbd->open_result, "disk %s: %s: %s; is the server there?", disk->name, config->uri,
-				  nbd->open_text);
+		return disk_error(nbd->open_result, "disk %s: %s: %s", disk->name, config->uri, nbd->open_text);
 	limits->discard_max = DISCARD_MAX;
 	limits->write_zeroes_max = WRITE_ZEROES_MAX;
 	limits->discard_alignment = limits->block_size;

@@ -48,7 +48,8 @@ static void opened(struct nbd_disk *nbd, int result, const char *text)
 	if (nbd->ever_ready || nbd->open_result)
 		return;
 	nbd->open_result = result;
-	snprintf(nbd->open_text, sizeof(nbd->open_text), "%s", text);
+	snprintf(nbd->open_text, sizeof(nbd->open_text), "%s%s", text,
+		 result == -ENOENT || result == -ECONNREFUSED || result == -ETIMEDOUT ? "; is the server there?" : "");
 	sem_post(&nbd->opened);
 }
 

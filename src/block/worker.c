@@ -35,6 +35,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -136,13 +137,12 @@ static void enable_ring(struct sidecore *sidecore, struct sidecore_message *mess
 	struct block_worker *worker = container_of(message, struct block_worker, enable);
 
 	if (!worker->ring_error && (worker->ring.flags & IORING_SETUP_R_DISABLED)) {
-		int rc = io_uring_enable_rings(&worker->ring);
-
-		if (rc) {
+		/* The system call itself: liburing 2.3's shared library does not export io_uring_enable_rings(). */
+		if (syscall(SYS_io_uring_register, worker->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0)) {
+			worker->ring_error = -errno;
 			log_error("sidecore %u: cannot enable its io_uring: %s; file disks on it fail",
-				  sidecore_index(sidecore), strerror(-rc));
+				  sidecore_index(sidecore), strerror(errno));
 			io_uring_queue_exit(&worker->ring);
-			worker->ring_error = rc;
 		}
 	}
 }
