@@ -31,23 +31,26 @@ enum block_operation {
 struct block_request {
 	uint8_t operation; /* enum block_operation */
 	bool may_unmap;
-	bool durable;	  /* write: on stable storage before it completes (write-through) */
+	bool durable;	  /* write, write zeroes: on stable storage before it completes (write-through) */
 	uint64_t offset;  /* bytes; inside the disk: checked by the device model against its own copy of the size */
 	uint64_t length;  /* bytes; for reads and writes the sum of the segments */
-	struct guest_segment *segments;
+	struct guest_segment *segments; /* may be changed while the request is under way; as they were when it completes */
 	unsigned segment_count;
 
 	/** @complete: on the channel's sidecore. @status: 0 or a negative errno (-EIO, -ENOSPC, -EOPNOTSUPP...). */
 	void (*complete)(struct block_request *request, int status);
 
-	/* the backend's own */
+	/* the backend's own, from block_submit() to @complete */
 	struct block_channel *channel;
-	uint64_t done; /* bytes transferred so far: short reads and writes go on from here */
 	struct block_request *next;
-	struct sidecore_message message; /* for backends with a helper thread */
+	uint64_t done;	    /* bytes transferred so far: short reads and writes go on from here */
+	uint64_t deadline;  /* clock_nanoseconds() */
+	void *bounce;	    /* aligned copy of a misaligned buffer, while a chunk is under way */
+	unsigned segment_first; /* the first segment that is not wholly transferred ... */
+	struct guest_segment segment_saved; /* ... and what it was before a short transfer ended inside it */
 	int status;
-	unsigned segment_first; /* progress of a short transfer */
-	struct guest_segment segment_saved;
+	uint8_t stage, retries;
+	bool segment_split;
 };
 
 struct disk;
@@ -58,10 +61,11 @@ struct disk_config {
 	enum { DISK_FILE, DISK_RAM, DISK_NULL, DISK_NBD } type;
 	const char *path;	/* file, block device */
 	const char *uri;	/* nbd:// nbd+unix:// */
-	uint64_t size;		/* ram and null; for files that do not exist: created with this size when not 0 */
+	uint64_t size;		/* ram and null; a file that does not exist is created with it when not 0. Rounded down */
 	uint32_t block_size;	/* 512 or 4096; 0: 512 */
 	bool read_only;
-	bool direct;		/* try O_DIRECT, fall back when the file system cannot */
+	bool direct;		/* try O_DIRECT, fall back when the file system cannot (disk_state() says so) */
+	uint32_t timeout;	/* nbd: milliseconds that a request may take, reconnects included; 0: 30000 */
 	const char *serial;	/* get-id; at most 20 bytes; NULL: the name */
 };
 
@@ -76,11 +80,18 @@ struct disk_limits {
 	bool flush_needed; /* has a volatile cache */
 	uint32_t discard_alignment; /* bytes */
 	uint64_t discard_max, write_zeroes_max; /* bytes in one segment */
-	unsigned alignment; /* of memory and offset that the backend needs from its caller; 1: none (it bounces by itself) */
+	/* Backends take any alignment of memory (they bounce by themselves) and offsets in multiples of @block_size. */
 };
 
 /**
- * disk_open() - Return: 0 or a negative errno with a sentence for the operator in @error (valid until the next call).
+ * disk_open() - open a disk.
+ * @engine:	not started yet or running; its sidecores' SIDECORE_SLOT_BLOCK are set
+ * @error:	on failure: a sentence for the operator, with a remedy; valid until the thread's next call
+ *
+ * The size is rounded down to a multiple of the block size: a file's ragged end is never served nor written.
+ * An image that is written is locked against other programs (an OFD lock on all of it).
+ *
+ * Return: 0 or a negative errno.
  */
 int disk_open(const struct disk_config *config, struct engine *engine, struct disk **disk, const char **error);
 void disk_close(struct disk *disk); /* all channels must be closed */
@@ -89,7 +100,13 @@ const char *disk_serial(const struct disk *disk);
 const char *disk_kind(const struct disk *disk);	 /* "file", "ram", "null", "nbd" */
 const char *disk_state(const struct disk *disk); /* for status: "ok", "direct I/O", "reconnecting" ... */
 
-/** disk_resize() - grow or shrink (ram, null), or look at the file again (@size 0). Control thread. */
+/**
+ * disk_resize() - ram, null: take the new @size. File: grow to @size, or look at the file again (@size 0). Control thread.
+ *
+ * When a disk shrinks, virtio_blk_resized() follows, and the guest learns it then.
+ *
+ * Return: 0; -EINVAL, -EOPNOTSUPP (nbd) or another negative errno with a sentence in @error.
+ */
 int disk_resize(struct disk *disk, uint64_t size, const char **error);
 
 /**
@@ -106,8 +123,35 @@ void block_submit(struct block_channel *channel, struct block_request *request);
 /** block_flush_submissions() - sidecore: the batch is over, hand it to the kernel (one io_uring_enter). */
 void block_flush_submissions(struct block_channel *channel);
 
-/** block_worker_create() - one sidecore's share of this room (its io_uring and its poller); goes into
- * SIDECORE_SLOT_BLOCK before engine_start(). block_worker_attach(): after it, starts the polling of completions. */
+/**
+ * struct block_batch_end - work that is done once for a batch of completions instead of for each: publish a used ring,
+ * interrupt a guest. Embedded by the device model, zeroed.
+ */
+struct block_batch_end {
+	struct block_batch_end *next;
+	void (*run)(struct block_batch_end *end);
+	bool queued;
+};
+
+/**
+ * block_at_batch_end() - sidecore, from a request's @complete: have @end->run called once when all the completions that
+ * this turn has brought are through.
+ *
+ * Not for requests that complete inside block_submit(): there the caller itself knows where its batch ends.
+ */
+void block_at_batch_end(struct block_channel *channel, struct block_batch_end *end);
+
+/**
+ * struct block_worker - one sidecore's share of this room: its io_uring, the poller of its completions, the batch ends.
+ *
+ * block_worker_create() makes it, and the caller puts it into SIDECORE_SLOT_BLOCK before engine_start(). Where the kernel
+ * refuses an io_uring it still serves ram, null and nbd disks, and disk_open() tells why a file cannot be served.
+ *
+ * block_worker_attach(): after engine_start(); the sidecore starts to poll for completions.
+ * block_worker_detach(): no request is under way; @completion (not NULL) runs when the sidecore has let go.
+ *
+ * Return: 0, -ENOMEM, or the negative errno of eventfd().
+ */
 struct block_worker;
 int block_worker_create(struct block_worker **worker);
 int block_worker_attach(struct block_worker *worker, struct engine *engine, struct sidecore *sidecore);

@@ -163,6 +163,7 @@ int virtio_queue_start(struct virtio_queue *queue, const struct virtqueue_config
 	error = virtqueue_start(&queue->ring, config);
 	if (error)
 		return error;
+	queue->home = is_polled(queue) ? place(queue) : NULL;
 	error = ops->queue_start(queue);
 	if (error)
 		goto stop_ring;
@@ -170,9 +171,7 @@ int virtio_queue_start(struct virtio_queue *queue, const struct virtqueue_config
 	atomic_store(&queue->break_report, VIRTIO_QUEUE_NOT_REPORTED);
 	queue->turns = 0;
 	queue->draining = false;
-	queue->home = NULL;
-	if (is_polled(queue)) {
-		queue->home = place(queue);
+	if (queue->home) {
 		queue->poller.ops = &queue_poller_ops;
 		queue->poller.wake_fd = kick_fd;
 		queue->poller.pending = false;

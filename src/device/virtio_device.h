@@ -53,7 +53,10 @@ struct virtio_device_ops {
 	/** @features_acked: the driver's features are known; queues are stopped. Return: 0; -EINVAL for an impossible set. */
 	int (*features_acked)(struct virtio_device *device, uint64_t features);
 
-	/** @queue_start: prepare for queue->ring, which has been started; allocate. Control thread. Return: 0 or -errno. */
+	/**
+	 * @queue_start: prepare for queue->ring, which has been started, on queue->home; allocate. Control thread.
+	 * Return: 0 or -errno.
+	 */
 	int (*queue_start)(struct virtio_queue *queue);
 	/** @queue_running: all is set: publish to other sidecores (receive queues). May be NULL. */
 	void (*queue_running)(struct virtio_queue *queue);
@@ -86,8 +89,9 @@ struct virtio_queue {
 	void *model;	    /* the device model's own, from queue_start to queue_stopped */
 	uint32_t turns;	    /* sidecore: since the start; now and then the memory is looked at */
 
+	struct sidecore *home; /* polls the queue; set before ops->queue_start; NULL: not polled */
+
 	/* the stop that is under way; control thread */
-	struct sidecore *home; /* polls the queue; NULL: not polled */
 	struct engine_completion completion;
 	struct sidecore_message message;
 	void (*stopped)(struct virtio_queue *queue, uint32_t base, void *context);

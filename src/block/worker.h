@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A sidecore's block worker, for the backends of this room. Theory of operation: block/worker.c.
+ */
+#ifndef BLOCK_WORKER_H
+#define BLOCK_WORKER_H
+
+#include <liburing.h>
+
+#include "block/block.h"
+
+/** One bounce buffer: the largest chunk in which a misaligned request is transferred. */
+#define BOUNCE_SIZE (128U << 10)
+
+/** Zeroes to write where the file system cannot make them: so many times the same page-aligned buffer. */
+#define ZEROES_SIZE  (64U << 10)
+#define ZEROES_COUNT 16U
+
+/** struct block_list - requests in order of arrival, linked by their own @next. */
+struct block_list {
+	struct block_request *first, *last;
+};
+
+static inline void block_list_append(struct block_list *list, struct block_request *request)
+{
+	request->next = NULL;
+	if (list->first)
+		list->last->next = request;
+	else
+		list->first = request;
+	list->last = request;
+}
+
+static inline struct block_request *block_list_take(struct block_list *list)
+{
+	struct block_request *request = list->first;
+
+	if (request)
+		list->first = request->next;
+	return request;
+}
+
+struct block_worker {
+	struct poller poller;
+	struct io_uring ring;
+	int ring_error;	    /* 0, or why there is no ring: a negative errno */
+	unsigned in_kernel; /* requests that occupy a submission entry or are the kernel's */
+	struct block_list overflow;	 /* wait for room in the ring */
+	struct block_list bounce_waiting; /* wait for a bounce buffer */
+	void *bounce_free;		 /* each free buffer begins with a pointer to the next */
+	void *memory;			 /* bounce buffers, then zeroes */
+	struct iovec zeroes[ZEROES_COUNT];
+	struct block_batch_end *ends;
+	struct engine *engine;
+	struct sidecore_message enable;
+};
+
+/**
+ * block_worker_start() - sidecore: give @request to the kernel: its backend's @prepare fills in a submission entry, now or
+ * when there is room. When the kernel is done the backend's @kernel_done gets the result.
+ */
+void block_worker_start(struct block_worker *worker, struct block_request *request);
+
+/** block_worker_flush() - sidecore: submit what was started since the last call. One system call, or none. */
+void block_worker_flush(struct block_worker *worker);
+
+/**
+ * block_worker_take_bounce() - sidecore: a bounce buffer, or NULL; then @request waits, and is given to
+ * block_worker_start() with a buffer in @request->bounce later.
+ */
+void *block_worker_take_bounce(struct block_worker *worker, struct block_request *request);
+void block_worker_give_bounce(struct block_worker *worker, void *buffer);
+
+void block_worker_at_batch_end(struct block_worker *worker, struct block_batch_end *end);
+
+/** block_worker_run_batch_ends() - sidecore: a batch of completions is through (ends of worker turns and of messages). */
+void block_worker_run_batch_ends(struct block_worker *worker);
+
+#endif

@@ -1,0 +1,569 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * virtio-blk requests: from chains to the disk and back (virtio 1.3 5.2.6).
+ *
+ * Trust boundary. A chain comes from the guest. The ring has checked its framing; what its bytes say is read here once,
+ * into locals, checked, and only the locals are used. A chain that is no request at all (shorter than a header, no place
+ * for a status) breaks its queue; a request that asks for something impossible is answered with an error status.
+ *
+ * Theory of operation
+ * -------------------
+ * Any layout: the header is the first 16 readable bytes, the status is the last writable byte, data is what lies between,
+ * however the driver cut it into descriptors (virtio 1.3 2.7.4).
+ *
+ * A turn pops batches of chains within its bounds, makes requests of them and submits them. Requests are preallocated, one
+ * for each chain id. A chain whose id is still under way breaks the queue: the driver made available what it had not
+ * got back. Segments live in the ring's pool only during the turn, so each request has a copy: a few inside the request,
+ * more in a block from the queue's fixed store. When the store is empty the turn stops before that chain; completions
+ * refill it, and since they happen only if something is under way, the chain cannot be stuck.
+ *
+ * A completion writes the status, marks written memory in the dirty log, and pushes the used entry. Publishing and the
+ * interrupt are done once for many: at the end of the turn for requests that completed inside it, else at the end of the
+ * batch in which the backend delivers completions (block_at_batch_end()).
+ *
+ * Discard and write zeroes may have several ranges. All are read and checked before the first is started; they are then
+ * done one after the other, and the first failure ends the request. While a range is being submitted its completion only
+ * sets a flag, so that a disk that completes at once makes a loop here and not a recursion.
+ *
+ * Used length: a successful read tells its data and the status byte, the others the one byte of status (2.7.8).
+ *
+ * Context: sidecore; creation and destruction on the control thread while the queue is stopped.
+ */
+#include <endian.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/counter.h"
+#include "device/virtio_blk_internal.h"
+
+static const struct {
+	unsigned segments, blocks;
+} classes[] = {
+	[SEGMENTS_MEDIUM] = { MEDIUM_SEGMENTS, MEDIUM_BLOCKS },
+	[SEGMENTS_LARGE] = { LARGE_SEGMENTS, LARGE_BLOCKS },
+};
+
+static void **free_list(struct blk_queue *blk_queue, enum segment_class class)
+{
+	return class == SEGMENTS_MEDIUM ? &blk_queue->medium_free : &blk_queue->large_free;
+}
+
+static void give_block(struct blk_queue *blk_queue, enum segment_class class, void *block)
+{
+	void **list = free_list(blk_queue, class);
+
+	*(void **)block = *list;
+	*list = block;
+}
+
+static struct guest_segment *make_blocks(struct blk_queue *blk_queue, enum segment_class class,
+					 struct guest_segment *memory)
+{
+	for (unsigned i = 0; i < classes[class].blocks; i++, memory += classes[class].segments)
+		give_block(blk_queue, class, memory);
+	return memory;
+}
+
+static void request_complete(struct block_request *io, int status);
+static void run_batch_end(struct block_batch_end *end);
+
+int blk_queue_create(struct virtio_queue *queue, struct block_channel *channel, struct blk_queue **made)
+{
+	uint16_t size = queue->ring.config.size;
+	struct blk_queue *blk_queue = calloc(1, sizeof(*blk_queue));
+
+	if (!blk_queue)
+		return -ENOMEM;
+	blk_queue->queue = queue;
+	blk_queue->blk = virtio_blk_of(queue->device);
+	blk_queue->channel = channel;
+	blk_queue->counters = &blk_queue->blk->counters[queue->index];
+	blk_queue->batch_end.run = run_batch_end;
+	blk_queue->requests = calloc(size, sizeof(*blk_queue->requests));
+	blk_queue->blocks = calloc(MEDIUM_BLOCKS * MEDIUM_SEGMENTS + LARGE_BLOCKS * LARGE_SEGMENTS,
+				   sizeof(*blk_queue->blocks));
+	blk_queue->pool.capacity = CHAIN_SEGMENTS_MAX;
+	blk_queue->pool.segments = calloc(CHAIN_SEGMENTS_MAX, sizeof(*blk_queue->pool.segments));
+	if (!blk_queue->requests || !blk_queue->blocks || !blk_queue->pool.segments) {
+		blk_queue_destroy(blk_queue);
+		return -ENOMEM;
+	}
+	make_blocks(blk_queue, SEGMENTS_LARGE, make_blocks(blk_queue, SEGMENTS_MEDIUM, blk_queue->blocks));
+	for (unsigned i = 0; i < size; i++) {
+		blk_queue->requests[i].queue = blk_queue;
+		blk_queue->requests[i].io.complete = request_complete;
+	}
+	*made = blk_queue;
+	return 0;
+}
+
+void blk_queue_destroy(struct blk_queue *blk_queue)
+{
+	free(blk_queue->pool.segments);
+	free(blk_queue->blocks);
+	free(blk_queue->requests);
+	free(blk_queue);
+}
+
+/* Gives @request room for @count segments. Return: false when the store has none at the moment. */
+static bool take_segments(struct blk_request *request, unsigned count)
+{
+	enum segment_class class = count <= INLINE_SEGMENTS ? SEGMENTS_INLINE :
+				   count <= MEDIUM_SEGMENTS ? SEGMENTS_MEDIUM :
+							      SEGMENTS_LARGE;
+	void **list;
+
+	request->io.segments = request->inline_segments;
+	if (class != SEGMENTS_INLINE) {
+		list = free_list(request->queue, class);
+		if (class == SEGMENTS_MEDIUM && !*list) {
+			class = SEGMENTS_LARGE;
+			list = free_list(request->queue, class);
+		}
+		if (!*list)
+			return false;
+		request->io.segments = *list;
+		*list = *(void **)*list;
+	}
+	request->segment_class = (uint8_t)class;
+	return true;
+}
+
+static void give_segments(struct blk_request *request)
+{
+	if (request->segment_class != SEGMENTS_INLINE)
+		give_block(request->queue, request->segment_class, request->io.segments);
+}
+
+/* Copies @length bytes from @skip bytes into @segments on; the caller knows that they are there. */
+static void read_segments(const struct guest_segment *segments, size_t skip, void *to, size_t length)
+{
+	char *place = to;
+
+	for (; length; segments++) {
+		size_t piece;
+
+		if (skip >= segments->length) {
+			skip -= segments->length;
+			continue;
+		}
+		piece = min(length, segments->length - skip);
+		guest_read(place, segments->base + skip, piece);
+		place += piece;
+		length -= piece;
+		skip = 0;
+	}
+}
+
+/* Copies the part [@skip, @skip + @length) of @from to @to. Return: how many segments that makes. */
+static unsigned cut_segments(const struct guest_segment *from, size_t skip, size_t length, struct guest_segment *to)
+{
+	unsigned count = 0;
+
+	for (; length; from++) {
+		if (skip >= from->length) {
+			skip -= from->length;
+			continue;
+		}
+		to[count].base = from->base + skip;
+		to[count].length = min(length, from->length - skip);
+		length -= to[count].length;
+		skip = 0;
+		count++;
+	}
+	return count;
+}
+
+static void count_success(const struct blk_request *request)
+{
+	struct virtio_blk_counters *counters = request->queue->counters;
+
+	switch (request->type) {
+	case VIRTIO_BLK_T_IN:
+		counter_add(&counters->reads, 1);
+		counter_add(&counters->read_bytes, request->io.length);
+		break;
+	case VIRTIO_BLK_T_OUT:
+		counter_add(&counters->writes, 1);
+		counter_add(&counters->write_bytes, request->io.length);
+		break;
+	case VIRTIO_BLK_T_FLUSH:
+		counter_add(&counters->flushes, 1);
+		break;
+	case VIRTIO_BLK_T_DISCARD:
+		counter_add(&counters->discards, 1);
+		break;
+	case VIRTIO_BLK_T_WRITE_ZEROES:
+		counter_add(&counters->write_zeroes, 1);
+		break;
+	}
+}
+
+/* Marks what the guest's memory got. Also after a failed read, which may have written a part. */
+static void log_data(struct blk_request *request)
+{
+	struct virtqueue *ring = &request->queue->queue->ring;
+
+	if (likely(!ring->config.log) || request->type != VIRTIO_BLK_T_IN)
+		return;
+	for (unsigned i = 0; i < request->io.segment_count; i++)
+		virtqueue_log_write(ring, request->io.segments[i].base, request->io.segments[i].length);
+}
+
+/* The end of a request: answer and give everything back. Publishing is up to the caller. */
+static void finish(struct blk_request *request, uint8_t status)
+{
+	struct blk_queue *blk_queue = request->queue;
+	struct virtqueue *ring = &blk_queue->queue->ring;
+	uint32_t written = 1;
+
+	if (likely(status == VIRTIO_BLK_S_OK)) {
+		written = request->written;
+		count_success(request);
+	} else if (status == VIRTIO_BLK_S_UNSUPP) {
+		counter_add(&blk_queue->counters->unsupported, 1);
+	} else {
+		counter_add(&blk_queue->counters->errors, 1);
+	}
+	log_data(request);
+	guest_write(request->status, &status, sizeof(status));
+	virtqueue_log_write(ring, request->status, sizeof(status));
+	virtqueue_push(ring, request->id, request->slots, written);
+	if (request->io.segment_count)
+		counter_add(&ring->counters.bytes, request->io.length);
+	give_segments(request);
+	request->busy = false;
+	blk_queue->queue->in_flight--;
+	if (!blk_queue->in_turn)
+		block_at_batch_end(blk_queue->channel, &blk_queue->batch_end);
+}
+
+static void publish(struct blk_queue *blk_queue)
+{
+	struct virtqueue *ring = &blk_queue->queue->ring;
+
+	if (virtqueue_publish(ring))
+		virtqueue_notify(ring);
+}
+
+static void run_batch_end(struct block_batch_end *end)
+{
+	struct blk_queue *blk_queue = container_of(end, struct blk_queue, batch_end);
+	struct virtio_queue *queue = blk_queue->queue;
+
+	publish(blk_queue);
+	/* A request with several ranges may have been continued by a completion of this batch. */
+	block_flush_submissions(blk_queue->channel);
+	if (queue->draining && !queue->in_flight)
+		virtio_queue_drained(queue);
+}
+
+static uint8_t status_of(int error)
+{
+	if (likely(!error))
+		return VIRTIO_BLK_S_OK;
+	return error == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR;
+}
+
+/* Does range after range until one is under way, fails, or all are done. */
+static void submit_ranges(struct blk_request *request)
+{
+	struct block_request *io = &request->io;
+
+	while (request->range_next < request->range_count) {
+		const struct blk_range *range = &request->ranges[request->range_next++];
+
+		io->offset = range->offset;
+		io->length = range->length;
+		io->segment_count = 0;
+		request->completed_inline = false;
+		request->submitting = true;
+		block_submit(request->queue->channel, io);
+		request->submitting = false;
+		if (!request->completed_inline)
+			return;
+		if (io->status) {
+			finish(request, status_of(io->status));
+			return;
+		}
+	}
+	finish(request, VIRTIO_BLK_S_OK);
+}
+
+static void request_complete(struct block_request *io, int status)
+{
+	struct blk_request *request = container_of(io, struct blk_request, io);
+
+	if (likely(!request->range_count)) {
+		finish(request, status_of(status));
+		return;
+	}
+	if (request->submitting) {
+		io->status = status;
+		request->completed_inline = true;
+		return;
+	}
+	if (status) {
+		finish(request, status_of(status));
+		return;
+	}
+	submit_ranges(request);
+	/* The next range must not wait for the queue's next turn, which may not come while the queue drains. */
+	block_at_batch_end(request->queue->channel, &request->queue->batch_end);
+}
+
+/* Is [@sector, +@length) one that the guest may address, in whole blocks? @offset: out, in bytes. */
+static bool check_range(const struct virtio_blk *blk, uint64_t sector, uint64_t length, uint64_t *offset)
+{
+	uint64_t mask = blk->limits.block_size - 1U;
+
+	if (unlikely(!checked_multiply(sector, SECTOR_SIZE, offset)))
+		return false;
+	return likely(range_inside(*offset, length, atomic_load_explicit(&blk->size, memory_order_relaxed)) &&
+		      !((*offset | length) & mask));
+}
+
+static void start_transfer(struct blk_request *request, const struct chain *chain, uint64_t sector)
+{
+	const struct virtio_blk *blk = request->queue->blk;
+	bool write = request->type == VIRTIO_BLK_T_OUT;
+	struct block_request *io = &request->io;
+	size_t length = write ? chain->readable_length - sizeof(struct virtio_blk_outhdr) : chain->writable_length - 1;
+
+	if (unlikely(!check_range(blk, sector, length, &io->offset) || (write && blk->limits.read_only))) {
+		finish(request, VIRTIO_BLK_S_IOERR);
+		return;
+	}
+	io->length = length;
+	if (write) {
+		io->operation = BLOCK_WRITE;
+		io->durable = atomic_load_explicit(&blk->durable, memory_order_relaxed);
+		io->segment_count =
+			cut_segments(chain->segments, sizeof(struct virtio_blk_outhdr), length, io->segments);
+	} else {
+		io->operation = BLOCK_READ;
+		io->segment_count = cut_segments(chain_writable(chain), 0, length, io->segments);
+		request->written = (uint32_t)length + 1;
+	}
+	if (unlikely(!length))
+		finish(request, VIRTIO_BLK_S_OK);
+	else
+		block_submit(request->queue->channel, io);
+}
+
+static void start_flush(struct blk_request *request)
+{
+	if (!request->queue->blk->limits.flush_needed) {
+		/* Not offered; harmless all the same: nothing is ever cached. */
+		finish(request, VIRTIO_BLK_S_OK);
+		return;
+	}
+	request->io.operation = BLOCK_FLUSH;
+	block_submit(request->queue->channel, &request->io);
+}
+
+/* VIRTIO_BLK_T_GET_ID: 20 bytes without a terminator; a shorter buffer gets the start (virtio 1.3 5.2.6). */
+static void answer_id(struct blk_request *request, const struct chain *chain)
+{
+	char serial[VIRTIO_BLK_ID_BYTES] = { 0 };
+	size_t length = min((size_t)chain->writable_length - 1, sizeof(serial));
+	struct virtqueue *ring = &request->queue->queue->ring;
+	const char *from = serial;
+
+	memcpy(serial, disk_serial(request->queue->blk->disk), strnlen(disk_serial(request->queue->blk->disk), sizeof(serial)));
+	for (struct guest_segment *segment = chain_writable(chain); length; segment++) {
+		size_t piece = min(length, segment->length);
+
+		guest_write(segment->base, from, piece);
+		virtqueue_log_write(ring, segment->base, piece);
+		from += piece;
+		length -= piece;
+	}
+	request->written = (uint32_t)(from - serial) + 1;
+	finish(request, VIRTIO_BLK_S_OK);
+}
+
+/* Checks one range on its local copy. Return: VIRTIO_BLK_S_*. */
+static uint8_t check_zone(struct blk_request *request, const struct virtio_blk_discard_write_zeroes *zone,
+			  struct blk_range *range)
+{
+	const struct virtio_blk *blk = request->queue->blk;
+	bool discard = request->type == VIRTIO_BLK_T_DISCARD;
+	uint64_t limit = discard ? blk->limits.discard_max : blk->limits.write_zeroes_max;
+	uint32_t flags = le32toh(zone->flags);
+
+	/* virtio 1.3 5.2.6.2: unknown flags, and unmap in a discard, are unsupported. */
+	if (flags & ~(discard ? 0U : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP))
+		return VIRTIO_BLK_S_UNSUPP;
+	range->length = (uint64_t)le32toh(zone->num_sectors) * SECTOR_SIZE;
+	if (!range->length || range->length > limit ||
+	    !check_range(blk, le64toh(zone->sector), range->length, &range->offset))
+		return VIRTIO_BLK_S_IOERR;
+	/* One request, one kind of zeroing: unmapping is only a permission, so it needs every range's consent. */
+	request->io.may_unmap = request->io.may_unmap && (flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
+	return VIRTIO_BLK_S_OK;
+}
+
+static void start_zones(struct blk_request *request, const struct chain *chain)
+{
+	const struct virtio_blk *blk = request->queue->blk;
+	bool discard = request->type == VIRTIO_BLK_T_DISCARD;
+	struct virtio_blk_discard_write_zeroes zones[DISCARD_RANGES_MAX];
+	size_t length = chain->readable_length - sizeof(struct virtio_blk_outhdr);
+	size_t count = length / sizeof(zones[0]);
+	uint8_t status = VIRTIO_BLK_S_OK;
+
+	if (!(discard ? blk->limits.discard : blk->limits.write_zeroes) && !blk->limits.read_only) {
+		finish(request, VIRTIO_BLK_S_UNSUPP);
+		return;
+	}
+	if (blk->limits.read_only || !count || length % sizeof(zones[0]) ||
+	    count > (discard ? DISCARD_RANGES_MAX : WRITE_ZEROES_RANGES_MAX)) {
+		finish(request, VIRTIO_BLK_S_IOERR);
+		return;
+	}
+	read_segments(chain->segments, sizeof(struct virtio_blk_outhdr), zones, length);
+
+	request->io.operation = discard ? BLOCK_DISCARD : BLOCK_WRITE_ZEROES;
+	request->io.may_unmap = blk->limits.write_zeroes_unmap;
+	request->io.durable = atomic_load_explicit(&blk->durable, memory_order_relaxed);
+	request->ranges = (struct blk_range *)(void *)request->io.segments;
+	for (size_t i = 0; i < count && status == VIRTIO_BLK_S_OK; i++)
+		status = check_zone(request, &zones[i], &request->ranges[i]);
+	if (status != VIRTIO_BLK_S_OK) {
+		finish(request, status);
+		return;
+	}
+	request->range_count = (uint8_t)count;
+	submit_ranges(request);
+}
+
+enum taken {
+	TAKEN,
+	NO_ROOM, /* not now; the chain is still the caller's */
+	BROKEN,
+};
+
+/* The most segments, or ranges, that a request of @type can turn @chain into. */
+static unsigned room_needed(const struct chain *chain, uint32_t type)
+{
+	switch (type) {
+	case VIRTIO_BLK_T_IN:
+		return chain->writable_count;
+	case VIRTIO_BLK_T_OUT:
+		return chain->readable_count;
+	case VIRTIO_BLK_T_DISCARD:
+	case VIRTIO_BLK_T_WRITE_ZEROES:
+		return DISCARD_RANGES_MAX;
+	}
+	return 0;
+}
+
+static enum taken take_chain(struct blk_queue *blk_queue, const struct chain *chain)
+{
+	struct virtqueue *ring = &blk_queue->queue->ring;
+	struct blk_request *request = &blk_queue->requests[chain->id];
+	const struct guest_segment *last = &chain->segments[chain->readable_count + chain->writable_count - 1];
+	struct virtio_blk_outhdr header;
+
+	if (unlikely(chain->readable_length < sizeof(header) || !chain->writable_length || request->busy)) {
+		virtqueue_break(ring, chain->readable_length < sizeof(header) ? VIRTQUEUE_HEADER_TOO_SHORT :
+				      !chain->writable_length		      ? VIRTQUEUE_NO_STATUS_BYTE :
+										VIRTQUEUE_BAD_HEAD);
+		return BROKEN;
+	}
+	read_segments(chain->segments, 0, &header, sizeof(header));
+	request->type = le32toh(header.type);
+	if (unlikely(!take_segments(request, room_needed(chain, request->type))))
+		return NO_ROOM;
+
+	request->status = last->base + last->length - 1;
+	request->id = chain->id;
+	request->slots = chain->slots;
+	request->written = 1;
+	request->busy = true;
+	request->range_next = 0;
+	request->range_count = 0;
+	request->io.length = 0;
+	request->io.offset = 0;
+	request->io.segment_count = 0;
+	blk_queue->queue->in_flight++;
+
+	switch (request->type) {
+	case VIRTIO_BLK_T_IN:
+	case VIRTIO_BLK_T_OUT:
+		start_transfer(request, chain, le64toh(header.sector));
+		break;
+	case VIRTIO_BLK_T_FLUSH:
+		start_flush(request);
+		break;
+	case VIRTIO_BLK_T_GET_ID:
+		answer_id(request, chain);
+		break;
+	case VIRTIO_BLK_T_DISCARD:
+	case VIRTIO_BLK_T_WRITE_ZEROES:
+		start_zones(request, chain);
+		break;
+	default:
+		finish(request, VIRTIO_BLK_S_UNSUPP);
+		break;
+	}
+	return TAKEN;
+}
+
+/*
+ * Takes the @count chains popped until the turn's @bytes are used up; the rest goes back, last one first.
+ * @bytes:	in and out: bytes that the turn may still do
+ * Return: chains taken; @on: whether the turn may go on.
+ */
+static unsigned take_batch(struct blk_queue *blk_queue, unsigned count, int64_t *bytes, bool *on)
+{
+	struct virtqueue *ring = &blk_queue->queue->ring;
+	enum taken taken = TAKEN;
+	unsigned done = 0;
+
+	while (done < count && *bytes > 0) {
+		const struct chain *chain = &blk_queue->chains[done];
+
+		taken = take_chain(blk_queue, chain);
+		if (unlikely(taken != TAKEN))
+			break;
+		*bytes -= (int64_t)chain->readable_length + chain->writable_length;
+		done++;
+	}
+	*on = done == count && *bytes > 0;
+	if (taken == BROKEN)
+		return done;
+	if (taken == NO_ROOM)
+		counter_add(&blk_queue->counters->starved, 1);
+	while (count > done)
+		virtqueue_unpop(ring, &blk_queue->chains[--count]);
+	return done;
+}
+
+unsigned blk_queue_poll(struct virtio_queue *queue, const struct turn *turn)
+{
+	struct blk_queue *blk_queue = queue->model;
+	struct virtqueue *ring = &queue->ring;
+	int64_t bytes = max(turn->bytes, 1U);
+	unsigned done = 0;
+	bool on = true;
+
+	if (!virtqueue_pending(ring))
+		return 0;
+	blk_queue->in_turn = true;
+	while (on && done < turn->requests) {
+		unsigned count;
+
+		blk_queue->pool.used = 0;
+		count = virtqueue_pop(ring, blk_queue->chains, min(turn->requests - done, BATCH), &blk_queue->pool);
+		if (!count)
+			break;
+		done += take_batch(blk_queue, count, &bytes, &on);
+	}
+	blk_queue->in_turn = false;
+	publish(blk_queue);
+	block_flush_submissions(blk_queue->channel);
+	return done;
+}
