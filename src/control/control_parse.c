@@ -39,11 +39,19 @@ json_t *control_error(const char *remedy, const char *format, ...)
 {
 	char sentence[512];
 	va_list arguments;
+	json_t *text;
 
 	va_start(arguments, format);
 	vsnprintf(sentence, sizeof(sentence), format, arguments);
 	va_end(arguments);
-	return json_pack("{s:s#, s:s}", "error", sentence, (int)strnlen(sentence, sizeof(sentence)), "remedy", remedy);
+	text = json_string(sentence);
+	if (!text) {
+		/* A quotation was cut in the middle of a character, and JSON is UTF-8. */
+		for (char *byte = sentence; *byte; byte++)
+			*byte = (char)(*byte & 0x80 ? '?' : *byte);
+		text = json_string(sentence);
+	}
+	return json_pack("{s:o, s:s}", "error", text, "remedy", remedy);
 }
 
 static int find_command(const char *name, struct control_request *request, json_t **answer)

@@ -99,7 +99,7 @@ static json_t *describe_queue(const struct virtio_device *device, unsigned index
 	json_object_set_new(object, "size", json_integer(running ? ring->config.size : 0));
 	json_object_set_new(object, "packed", json_boolean(running && ring->config.packed));
 	json_object_set_new(object, "sidecore",
-			    queue->poller.sidecore ? json_integer(sidecore_index(queue->poller.sidecore)) : json_null());
+			    running && queue->home ? json_integer(sidecore_index(queue->home)) : json_null());
 	json_object_set_new(object, "broken",
 			    broken == VIRTQUEUE_INTACT ? json_null() : json_string(virtqueue_break_reason_name(broken)));
 	for (unsigned i = 0; i < array_size(counts); i++)
