@@ -236,7 +236,7 @@ static int show(const char *path, bool json, bool clear)
 	if (result) {
 		fprintf(stderr, "sidecore status: %s\n", error ? error : strerror(-result));
 	} else if (json) {
-		json_dumpf(answer, stdout, JSON_COMPACT);
+		json_dumpf(answer, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
 		putchar('\n');
 	} else {
 		if (clear)

@@ -35,7 +35,7 @@
 #define CLIENTS_MAX	   64U
 #define IDLE_SECONDS	   300
 #define UNREAD_SECONDS	   30
-#define LISTEN_BACKLOG	   16
+#define LISTEN_BACKLOG	   128
 #define CONTROL_PERMISSIONS 0660
 
 struct control_client {
@@ -66,7 +66,7 @@ static void drop_client(struct control_client *client)
 static void answer(struct control_client *client, json_t *object)
 {
 	struct evbuffer *output = bufferevent_get_output(client->stream);
-	char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
+	char *text = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
 
 	/* Out of memory: the client sees the connection end rather than half an answer. */
 	if (!text || evbuffer_add_printf(output, "%s\n", text) < 0)
