@@ -1,8 +1,69 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
-int main(void)
+#include "base/checked.h"
+#include "cli/commands.h"
+#include "control/suggest.h"
+
+static const struct {
+	const char *name;
+	int (*function)(int argc, char **argv);
+	const char *summary;
+} commands[] = {
+	{ "serve", cli_serve, "serve the network cards and disks of a configuration to guests" },
+	{ "status", cli_status, "show what a running daemon serves: rates, drops, busy shares" },
+};
+
+static void print_help(FILE *stream)
 {
-	puts("sidecore " SIDECORE_VERSION);
-	return 0;
+	fputs("sidecore serves the network cards and disks of many virtual machines from a few polling cores.\n"
+	      "\n"
+	      "Usage: sidecore COMMAND [OPTION]...\n"
+	      "\n"
+	      "Commands:\n",
+	      stream);
+	for (size_t i = 0; i < array_size(commands); i++)
+		fprintf(stream, "  %-8s  %s\n", commands[i].name, commands[i].summary);
+	fputs("\n"
+	      "  sidecore COMMAND --help   options of a command\n"
+	      "  sidecore --version        version\n"
+	      "  man sidecore              everything else\n",
+	      stream);
+}
+
+static int unknown_command(const char *name)
+{
+	const char *names[array_size(commands)], *meant;
+
+	for (size_t i = 0; i < array_size(commands); i++)
+		names[i] = commands[i].name;
+	meant = suggest(name, names, array_size(names));
+	if (meant)
+		fprintf(stderr, "sidecore: unknown command \"%s\"; did you mean \"%s\"?\n", name, meant);
+	else
+		fprintf(stderr, "sidecore: unknown command \"%s\"; sidecore --help lists them\n", name);
+	return EXIT_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 2) {
+		print_help(stderr);
+		return EXIT_USAGE;
+	}
+	if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) {
+		puts("sidecore " SIDECORE_VERSION);
+		return 0;
+	}
+	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+		print_help(stdout);
+		return 0;
+	}
+	for (size_t i = 0; i < array_size(commands); i++) {
+		if (!strcmp(argv[1], commands[i].name))
+			return commands[i].function(argc - 1, argv + 1);
+	}
+	return unknown_command(argv[1]);
 }

@@ -1,35 +1,45 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Configuration: a YAML file that a person can read, loaded into these structures by libcyaml and then checked as a whole.
- * Errors name file, line and remedy.
+ * Errors name file, line and remedy. The format is documented in docs/sidecore.yaml.5.scd; in short:
  *
- *	control: /run/sidecore/control.sock     # JSON control socket
+ *	control: /run/sidecore/control.sock     # JSON control socket; "none" for none
+ *	group: kvm                              # group that may use the sockets; left out: the daemon's own
  *	sidecores:
- *	  - cpu: 3                              # left out: the last allowed CPU
- *	busy_poll: 50us                         # spin that long without work before sleeping
+ *	  - cpu: 3                              # left out: the last allowed CPU that no other sidecore has
+ *	busy_poll: 50us                         # spin that long without work before sleeping; left out: adaptive
+ *	scheduler: round-robin
  *	networks:
  *	  - name: lan
  *	    uplink: { type: slirp }             # none | slirp | tap | stream | null | source
+ *	    aging: 300                          # seconds
+ *	    patience: 1ms                       # with a full receiver, before frames are dropped
  *	interfaces:
  *	  - name: web-net
  *	    network: lan
  *	    socket: web-net.sock                # vhost-user; relative paths: to the configuration file
  *	    mode: server                        # server (we listen) | client (we connect)
  *	    mac: 52:54:00:00:00:01              # left out: derived from the name, locally administered
- *	    queue_pairs: 2
+ *	    queue_pairs: 2                      # 1 to 8
+ *	    queue_size: 1024                    # the largest that the guest may choose
  *	    mtu: 1500
  *	    vlan: 10                            # access port; or trunk: [10, 20] with native: 1
  *	    isolated: true
  *	    check_mac: true
  *	    ipv4: [10.0.2.15]                   # anti-spoofing
+ *	    sidecore: 0                         # index into sidecores; left out: the one with the fewest queues
+ *	    memory_max: 64G                     # of guest memory mapped at a time; left out: no limit
  *	disks:
  *	  - name: web-disk
  *	    socket: web-disk.sock
- *	    queues: 2
- *	    block_size: 512
+ *	    queues: 2                           # 1 to 16
+ *	    block_size: 512                     # or 4096
  *	    read_only: false
- *	    serial: web
+ *	    serial: web                         # at most 20 bytes; left out: the name
  *	    backend: { type: file, path: web.img, direct: true }   # file | ram | null | nbd; size: 10G
+ *
+ * What the file says in words (durations, sizes, addresses) is kept as text next to the value it means; the program uses
+ * the values, listed under "checked".
  */
 #ifndef CONTROL_CONFIG_H
 #define CONTROL_CONFIG_H
@@ -37,76 +47,120 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define CONFIG_QUEUE_PAIRS_MAX 8U
+#define CONFIG_DISK_QUEUES_MAX 16U
+#define CONFIG_VLAN_MAX	       4094U
+#define CONFIG_IPV4_MAX	       8U
+#define CONFIG_SERIAL_MAX      20U
+
+/** enum config_mode - who listens on a vhost-user socket. */
+enum config_mode {
+	CONFIG_MODE_SERVER,
+	CONFIG_MODE_CLIENT,
+};
+
 struct config_sidecore {
+	int *cpu_given;
+
+	/* checked */
 	int cpu; /* -1: any */
 };
 
 struct config_uplink {
-	int type; /* enum uplink_type */
-	char *interface;
-	unsigned queues;
-	char *address;
-	bool listen;
-	char *net4;
-	bool restricted;
-	bool ipv6;
-	char **forwards;
+	int type;	 /* enum uplink_type */
+	char *interface; /* tap */
+	unsigned queues; /* tap; 0: 1 */
+	char *address;	 /* stream: absolute unix path, or host:port */
+	bool listen;	 /* stream */
+	char *net4;	 /* slirp */
+	bool restricted; /* slirp */
+	bool ipv6;	 /* slirp */
+	char **forwards; /* slirp */
 	unsigned forwards_count;
-	uint32_t size;
+	uint32_t size; /* source; 0: 64 */
 };
 
 struct config_network {
 	char *name;
 	struct config_uplink *uplink; /* NULL: none */
-	uint32_t aging;		      /* seconds */
+	uint32_t aging;		      /* seconds; 0: 300 */
 	char *patience;		      /* duration: "1ms" */
+
+	/* checked */
+	uint64_t patience_ns; /* 0: default */
 };
 
 struct config_interface {
 	char *name;
 	char *network;
 	char *socket;
-	int mode; /* 0: server, 1: client */
+	int mode; /* enum config_mode */
 	char *mac;
-	uint16_t queue_pairs;
-	uint16_t queue_size;
-	uint16_t mtu;
-	uint16_t vlan;
+	uint16_t queue_pairs; /* never 0 after config_load() */
+	uint16_t queue_size;  /* 0: the device's own maximum */
+	uint16_t mtu;	      /* 0: 1500 and not announced */
+	uint16_t vlan;	      /* 0: none */
 	uint16_t *trunk;
 	unsigned trunk_count;
-	uint16_t native;
+	uint16_t native; /* 0: untagged frames are dropped */
 	bool isolated, check_mac;
 	char **ipv4;
 	unsigned ipv4_count;
-	int sidecore; /* index, -1: any */
+	unsigned *sidecore_given;
+	char *memory_max;
+
+	/* checked */
+	unsigned network_index; /* into config->networks */
+	uint8_t address[6];
+	uint32_t ipv4_addresses[CONFIG_IPV4_MAX]; /* network byte order */
+	int sidecore;				  /* index, -1: any */
+	uint64_t memory_max_bytes;		  /* 0: no limit */
+};
+
+/** enum config_backend_type - in the order of struct disk_config's own. */
+enum config_backend_type {
+	CONFIG_BACKEND_FILE,
+	CONFIG_BACKEND_RAM,
+	CONFIG_BACKEND_NULL,
+	CONFIG_BACKEND_NBD,
 };
 
 struct config_backend {
-	int type;
-	char *path;
-	char *uri;
-	char *size; /* "64M" */
-	bool direct;
+	int type;   /* enum config_backend_type */
+	char *path; /* file; absolute */
+	char *uri;  /* nbd */
+	char *size; /* "64M": ram and null; file: create it with this size when it is not there */
+	bool *direct_given;
+
+	/* checked */
+	bool direct; /* file: try O_DIRECT; left out: true */
+	uint64_t size_bytes;
 };
 
 struct config_disk {
 	char *name;
 	char *socket;
-	int mode;
-	uint16_t queues;
-	uint16_t queue_size;
-	uint32_t block_size;
+	int mode;	     /* enum config_mode */
+	uint16_t queues;     /* never 0 after config_load() */
+	uint16_t queue_size; /* 0: the device's own maximum */
+	uint32_t block_size; /* 512 or 4096 */
 	bool read_only;
 	char *serial;
 	struct config_backend *backend;
-	int sidecore;
+	unsigned *sidecore_given;
+	char *memory_max;
+
+	/* checked */
+	int sidecore;		   /* index, -1: any */
+	uint64_t memory_max_bytes; /* 0: no limit */
 };
 
 struct config {
-	char *control;
+	char *control; /* absolute path; NULL: no control socket */
+	char *group;
 	char *busy_poll;
 	char *scheduler;
-	struct config_sidecore *sidecores;
+	struct config_sidecore *sidecores; /* at least one after config_load() */
 	unsigned sidecores_count;
 	struct config_network *networks;
 	unsigned networks_count;
@@ -114,6 +168,10 @@ struct config {
 	unsigned interfaces_count;
 	struct config_disk *disks;
 	unsigned disks_count;
+
+	/* checked */
+	uint64_t busy_poll_ns; /* 0: the engine's own, adaptive */
+	int group_id;	       /* -1: none given */
 };
 
 /**
@@ -125,11 +183,32 @@ struct config {
  * Return: 0; -EINVAL and others with @error.
  */
 int config_load(const char *path, struct config **config, char **error);
+
+/** config_load_text() - the same for text that is not in a file; @path is what messages and relative paths refer to. */
+int config_load_text(const char *path, const char *text, struct config **config, char **error);
+
 void config_free(struct config *config);
 
-/** config_parse_size() - "64M", "10G", "4096" (binary multiples). config_parse_duration() - "50us", "1ms", "2s" to ns. */
+/**
+ * config_default_control_path() - where the control socket is when nothing says otherwise: /run/sidecore/control.sock when
+ * that folder can be written (the service, root), else $XDG_RUNTIME_DIR/sidecore.sock.
+ * @for_client:	look for a socket that exists rather than for a place to make one
+ * @path:	out, to be freed
+ *
+ * Return: 0; -ENOENT when there is no such place; -ENOMEM.
+ */
+int config_default_control_path(bool for_client, char **path);
+
+/** config_parse_size() - "64M", "10G", "4096" (binary multiples). Return: 0, -EINVAL, -ERANGE. */
 int config_parse_size(const char *text, uint64_t *size);
+
+/** config_parse_duration() - "50us", "1ms", "2s" to nanoseconds; a unit is required unless it is 0. Return: as above. */
 int config_parse_duration(const char *text, uint64_t *nanoseconds);
+
+/** config_parse_mac() - six pairs of hexadecimal digits with colons; a unicast address. Return: 0, -EINVAL. */
 int config_parse_mac(const char *text, uint8_t mac[6]);
+
+/** config_derive_mac() - a stable, locally administered unicast address out of a name. */
+void config_derive_mac(const char *name, uint8_t mac[6]);
 
 #endif

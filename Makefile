@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# A thin cover over meson and the scripts; "make help" tells what there is.
+
+BUILD  = build/release
+PREFIX = /usr/local
+ARGS   =
+
+PYTHON = /usr/bin/python3
+
+.PHONY: all build run test bench install clean distclean help
+
+all: build
+
+build:
+	tools/setup.sh build
+	test -f $(BUILD)/build.ninja || meson setup --buildtype=release --prefix=$(PREFIX) --sysconfdir=/etc $(BUILD)
+	ninja -C $(BUILD)
+
+run: build
+	tools/setup.sh run
+	guest/build.sh build/guest
+	$(BUILD)/sidecore run $(ARGS)
+
+test:
+	tools/setup.sh build run test
+	tests/run.sh $(ARGS)
+
+bench: build
+	tools/setup.sh bench
+	$(PYTHON) bench/run.py $(ARGS)
+
+# DESTDIR is honoured. A configuration that is there stays as it is.
+install: build
+	meson configure $(BUILD) -Dprefix=$(PREFIX) -Dsysconfdir=/etc
+	meson install -C $(BUILD)
+	test -e $(DESTDIR)/etc/sidecore/sidecore.yaml || \
+		install -D -m 644 dist/sidecore.yaml $(DESTDIR)/etc/sidecore/sidecore.yaml
+	@echo "Next: systemd-sysusers && systemctl daemon-reload && systemctl enable --now sidecore"
+
+# The guest image takes long to make and stays; distclean removes it, too.
+clean:
+	rm -rf build/release build/asan build/tsan build/test-results
+
+distclean:
+	rm -rf build
+
+help:
+	@echo "make            build a release binary into $(BUILD)"
+	@echo "make run        boot two guests on one sidecore, measure, and print a table (ARGS=--help lists options)"
+	@echo "make test       build and run every test (ARGS names suites; tests/run.sh --help lists them)"
+	@echo "make bench      measure side by side with DPDK and QEMU (results in build/bench/)"
+	@echo "make install    install to PREFIX ($(PREFIX)), with manual pages and the systemd unit; DESTDIR is honoured"
+	@echo "make clean      remove what was built; make distclean also the guest image"
+	@echo
+	@echo "make, run, test and bench install Debian packages that are missing (tools/setup.sh)."

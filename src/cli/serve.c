@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * sidecore serve: the daemon in the foreground.
+ *
+ * The process is prepared (limits, signals), the configuration read, the server built, and then the event loop has the
+ * control thread until the server has stopped. SIGTERM and SIGINT begin the stop; a second one ends the process at once.
+ * SIGHUP does nothing: the configuration is read once, and there is no log file to open again.
+ */
+#include <errno.h>
+#include <event2/event.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/checked.h"
+#include "base/log.h"
+#include "cli/commands.h"
+#include "control/config.h"
+#include "control/notify.h"
+#include "control/server.h"
+
+/* File descriptors: each guest brings its memory's, two for each queue, and its connection. */
+#define DESCRIPTORS_WANTED 65536U
+
+static const char usage[] =
+	"Usage: sidecore serve [OPTION]... CONFIGURATION\n"
+	"\n"
+	"Serves the network cards and disks that the configuration file describes, in the foreground, until it is told to\n"
+	"stop by SIGTERM or SIGINT (Ctrl-C). The format is described in sidecore.yaml(5).\n"
+	"\n"
+	"  -c, --check     only check the configuration\n"
+	"  -v, --verbose   log connections and stages in detail\n"
+	"  -h, --help      this text\n";
+
+struct serving {
+	struct event_base *base;
+	struct server *server;
+	struct event *signals[2];
+	bool stopping;
+};
+
+static void stopped(void *context)
+{
+	struct serving *serving = context;
+
+	event_base_loopbreak(serving->base);
+}
+
+static void asked_to_stop(evutil_socket_t signal_number, short events, void *context)
+{
+	struct serving *serving = context;
+
+	if (serving->stopping) {
+		log_warning("stopped at once by a second signal");
+		_exit(128 + (int)signal_number);
+	}
+	serving->stopping = true;
+	log_info("stopping");
+	notify_service_manager("STOPPING=1\nSTATUS=stopping");
+	server_stop(serving->server, stopped, serving);
+}
+
+static int watch_signals(struct serving *serving)
+{
+	static const int numbers[] = { SIGTERM, SIGINT };
+
+	for (unsigned i = 0; i < array_size(numbers); i++) {
+		serving->signals[i] = evsignal_new(serving->base, numbers[i], asked_to_stop, serving);
+		if (!serving->signals[i] || event_add(serving->signals[i], NULL))
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+static void prepare_process(void)
+{
+	struct rlimit limit;
+
+	/* A client that goes away is an error of its write, not the end of the daemon. */
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur >= DESCRIPTORS_WANTED)
+		return;
+	/* Root may raise the hard limit too; others get what they are allowed. */
+	limit.rlim_cur = DESCRIPTORS_WANTED;
+	if (limit.rlim_max >= DESCRIPTORS_WANTED ||
+	    setrlimit(RLIMIT_NOFILE, &(struct rlimit){ DESCRIPTORS_WANTED, DESCRIPTORS_WANTED })) {
+		limit.rlim_cur = min(limit.rlim_cur, limit.rlim_max);
+		if (setrlimit(RLIMIT_NOFILE, &limit))
+			log_warning("cannot raise the limit of open files: %s", strerror(errno));
+	}
+}
+
+static void print_ready(const struct config *config)
+{
+	for (unsigned i = 0; i < config->interfaces_count; i++) {
+		const struct config_interface *interface = &config->interfaces[i];
+
+		printf("interface %s on network %s: %s%s\n", interface->name, interface->network, interface->socket,
+		       interface->mode == CONFIG_MODE_CLIENT ? " (client)" : "");
+	}
+	for (unsigned i = 0; i < config->disks_count; i++)
+		printf("disk %s: %s%s\n", config->disks[i].name, config->disks[i].socket,
+		       config->disks[i].mode == CONFIG_MODE_CLIENT ? " (client)" : "");
+	if (config->control)
+		printf("control: %s\n", config->control);
+	puts("ready");
+	fflush(stdout);
+}
+
+static int serve(const struct config *config)
+{
+	struct serving serving = { .base = event_base_new() };
+	char *error = NULL;
+	int result;
+
+	if (!serving.base) {
+		log_error("cannot make an event loop: %s", strerror(errno));
+		return EXIT_FAILURE;
+	}
+	result = server_create(config, serving.base, &serving.server, &error);
+	if (!result) {
+		result = watch_signals(&serving);
+		if (!result) {
+			print_ready(config);
+			notify_service_manager("READY=1\nSTATUS=serving");
+		} else {
+			server_stop(serving.server, stopped, &serving);
+		}
+		event_base_dispatch(serving.base);
+		server_destroy(serving.server);
+	}
+	if (result)
+		log_error("%s", error ? error : strerror(-result));
+	free(error);
+	for (unsigned i = 0; i < array_size(serving.signals); i++) {
+		if (serving.signals[i])
+			event_free(serving.signals[i]);
+	}
+	event_base_free(serving.base);
+	return result ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int cli_serve(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "check", no_argument, NULL, 'c' },
+		{ "verbose", no_argument, NULL, 'v' },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	struct config *config;
+	bool check = false;
+	char *error = NULL;
+	int option, status;
+
+	while ((option = getopt_long(argc, argv, "cvh", options, NULL)) != -1) {
+		switch (option) {
+		case 'c':
+			check = true;
+			break;
+		case 'v':
+			log_set_level(LOG_LEVEL_DEBUG);
+			break;
+		case 'h':
+			fputs(usage, stdout);
+			return 0;
+		default:
+			fputs("sidecore serve --help lists the options\n", stderr);
+			return EXIT_USAGE;
+		}
+	}
+	if (argc - optind != 1) {
+		fprintf(stderr, "sidecore serve: name one configuration file, not %d; sidecore.yaml(5) has an example\n",
+			argc - optind);
+		return EXIT_USAGE;
+	}
+	if (config_load(argv[optind], &config, &error)) {
+		/* As compilers do, without a prefix, so that editors can jump to the line. */
+		fprintf(stderr, "%s\n", error ? error : "out of memory");
+		free(error);
+		return EXIT_FAILURE;
+	}
+	if (check) {
+		printf("%s: good: %u networks, %u interfaces, %u disks, %u sidecores\n", argv[optind], config->networks_count,
+		       config->interfaces_count, config->disks_count, config->sidecores_count);
+		status = EXIT_SUCCESS;
+	} else {
+		prepare_process();
+		status = serve(config);
+	}
+	config_free(config);
+	return status;
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The daemon as an object: everything that a configuration describes, built in order and taken down in order. Theory of
+ * operation: control/server.c.
+ *
+ * Context: control thread.
+ */
+#ifndef CONTROL_SERVER_H
+#define CONTROL_SERVER_H
+
+#include "control/config.h"
+
+struct event_base;
+struct server;
+
+/**
+ * server_create() - build and start all that @config describes.
+ * @config:	checked, and alive as long as the server
+ * @base:	event loop of the control thread
+ * @error:	out, on failure: one sentence with the remedy, to be freed
+ *
+ * What was built before a failure is taken down again; the event loop runs for that.
+ *
+ * Return: 0 or a negative errno with @error.
+ */
+int server_create(const struct config *config, struct event_base *base, struct server **server, char **error);
+
+/** server_stop() - begin to stop: in stages, while the event loop runs. @stopped is told at the end; harmless when repeated. */
+void server_stop(struct server *server, void (*stopped)(void *context), void *context);
+
+/** server_destroy() - free what is left; it has stopped. */
+void server_destroy(struct server *server);
+
+#endif

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command line: help, mistakes and their remedies, exit statuses."""
+import re
+import subprocess
+
+import pytest
+
+from . import server as daemon
+
+GOOD = "control: ctl.sock\ndisks:\n  - name: d\n    socket: d.sock\n    backend: { type: ram, size: 1M }\n"
+
+
+def sidecore(*words, **keywords):
+	reason = daemon.why_missing()
+	if reason:
+		pytest.skip(reason)
+	return subprocess.run([str(daemon.binary().resolve()), *map(str, words)], capture_output=True, text=True, timeout=30,
+			      check=False, **keywords)
+
+
+def test_version():
+	result = sidecore("--version")
+	assert result.returncode == 0
+	assert re.fullmatch(r"sidecore \d+\.\d+\.\d+\n", result.stdout)
+
+
+def test_help_names_every_command():
+	result = sidecore("--help")
+	assert result.returncode == 0
+	for command in re.findall(r"^  (\w+)  +\w", result.stdout, re.MULTILINE):
+		if command not in ("man", "sidecore"):
+			own = sidecore(command, "--help")
+			assert own.returncode == 0 and f"sidecore {command}" in own.stdout, command
+
+
+@pytest.mark.parametrize("words,message", [
+	([], "Usage: sidecore COMMAND"),
+	(["sevre"], 'sidecore: unknown command "sevre"; did you mean "serve"?'),
+	(["frobnicate"], 'sidecore: unknown command "frobnicate"; sidecore --help lists them'),
+	(["serve"], "sidecore serve: name one configuration file, not 0"),
+	(["serve", "--chek", "x"], "sidecore serve --help lists the options"),
+	(["status", "x"], 'sidecore status: "x" is one word too many'),
+])
+def test_usage_errors(words, message):
+	result = sidecore(*words)
+	assert result.returncode == 2
+	assert message in result.stderr
+	assert result.stdout == ""
+
+
+def test_check(tmp_path):
+	path = tmp_path / "good.yaml"
+	path.write_text(GOOD)
+	result = sidecore("serve", "--check", path)
+	assert (result.returncode, result.stderr) == (0, "")
+	assert result.stdout == f"{path}: good: 0 networks, 0 interfaces, 1 disks, 1 sidecores\n"
+	assert not (tmp_path / "d.sock").exists()
+
+
+def test_mistake_has_line_and_remedy(tmp_path):
+	(tmp_path / "bad.yaml").write_text(GOOD.replace("socket:", "sokcet:"))
+	result = sidecore("serve", "bad.yaml", cwd=tmp_path)
+	assert result.returncode == 1
+	assert result.stderr == 'bad.yaml:4: unknown key "sokcet" in disk; did you mean "socket"?\n'
+
+
+def test_status_without_daemon(tmp_path):
+	result = sidecore("status", "--control", tmp_path / "none.sock")
+	assert result.returncode == 1
+	assert f"no daemon at {tmp_path}/none.sock; start it with" in result.stderr
+
+
+def test_status_of_a_daemon(serve):
+	server = serve(interfaces=["a-net"], disks={"a-disk": "type: null, size: 1G"})
+	result = sidecore("status", "--control", server.path("ctl.sock"))
+	assert (result.returncode, result.stderr) == (0, "")
+	heads = [line.split()[0] for line in result.stdout.splitlines() if line and line.split()[0].isupper()]
+	assert heads == ["SIDECORE", "NETWORK", "INTERFACE", "DISK"]
+	assert re.search(r"^a-net +waiting +lan +52:54:00:00:00:01 ", result.stdout, re.MULTILINE)
+	assert re.search(r"^a-disk +waiting +null .* 1\.00G ", result.stdout, re.MULTILINE)
+	assert "\033" not in result.stdout
+	result = sidecore("status", "--json", "-c", server.path("ctl.sock"))
+	assert result.returncode == 0 and result.stdout.count("\n") == 1
+
+
+def test_start_failure_leaves_nothing(tmp_path):
+	"""The second disk cannot be opened: one sentence, exit status 1, and the first one's socket is gone again."""
+	(tmp_path / "half.yaml").write_text(
+		GOOD + "  - name: e\n    socket: e.sock\n    backend: { type: file, path: nowhere/x.img, size: 1M }\n")
+	result = sidecore("serve", tmp_path / "half.yaml")
+	assert result.returncode == 1
+	assert result.stderr.startswith("error: sidecore: disk e: "), result.stderr
+	assert "ready" not in result.stdout

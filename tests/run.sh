@@ -1,0 +1,145 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# Builds and runs every test, and closes with a line "N passed, N failed, N skipped":
+#
+#	tests/run.sh [SUITE]...
+#
+# Suites, all of them by default:
+#	unit		unit tests of the release build
+#	unit-asan	the same with AddressSanitizer and UndefinedBehaviorSanitizer
+#	unit-tsan	what runs on several threads, with ThreadSanitizer
+#	protocol	an independent vhost-user client against the daemon (AddressSanitizer build)
+#	guest		real guests under QEMU against the daemon (release build)
+#
+# A suite that cannot start counts as a failure. Results and logs: build/test-results/. JOBS=N limits how many compilers
+# run at a time.
+
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+python=/usr/bin/python3
+results=build/test-results
+suites=(unit unit-asan unit-tsan protocol guest)
+# Unit tests that make sense with ThreadSanitizer: several threads meet in them.
+threaded=(engine frame_ring address_table)
+# No suite takes that long; something that hangs must not take the others with it.
+suite_seconds=900
+
+case ${1-} in
+-h | --help)
+	sed -n 's/^# \{0,1\}//; 4,17p' "$0"
+	exit 0
+	;;
+esac
+if [ $# -gt 0 ]; then
+	for suite in "$@"; do
+		[[ " ${suites[*]} " == *" $suite "* ]] || {
+			echo "tests/run.sh: no suite \"$suite\"; there are: ${suites[*]}" >&2
+			exit 2
+		}
+	done
+	suites=("$@")
+fi
+
+rm -rf "$results"
+mkdir -p "$results"
+
+say() {
+	printf '\n=== %s (%d:%02d)\n' "$*" $((SECONDS / 60)) $((SECONDS % 60))
+}
+
+# build NAME [MESON OPTION]...: into build/NAME, once.
+declare -A built
+build() {
+	local name=$1
+	shift
+	[ -n "${built[$name]-}" ] && return "${built[$name]}"
+	say "building build/$name"
+	{ [ -f "build/$name/build.ninja" ] || meson setup "$@" "build/$name"; } >"$results/build-$name.log" 2>&1 &&
+		ninja ${JOBS:+-j "$JOBS"} -C "build/$name" 2>&1 | tee -a "$results/build-$name.log" | grep -E '^FAILED|error:|warning:|^ninja: (no|error)'
+	built[$name]=${PIPESTATUS[0]}
+	[ "${built[$name]}" = 0 ] || echo "build/$name failed; see $results/build-$name.log"
+	return "${built[$name]}"
+}
+
+build_release() {
+	build release --buildtype=release
+}
+
+build_asan() {
+	build asan --buildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false -Dservice=false -Dman=disabled
+}
+
+build_tsan() {
+	build tsan --buildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false -Dservice=false -Dman=disabled
+}
+
+# finish SUITE STATUS [JUNIT FILE]: note how it ended, for the summary.
+finish() {
+	[ -z "${3-}" ] || [ ! -f "$3" ] || cp "$3" "$results/$1.xml"
+	echo "$2" >"$results/$1.status"
+}
+
+# run_meson SUITE BUILD [TEST]...
+run_meson() {
+	local suite=$1 folder=build/$2 name
+	shift 2
+	rm -f "$folder/meson-logs/testlog.junit.xml"
+	# meson passes over names that it does not know.
+	for name; do
+		meson test -C "$folder" --no-rebuild --list 2>"$results/list.log" | grep -qx "$name" || {
+			finish "$suite" "there is no test $name"
+			return
+		}
+	done
+	timeout "$suite_seconds" meson test -C "$folder" --no-rebuild --print-errorlogs "$@"
+	finish "$suite" $? "$folder/meson-logs/testlog.junit.xml"
+}
+
+# run_pytest SUITE FOLDER
+run_pytest() {
+	timeout "$suite_seconds" "$python" -m pytest -p no:cacheprovider -q -rs --durations=5 \
+		--junitxml="$results/$1.xml" "$2" 2>&1 | tee "$results/$1.log"
+	finish "$1" "${PIPESTATUS[0]}"
+}
+
+# Sanitizers end the program with a status of its own, so that a finding can never look like an expected error.
+export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1:exitcode=99
+export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:exitcode=99
+export TSAN_OPTIONS=halt_on_error=0:second_deadlock_stack=1:exitcode=99
+
+for suite in "${suites[@]}"; do
+	case $suite in
+	unit)
+		build_release || { finish "$suite" build; continue; }
+		say "unit tests"
+		run_meson "$suite" release
+		;;
+	unit-asan)
+		build_asan || { finish "$suite" build; continue; }
+		say "unit tests with AddressSanitizer"
+		run_meson "$suite" asan
+		;;
+	unit-tsan)
+		build_tsan || { finish "$suite" build; continue; }
+		say "unit tests with ThreadSanitizer"
+		run_meson "$suite" tsan "${threaded[@]}"
+		;;
+	protocol)
+		build_asan || { finish "$suite" build; continue; }
+		say "protocol tests"
+		SIDECORE=$PWD/build/asan/sidecore run_pytest "$suite" tests/protocol
+		;;
+	guest)
+		build_release || { finish "$suite" build; continue; }
+		say "guest image"
+		guest/build.sh build/guest || { finish "$suite" "guest image"; continue; }
+		say "guest tests"
+		SIDECORE=$PWD/build/release/sidecore run_pytest "$suite" tests/guest
+		;;
+	esac
+done
+
+say "summary"
+exec "$python" tests/summary.py "$results" "${suites[@]}"
