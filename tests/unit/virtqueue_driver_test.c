@@ -335,6 +335,7 @@ static void run_form(const struct form *form)
 		unsigned int send = round < ROUNDS && held_count ? pick(&fixture, held_count + 1) : 0;
 		int count;
 
+		assert_in_range(round, 0, 2 * ROUNDS); /* what is in flight comes back */
 		held_count -= send;
 		virtqueue_driver_add(&fixture.queue, &held[held_count], send);
 		assert_int_equal(device_collect(&fixture.device), 0);	/* nothing before publish */
