@@ -13,6 +13,7 @@ static const struct {
 	const char *summary;
 } commands[] = {
 	{ "serve", cli_serve, "serve the network cards and disks of a configuration to guests" },
+	{ "bench", cli_bench, "measure a vhost-user server: frames, requests, latency" },
 	{ "status", cli_status, "show what a running daemon serves: rates, drops, busy shares" },
 };
 

@@ -1,0 +1,272 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""Side by side with peers: each case runs ours and the peer alternately, and reports the median of the pairs.
+
+Servers run on one core, clients on another; each measurement starts its server afresh. Results go to
+build/bench/results.jsonl, one JSON object a line (bench, ours, peer, peer_value, ratio, unit and more), and to a table.
+What could not be measured is named with its reason, in the table and in build/bench/skipped.jsonl.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import sys
+import tempfile
+
+import processes
+from processes import Failure
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+HUGE_MIB = 2 * processes.TESTPMD_MIB + 128
+DIRECTIONS = {"tx": "guest->host", "rx": "host->guest", "forward": "guest<->guest"}
+LIGHT = "sidecore bench"
+VIRTIO_USER = "dpdk-testpmd virtio-user"
+KEPT = ("client_busy_share", "client_cycles_per_frame", "client_cycles_per_request", "kicks", "lost", "p50_ns",
+        "p99_ns", "server_cpu_share")
+ROW = "{:44} {:>10} {:>10} {:>6} {:6} {:20} {}"
+
+
+class Case:
+    """One comparison: two functions of (machine, seconds) that return a dict with the key value."""
+
+    def __init__(self, bench, unit, peer, ours, theirs, **extra):
+        self.bench = bench
+        self.unit = unit
+        self.peer = peer
+        self.ours = ours
+        self.theirs = theirs
+        self.extra = extra
+        self.name = f"{bench} [{extra['client']}]"
+
+
+def net_case(mode, size, packed, client):
+    layout = "packed" if packed else "split"
+    load = processes.light_net if client == LIGHT else processes.testpmd_net
+
+    def measure(start):
+        def run(machine, seconds):
+            with start(machine, mode, size) as server:
+                return load(machine, server, mode, size, packed, seconds)
+        return run
+
+    return Case(f"net {DIRECTIONS[mode]} {size} B {layout}", "Mpps", "dpdk-testpmd net_vhost",
+                measure(processes.our_net_server), measure(processes.testpmd_server),
+                client=client, layout=layout, size=size)
+
+
+def gso_case(packed):
+    size = 65000
+    layout = "packed" if packed else "split"
+
+    def ours(machine, seconds):
+        with processes.our_net_server(machine, "forward", size) as server:
+            return processes.light_net(machine, server, "forward", size, packed, seconds, gso=True)
+
+    return Case(f"net guest->guest 64 KiB GSO {layout}", "GB/s", "memcpy", ours,
+                lambda machine, seconds: processes.copy_speed(machine, size, seconds),
+                client=LIGHT, layout=layout, size=size)
+
+
+def block_case(backend, depth):
+    def measure(start):
+        def run(machine, seconds):
+            with start(machine, backend) as server:
+                return processes.light_block(machine, server, depth, seconds)
+        return run
+
+    peer = "qemu-storage-daemon " + ("null-co" if backend == "null" else "file on tmpfs")
+    return Case(f"block 4 KiB random read {backend} depth {depth}", "kIOPS", peer,
+                measure(processes.our_block_server), measure(processes.storage_daemon),
+                client=LIGHT, layout="split", size=4096, depth=depth)
+
+
+def all_cases():
+    cases = [net_case(mode, size, packed, client)
+             for client in (LIGHT, VIRTIO_USER) for mode in DIRECTIONS for size in (64, 1518)
+             for packed in (False, True)]
+    cases += [gso_case(packed) for packed in (False, True)]
+    cases += [block_case(backend, depth) for backend in ("null", "ram") for depth in (1, 128)]
+    return cases
+
+
+class Outcome:
+    """What the pairs of a case gave; a side that failed once is not run again."""
+
+    def __init__(self, case):
+        self.case = case
+        self.values = {"ours": [], "peer": []}
+        self.results = {"ours": [], "peer": []}
+        self.reasons = {}
+
+    def measure(self, side, run, machine, seconds):
+        if side in self.reasons:
+            return
+        try:
+            result = run(machine, seconds)
+        except Failure as failure:
+            self.reasons[side] = str(failure)
+            return
+        self.values[side].append(result.pop("value"))
+        self.results[side].append(result)
+
+    def median(self, side):
+        if side in self.reasons or not self.values[side]:
+            return None
+        return statistics.median(self.values[side])
+
+    def middle(self, side, key):
+        values = [result[key] for result in self.results[side] if key in result]
+        return statistics.median(values) if values else None
+
+    def record(self, pages):
+        """A line of results.jsonl, or None if a side is missing."""
+        if self.median("ours") is None or self.median("peer") is None:
+            return None
+        ratios = [ours / peer for ours, peer in zip(self.values["ours"], self.values["peer"])]
+        record = {"bench": self.case.bench, "ours": round(self.median("ours"), 4), "peer": self.case.peer,
+                  "peer_value": round(self.median("peer"), 4), "ratio": round(statistics.median(ratios), 4),
+                  "unit": self.case.unit, **self.case.extra, "pairs": len(ratios), "pages": pages}
+        limits = {result["bottleneck"] for result in self.results["ours"] if "bottleneck" in result}
+        if limits:
+            record["bottleneck"] = "client" if "client" in limits else "server"
+        for side, prefix in (("ours", ""), ("peer", "peer_")):
+            for key in KEPT:
+                value = self.middle(side, key)
+                if value is not None:
+                    record[prefix + key] = round(value, 4)
+        return record
+
+
+def show_progress(text):
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def run_case(case, machine, options):
+    outcome = Outcome(case)
+    sides = [("ours", case.ours), ("peer", case.theirs)]
+    if options.peer_only:
+        sides = sides[1:]
+        outcome.reasons["ours"] = "not run (--peer-only)"
+    for pair in range(options.pairs):
+        # Who goes first changes from pair to pair, so that a drift of the machine favours neither.
+        for side, run in sides if pair % 2 == 0 else reversed(sides):
+            show_progress(f"{case.name}: pair {pair + 1} of {options.pairs}, {side}")
+            outcome.measure(side, run, machine, options.seconds)
+    show_progress("")
+    return outcome
+
+
+def number(value):
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if value < 100 else f"{value:.1f}"
+
+
+def notes_of(outcome):
+    notes = ["light client" if outcome.case.extra["client"] == LIGHT else "virtio-user"]
+    for side in ("ours", "peer"):
+        prefix = "" if side == "ours" else "peer "
+        busy = outcome.middle(side, "client_busy_share")
+        cycles = outcome.middle(side, "client_cycles_per_frame")
+        if outcome.middle(side, "p99_ns") is not None:
+            notes.append(f"{prefix}p50/p99 {outcome.middle(side, 'p50_ns') / 1e3:.1f}/"
+                         f"{outcome.middle(side, 'p99_ns') / 1e3:.1f} us")
+        if busy is not None:
+            notes.append(f"{prefix}client busy {busy:.0%}" + (f" {cycles:.0f} cycles/frame" if cycles else ""))
+        if outcome.middle(side, "lost"):
+            notes.append(f"{prefix}LOST {outcome.middle(side, 'lost'):.0f}")
+        if side in outcome.reasons:
+            notes.append(f"{side} MISSING: {outcome.reasons[side]}")
+    return ", ".join(notes)
+
+
+def print_row(outcome, record):
+    case = outcome.case
+    ratio = f"{record['ratio']:.2f}" if record else "-"
+    print(ROW.format(case.bench, number(outcome.median("ours")), number(outcome.median("peer")), ratio, case.unit,
+                     case.peer[:20], notes_of(outcome)), flush=True)
+
+
+def run_all(cases, machine, options, folder):
+    """Return: how many cases of ours could not be measured."""
+    missing = 0
+    print(f"server on CPU {machine.server_cpu}, client on CPU {machine.client_cpu}, guest memory in {machine.pages} "
+          f"pages, medians of {options.pairs} pair(s) of {options.seconds:g} s\n")
+    print(ROW.format("bench", "ours", "peer", "ratio", "unit", "peer", "notes"))
+    with open(os.path.join(folder, "results.jsonl"), "w") as results, \
+            open(os.path.join(folder, "skipped.jsonl"), "w") as skipped:
+        for case in cases:
+            outcome = run_case(case, machine, options)
+            record = outcome.record(machine.pages)
+            print_row(outcome, record)
+            if record:
+                print(json.dumps(record), file=results, flush=True)
+            for side, reason in outcome.reasons.items():
+                print(json.dumps({"bench": case.bench, "client": case.extra["client"], "side": side,
+                                  "peer": case.peer, "reason": reason}), file=skipped, flush=True)
+            missing += "ours" in outcome.reasons and not options.peer_only
+    return missing
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", default=os.path.join(ROOT, "build/release/sidecore"), help="sidecore to measure")
+    parser.add_argument("--pairs", type=int, help="pairs of each case (default 5)")
+    parser.add_argument("--seconds", type=float, help="measured time of each run (default 2)")
+    parser.add_argument("--quick", action="store_true", help="one pair of one second: a smoke test")
+    parser.add_argument("--only", metavar="PATTERN", help="run cases whose name matches this regular expression")
+    parser.add_argument("--list", action="store_true", help="list the cases and end")
+    parser.add_argument("--peer-only", action="store_true", help="measure the peers alone")
+    parser.add_argument("--small-pages", action="store_true", help="use 4 KiB pages throughout")
+    parser.add_argument("--server-cpu", type=int, help="default: the first allowed CPU")
+    parser.add_argument("--client-cpu", type=int, help="default: the second allowed CPU")
+    options = parser.parse_args()
+    options.pairs = options.pairs or (1 if options.quick else 5)
+    options.seconds = options.seconds or (1 if options.quick else 2)
+    return options
+
+
+def choose_cpus(options):
+    cpus = sorted(os.sched_getaffinity(0))
+    server = cpus[0] if options.server_cpu is None else options.server_cpu
+    others = [cpu for cpu in cpus if cpu != server]
+    if options.client_cpu is None and not others:
+        sys.exit("two CPUs are needed, one for the server and one for the client")
+    return server, others[0] if options.client_cpu is None else options.client_cpu
+
+
+def main():
+    options = parse_arguments()
+    cases = [case for case in all_cases() if not options.only or re.search(options.only, case.name)]
+    if options.list:
+        print("\n".join(case.name for case in cases))
+        return 0
+    if not cases:
+        sys.exit(f"no case matches '{options.only}'; --list shows them")
+    if not os.access(options.binary, os.X_OK):
+        sys.exit(f"no binary at {options.binary}: build it first")
+    server_cpu, client_cpu = choose_cpus(options)
+
+    folder = os.path.join(ROOT, "build/bench")
+    os.makedirs(os.path.join(folder, "logs"), exist_ok=True)
+    tmpfs = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with processes.HugePages(0 if options.small_pages else HUGE_MIB) as huge, \
+            tempfile.TemporaryDirectory(prefix="sidecore-", dir=tmpfs) as work:
+        if huge.reason:
+            print(f"huge pages: {huge.reason}; guests and DPDK use 4 KiB pages")
+        machine = processes.Machine(os.path.abspath(options.binary), work, os.path.join(folder, "logs"), server_cpu,
+                                    client_cpu, not options.small_pages and not huge.reason)
+        missing = run_all(cases, machine, options, folder)
+
+    print(f"\nresults: {os.path.relpath(folder)}/results.jsonl; what is missing: skipped.jsonl beside it")
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
