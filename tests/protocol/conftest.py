@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Fixtures of the protocol tests: a deadline for each test, and daemons that are stopped and checked at its end."""
+import signal
+
+import pytest
+
+from . import server as daemon
+
+DEADLINE = 60
+
+
+def pytest_configure(config):
+	config.addinivalue_line("markers", f"deadline(seconds): the test fails after that time (default {DEADLINE} s)")
+
+
+class DeadlinePassed(BaseException):
+	"""Not an Exception, so that no handler in a test or client takes it for a late answer."""
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+	marker = item.get_closest_marker("deadline")
+	seconds = marker.args[0] if marker else DEADLINE
+
+	def passed(*_):
+		raise DeadlinePassed(f"{item.name} ran longer than {seconds} s")
+
+	before = signal.signal(signal.SIGALRM, passed)
+	signal.setitimer(signal.ITIMER_REAL, seconds)
+	outcome = yield
+	signal.setitimer(signal.ITIMER_REAL, 0)
+	signal.signal(signal.SIGALRM, before)
+	if outcome.excinfo and issubclass(outcome.excinfo[0], DeadlinePassed):
+		outcome.force_exception(AssertionError(str(outcome.excinfo[1])))
+
+
+@pytest.fixture
+def serve(request):
+	"""serve(**keywords of configuration()) starts a daemon; it is stopped and checked after the test."""
+	reason = daemon.why_missing()
+	if reason:
+		pytest.skip(reason)
+	servers = []
+
+	def start(**keywords):
+		servers.append(daemon.Server(daemon.configuration(**keywords)))
+		return servers[-1]
+
+	yield start
+	failed = getattr(request.node, "call_failed", False)
+	for server in servers:
+		if failed:
+			print(f"\n--- log of the daemon ---\n{server.tail()}")
+		server.stop()
+
+
+@pytest.hookimpl(tryfirst=True, hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+	outcome = yield
+	if call.when == "call":
+		item.call_failed = outcome.get_result().failed
