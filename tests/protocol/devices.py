@@ -252,9 +252,9 @@ class Device:
 		size, offset, fd = self.inflight_fd
 		self.connection.set_inflight_fd(size, offset, self.vring_count(), self.options.queue_size, fd)
 
-	def start_queues(self):
-		for queue in self.queues:
-			self.start_queue(queue)
+	def start_queues(self, bases=None):
+		for number, queue in enumerate(self.queues):
+			self.start_queue(queue, bases[number] if bases else None)
 		if self.options.status:
 			self.connection.set_status(vhost_user.S_ACKNOWLEDGE | vhost_user.S_DRIVER | vhost_user.S_FEATURES_OK |
 						   vhost_user.S_DRIVER_OK)
@@ -277,15 +277,18 @@ class Device:
 		"""Return: the bases at which the back-end stopped."""
 		return [self.connection.get_vring_base(queue.index) for queue in self.queues]
 
-	def reconnect(self):
-		"""A new connection with the rings, memory and inflight region of the old, as after a crash of the back-end."""
+	def reconnect(self, bases=None):
+		"""
+		A new connection with the rings, memory and inflight region of the old, as after a crash of the back-end.
+		@bases: where the rings go on; by default at what the driver has seen used, as QEMU does when it was not told.
+		"""
 		self.connection.close()
 		self.connection = Connection(self.socket_path, timeout=self.options.timeout)
 		self.negotiate()
 		self.share_memory()
 		if self.options.inflight:
 			self.share_inflight()
-		self.start_queues()
+		self.start_queues(bases)
 
 	# -- buffers
 
@@ -400,12 +403,21 @@ class NetDevice(Device):
 		queue.publish()
 		queue.kick()
 
-	def next_buffer(self, queue, timeout, by_call):
+	def note_arrived(self, queue, done):
 		waiting = self.arrived.setdefault(queue.index, [])
-		if not waiting:
-			for used in queue.poll(timeout=timeout, by_call=by_call, what="received frame"):
-				waiting.append((self.receive_buffers.pop((queue.index, used.identity)), used.length))
-		return waiting.pop(0)
+		for used in done:
+			waiting.append((self.receive_buffers.pop((queue.index, used.identity)), used.length))
+		return waiting
+
+	def ready(self, pair=0):
+		"""Whether something was received, without waiting."""
+		queue = self.receive_queue(pair)
+		return bool(self.note_arrived(queue, queue.collect()))
+
+	def next_buffer(self, queue, timeout, by_call):
+		if not self.arrived.get(queue.index):
+			self.note_arrived(queue, queue.poll(timeout=timeout, by_call=by_call, what="received frame"))
+		return self.arrived[queue.index].pop(0)
 
 	def receive(self, timeout=None, pair=0, by_call=False):
 		"""Return: (NetHeader, frame), merged from as many buffers as the header says."""

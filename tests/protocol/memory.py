@@ -36,11 +36,14 @@ class Region:
 		self.guest_address, self.size, self.user_address, self.offset = guest_address, size, user_address, offset
 		flags = os.MFD_CLOEXEC | (MFD_HUGETLB if huge else 0) | (os.MFD_ALLOW_SEALING if seal else 0)
 		self.fd = os.memfd_create(f"guest-{guest_address:#x}", flags)
-		os.ftruncate(self.fd, offset + size)
+		unit = HUGE_PAGE if huge else PAGE
+		os.ftruncate(self.fd, -(-(offset + size) // unit) * unit)
 		if seal:
 			fcntl.fcntl(self.fd, F_ADD_SEALS, F_SEAL_SHRINK)
-		self.map = mmap.mmap(self.fd, size, mmap.MAP_SHARED, offset=offset)
-		self.bytes = memoryview(self.map)
+		# From the beginning of the file: an offset need not be a multiple of the huge page that backs it.
+		self.map = mmap.mmap(self.fd, os.fstat(self.fd).st_size, mmap.MAP_SHARED)
+		self.whole = memoryview(self.map)
+		self.bytes = self.whole[offset:offset + size]
 		self.words = self.bytes.cast("H")
 		self.free = [(0, size)]
 
@@ -75,6 +78,7 @@ class Region:
 	def close(self):
 		self.words.release()
 		self.bytes.release()
+		self.whole.release()
 		self.map.close()
 		os.close(self.fd)
 
@@ -86,8 +90,7 @@ class GuestMemory:
 	"""
 
 	def __init__(self, count=1, size=16 << 20, gap=1 << 20, base=0x10_0000, offset=0, huge=False):
-		unit = HUGE_PAGE if huge else PAGE
-		if size % unit or offset % unit:
+		if size % PAGE or offset % PAGE:
 			raise ValueError("size and offset must be multiples of the page size")
 		self.regions = []
 		for number in range(count):

@@ -153,6 +153,10 @@ REPLIED = frozenset({
 	Request.SET_DEVICE_STATE_FD, Request.CHECK_DEVICE_STATE, Request.CREATE_CRYPTO_SESSION, Request.IOTLB_MSG,
 })
 
+# Those of them whose payload is a value, not a result.
+VALUED = REPLIED - {Request.POSTCOPY_END, Request.SET_LOG_BASE, Request.SET_DEVICE_STATE_FD, Request.CHECK_DEVICE_STATE,
+		    Request.IOTLB_MSG, Request.POSTCOPY_ADVISE, Request.GET_SHARED_OBJECT, Request.CREATE_CRYPTO_SESSION}
+
 
 class ProtocolError(AssertionError):
 	"""The back-end answered against the specification."""
@@ -334,8 +338,8 @@ class Connection:
 		except Late:
 			return "silent"
 		reply.close()
-		if request in REPLIED:
-			# A reply of its own: GET_CONFIG says error by an empty payload, others cannot say it but by closing.
+		if request in VALUED:
+			# The reply is a value: GET_CONFIG says error by an empty payload, the others can but close.
 			return "error" if not reply.payload else "accepted"
 		return "error" if reply.request == request and reply.u64() else "accepted"
 

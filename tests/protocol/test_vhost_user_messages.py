@@ -1,0 +1,776 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""
+vhost-user messages, good and bad. A bad one must be refused in one of the two ways that the specification has: the
+connection is closed, or, with REPLY_ACK, the answer is not zero. Whatever is sent, the daemon lives, leaks nothing and
+its other devices go on: the lab fixture checks that after each test.
+"""
+import itertools
+import os
+import random
+import socket
+import struct
+import time
+
+import pytest
+
+from . import vhost_user
+from .devices import S_OK, BlockDevice, NetDevice, Options
+from .memory import PAGE, GuestMemory
+from .vhost_user import (CONFIG, INFLIGHT_PADDED, LOG, SINGLE_REGION, U64, VRING_ADDRESS, VRING_NO_FD, VRING_STATE, Closed,
+			 Connection, Listener, Protocol, Request, pack_table)
+
+pytestmark = pytest.mark.deadline(60)
+
+REFUSED = ("closed", "error")
+MEGABYTE = 1 << 20
+
+
+class Lab:
+	"""A daemon with devices to offend and a neighbour that must not notice."""
+
+	def __init__(self, server):
+		self.server = server
+		self.neighbour = BlockDevice(server.path("n-disk.sock"))
+		self.memory = GuestMemory(2, MEGABYTE)
+		self.open = [self.neighbour, self.memory]
+
+	def connect(self, name="a-net", protocol=None):
+		"""A connection with every offered protocol feature (or @protocol), an owner and VERSION_1."""
+		connection = Connection(self.server.path(f"{name}.sock"))
+		self.open.append(connection)
+		features = connection.get_features()
+		offered = connection.get_protocol_features()
+		wanted = Protocol(offered if protocol is None else offered & protocol)
+		connection.set_protocol_features(wanted & ~Protocol.INBAND_NOTIFICATIONS)
+		connection.set_owner()
+		connection.set_features(features & (vhost_user.F_VERSION_1 | vhost_user.F_PROTOCOL_FEATURES))
+		return connection
+
+	def check(self):
+		data = os.urandom(4096)
+		assert self.server.alive()
+		assert self.neighbour.write(8, data).status == S_OK
+		assert self.neighbour.read(8, 4096).data == data
+
+	def close(self):
+		for thing in reversed(self.open):
+			thing.close()
+
+
+@pytest.fixture
+def lab(serve):
+	lab = Lab(serve(interfaces={"a-net": "queue_pairs: 2", "b-net": ""},
+			disks={"a-disk": "type: ram, size: 16M", "n-disk": "type: ram, size: 1M"}))
+	yield lab
+	try:
+		lab.check()
+	finally:
+		lab.close()
+
+
+def eventfds(count):
+	return [os.eventfd(0, os.EFD_CLOEXEC) for _ in range(count)]
+
+
+def close_all(fds):
+	for fd in fds:
+		os.close(fd)
+
+
+def region(memory, number=0, **changes):
+	guest, size, user, offset = memory.regions[number].entry()
+	return (changes.get("guest", guest), changes.get("size", size), changes.get("user", user),
+		changes.get("offset", offset))
+
+
+# -- negotiation
+
+COMMON = (Protocol.MQ | Protocol.REPLY_ACK | Protocol.CONFIG | Protocol.CONFIGURE_MEM_SLOTS | Protocol.RESET_DEVICE |
+	  Protocol.STATUS | Protocol.LOG_SHMFD)
+
+
+@pytest.mark.parametrize("name, protocol", [("a-net", COMMON | Protocol.NET_MTU), ("a-disk", COMMON | Protocol.INFLIGHT_SHMFD)])
+def test_offered_features(lab, name, protocol):
+	with Connection(lab.server.path(f"{name}.sock")) as connection:
+		features = connection.get_features()
+		for bit in ("F_VERSION_1", "F_PROTOCOL_FEATURES", "F_RING_INDIRECT_DESC", "F_RING_EVENT_IDX", "F_RING_PACKED",
+			    "F_IN_ORDER", "F_LOG_ALL"):
+			assert features & getattr(vhost_user, bit), bit
+		assert not features & vhost_user.F_ACCESS_PLATFORM
+		offered = connection.get_protocol_features()
+		assert not protocol & ~offered, f"missing {protocol & ~offered!r}"
+		assert connection.get_features() == features
+
+
+def test_features_that_were_not_offered(lab):
+	for request in (Request.SET_FEATURES, Request.SET_PROTOCOL_FEATURES):
+		connection = lab.connect()
+		assert connection.refused(request, U64.pack(1 << 63 | vhost_user.F_VERSION_1)) in REFUSED, request
+
+
+def test_features_can_be_set_again(lab):
+	connection = lab.connect()
+	features = connection.get_features()
+	for _ in range(3):
+		connection.set_features(features & (vhost_user.F_VERSION_1 | vhost_user.F_PROTOCOL_FEATURES))
+
+
+@pytest.mark.parametrize("name, queues", [("a-net", 2), ("b-net", 1)])
+def test_queue_number_counts_pairs(lab, name, queues):
+	assert lab.connect(name).get_queue_num() == queues
+
+
+def test_plain_messages(lab):
+	net, disk = lab.connect("a-net"), lab.connect("a-disk")
+	assert net.get_config(6) == bytes.fromhex("525400000001")
+	assert struct.unpack("<Q", disk.get_config(8))[0] == 16 * MEGABYTE // 512
+	assert disk.get_config(4, offset=20) == disk.get_config(60)[20:24]
+	assert net.set_mtu(1500) == 0
+	assert net.get_max_mem_slots() >= 8
+	net.set_status(vhost_user.S_ACKNOWLEDGE | vhost_user.S_DRIVER)
+	assert net.get_status() == vhost_user.S_ACKNOWLEDGE | vhost_user.S_DRIVER
+	if net.protocol_features & Protocol.RARP:
+		net.send_rarp(bytes.fromhex("525400000001"))
+	net.reset_owner()
+	net.reset_device()
+	assert net.get_features()
+
+
+@pytest.mark.parametrize("offset, size", [(0, 0x1000), (4096, 4), (0xffffffff, 4), (0xfffffffc, 8)])
+def test_configuration_out_of_bounds(lab, offset, size):
+	payload = CONFIG.pack(offset, size, 0) + bytes(min(size, 256))
+	assert lab.connect().refused(Request.GET_CONFIG, payload) in REFUSED
+
+
+def test_configuration_writes(lab):
+	disk = lab.connect("a-disk")
+	assert disk.set_config(0, bytes(8)) != 0, "capacity is read-only"
+	net = lab.connect("a-net")
+	assert net.refused(Request.SET_CONFIG, CONFIG.pack(4096, 4, 0) + bytes(4)) in REFUSED
+
+
+@pytest.mark.parametrize("mtu", [0, 67, 65536, 1 << 40])
+def test_impossible_mtu(lab, mtu):
+	assert lab.connect().refused(Request.NET_SET_MTU, U64.pack(mtu)) in REFUSED
+
+
+def test_memory_slots(lab):
+	connection = lab.connect()
+	for number in (0, 1):
+		connection.add_mem_reg(region(lab.memory, number), lab.memory.regions[number].fd)
+	connection.rem_mem_reg(region(lab.memory, 0))
+	payload = SINGLE_REGION.pack(0, *region(lab.memory, 0))
+	assert connection.refused(Request.REM_MEM_REG, payload) in REFUSED, "removed twice"
+
+
+def test_removed_region_may_carry_a_descriptor(lab):
+	"""A back-end may accept it, and must close it then."""
+	connection = lab.connect()
+	before = lab.server.descriptors()
+	for _ in range(20):
+		connection.add_mem_reg(region(lab.memory), lab.memory.regions[0].fd)
+		try:
+			if connection.command(Request.REM_MEM_REG, SINGLE_REGION.pack(0, *region(lab.memory)), [lab.memory.regions[0].fd]):
+				break
+		except Closed:
+			break
+	assert lab.server.settled(lambda: lab.server.descriptors() <= before, True)
+
+
+# -- messages that are wrong in themselves
+
+EVENT = "event"			# stands for an eventfd
+FIRST = "memory"		# stands for the descriptor of the first region
+TABLE = object()		# stands for the table of both regions
+
+# request, good payload, good descriptors, device
+GOOD = [
+	(Request.GET_FEATURES, b"", [], "a-net"),
+	(Request.SET_FEATURES, U64.pack(vhost_user.F_VERSION_1 | vhost_user.F_PROTOCOL_FEATURES), [], "a-net"),
+	(Request.GET_PROTOCOL_FEATURES, b"", [], "a-net"),
+	(Request.SET_OWNER, b"", [], "a-net"),
+	(Request.RESET_OWNER, b"", [], "a-net"),
+	(Request.SET_MEM_TABLE, TABLE, [FIRST, FIRST], "a-net"),
+	(Request.SET_LOG_BASE, LOG.pack(PAGE, 0), [FIRST], "a-net"),
+	(Request.SET_LOG_FD, b"", [EVENT], "a-net"),
+	(Request.SET_VRING_NUM, VRING_STATE.pack(0, 256), [], "a-net"),
+	(Request.SET_VRING_BASE, VRING_STATE.pack(0, 0), [], "a-net"),
+	(Request.GET_VRING_BASE, VRING_STATE.pack(0, 0), [], "a-net"),
+	(Request.SET_VRING_KICK, U64.pack(0), [EVENT], "a-net"),
+	(Request.SET_VRING_CALL, U64.pack(0), [EVENT], "a-net"),
+	(Request.SET_VRING_ERR, U64.pack(0), [EVENT], "a-net"),
+	(Request.GET_QUEUE_NUM, b"", [], "a-net"),
+	(Request.SET_VRING_ENABLE, VRING_STATE.pack(0, 0), [], "a-net"),
+	(Request.NET_SET_MTU, U64.pack(1500), [], "a-net"),
+	(Request.GET_CONFIG, CONFIG.pack(0, 8, 0) + bytes(8), [], "a-disk"),
+	(Request.GET_INFLIGHT_FD, INFLIGHT_PADDED.pack(0, 0, 1, 128), [], "a-disk"),
+	(Request.RESET_DEVICE, b"", [], "a-net"),
+	(Request.GET_MAX_MEM_SLOTS, b"", [], "a-net"),
+	(Request.ADD_MEM_REG, "region", [FIRST], "a-net"),
+	(Request.SET_STATUS, U64.pack(1), [], "a-net"),
+	(Request.GET_STATUS, b"", [], "a-net"),
+]
+IDS = [entry[0].name for entry in GOOD]
+
+
+def real(lab, payload, fds):
+	"""Replace the stand-ins. Return: (payload, descriptors, those to close)."""
+	if payload is TABLE:
+		payload = pack_table([region(lab.memory, 0), region(lab.memory, 1)])
+	elif payload == "region":
+		payload = SINGLE_REGION.pack(0, *region(lab.memory))
+	made = eventfds(fds.count(EVENT))
+	spare = iter(made)
+	return payload, [next(spare) if fd == EVENT else lab.memory.regions[0].fd for fd in fds], made
+
+
+@pytest.mark.parametrize("request_id, payload, fds, name", GOOD, ids=IDS)
+def test_good_message(lab, request_id, payload, fds, name):
+	payload, fds, made = real(lab, payload, fds)
+	connection = lab.connect(name)
+	if request_id in vhost_user.REPLIED:
+		connection.call(request_id, payload, fds).close()
+	else:
+		connection.must(request_id, payload, fds)
+	assert connection.get_features()
+	close_all(made)
+
+
+@pytest.mark.parametrize("request_id, payload, fds, name", GOOD, ids=IDS)
+def test_wrong_size(lab, request_id, payload, fds, name):
+	payload, fds, made = real(lab, payload, fds)
+	wrong = {payload + b"\0", payload + bytes(64), payload[:-1], payload[:len(payload) // 2], b""} - {payload}
+	if request_id == Request.GET_INFLIGHT_FD:
+		wrong.discard(payload[:-4])	# the structure without its trailing padding is as good
+	for bad in sorted(wrong):
+		assert lab.connect(name).refused(request_id, bad, fds) in REFUSED, f"{len(bad)} bytes"
+	close_all(made)
+
+
+@pytest.mark.parametrize("request_id, payload, fds, name", GOOD, ids=IDS)
+def test_surplus_and_missing_descriptors(lab, request_id, payload, fds, name):
+	payload, fds, made = real(lab, payload, fds)
+	before = lab.server.descriptors()
+	extra = eventfds(1)
+	for more in (1, 8, vhost_user.MAX_FDS - len(fds)):
+		assert lab.connect(name).refused(request_id, payload, fds + extra * more) in REFUSED, f"{more} surplus"
+	for less in range(len(fds)):
+		assert lab.connect(name).refused(request_id, payload, fds[:less]) in REFUSED, f"{less} of {len(fds)}"
+	close_all(made + extra)
+	for thing in lab.open[2:]:
+		thing.close()
+	assert lab.server.settled(lambda: lab.server.descriptors() <= before, True), "descriptors leak"
+
+
+@pytest.mark.parametrize("request_id", [Request.SET_VRING_KICK, Request.SET_VRING_CALL, Request.SET_VRING_ERR])
+def test_no_descriptor_flag(lab, request_id):
+	connection = lab.connect()
+	connection.must(request_id, U64.pack(0 | VRING_NO_FD))
+	[event] = eventfds(1)
+	assert connection.refused(request_id, U64.pack(0 | VRING_NO_FD), [event]) in REFUSED
+	os.close(event)
+
+
+@pytest.mark.parametrize("flags", [0, 2, 3, vhost_user.VERSION | vhost_user.FLAG_REPLY], ids=["v0", "v2", "v3", "reply"])
+def test_wrong_header_flags(lab, flags):
+	connection = lab.connect()
+	assert connection.refused(Request.GET_FEATURES, flags=flags | vhost_user.FLAG_NEED_REPLY) in REFUSED
+
+
+@pytest.mark.parametrize("size", [0xffffffff, 0x80000000, 1 << 20, 4097])
+def test_enormous_size(lab, size):
+	"""Refused by its header: the payload never comes, so waiting for it would be silence."""
+	assert lab.connect().refused(Request.SET_MEM_TABLE, size=size) in REFUSED
+
+
+UNKNOWN = [0, 44, 63, 64, 255, 256, 1 << 16, 0x7fffffff, 0xffffffff]
+NOT_NEGOTIATED = [
+	(Request.IOTLB_MSG, bytes(40)), (Request.SET_VRING_ENDIAN, bytes(8)), (Request.CREATE_CRYPTO_SESSION, bytes(64)),
+	(Request.CLOSE_CRYPTO_SESSION, bytes(8)), (Request.POSTCOPY_ADVISE, b""), (Request.POSTCOPY_LISTEN, b""),
+	(Request.POSTCOPY_END, b""), (Request.GPU_SET_SOCKET, b""), (Request.VRING_KICK, bytes(8)),
+	(Request.GET_SHARED_OBJECT, bytes(16)), (Request.GET_INFLIGHT_FD, INFLIGHT_PADDED.pack(0, 0, 1, 128)),
+	(Request.GET_MAX_MEM_SLOTS, b""), (Request.GET_STATUS, b""), (Request.SET_STATUS, U64.pack(1)),
+	(Request.RESET_DEVICE, b""), (Request.SET_DEVICE_STATE_FD, bytes(8)), (Request.CHECK_DEVICE_STATE, b""),
+]
+
+
+@pytest.mark.parametrize("number", UNKNOWN)
+def test_unknown_request(lab, number):
+	for payload in (b"", bytes(8), bytes(200)):
+		assert lab.connect().refused(number, payload) in REFUSED, f"{len(payload)} bytes"
+
+
+@pytest.mark.parametrize("request_id, payload", NOT_NEGOTIATED, ids=[entry[0].name for entry in NOT_NEGOTIATED])
+def test_request_of_a_feature_not_negotiated(lab, request_id, payload):
+	connection = lab.connect(protocol=Protocol.REPLY_ACK)
+	assert connection.refused(request_id, payload) in REFUSED
+
+
+# -- rings
+
+INDEXED = [
+	(Request.SET_VRING_NUM, lambda index: VRING_STATE.pack(index, 256), 0),
+	(Request.SET_VRING_BASE, lambda index: VRING_STATE.pack(index, 0), 0),
+	(Request.GET_VRING_BASE, lambda index: VRING_STATE.pack(index, 0), 0),
+	(Request.SET_VRING_ENABLE, lambda index: VRING_STATE.pack(index, 1), 0),
+	(Request.SET_VRING_ADDR, lambda index: VRING_ADDRESS.pack(index, 0, 0, 0, 0, 0), 0),
+	(Request.SET_VRING_KICK, lambda index: U64.pack(index), 1),
+	(Request.SET_VRING_CALL, lambda index: U64.pack(index), 1),
+	(Request.SET_VRING_ERR, lambda index: U64.pack(index), 1),
+]
+
+
+@pytest.mark.parametrize("request_id, pack, fds", INDEXED, ids=[entry[0].name for entry in INDEXED])
+def test_vring_index_out_of_range(lab, request_id, pack, fds):
+	events = eventfds(fds)
+	for index in (64, 128, 255) if fds else (64, 255, 256, 0x7fffffff, 0x80000000, 0xffffffff):
+		assert lab.connect().refused(request_id, pack(index), events) in REFUSED, f"index {index}"
+	if fds:
+		assert lab.connect().refused(request_id, U64.pack(1 << 32), events) in REFUSED, "bits above the index"
+	close_all(events)
+
+
+@pytest.mark.parametrize("number", [0, 3, 255, 65536, 65535, 0x80000000, 0xffffffff])
+def test_impossible_ring_size(lab, number):
+	"""Split rings: a power of two, at most 32768 (virtio 1.3, 2.7)."""
+	assert lab.connect().refused(Request.SET_VRING_NUM, VRING_STATE.pack(0, number)) in REFUSED
+
+
+BAD_RINGS = [
+	("descriptor table in no region", lambda d, u, a: (0x1000, u, a)),
+	("used ring in no region", lambda d, u, a: (d, 0x1000, a)),
+	("available ring in no region", lambda d, u, a: (d, u, 0x1000)),
+	("descriptor table unaligned", lambda d, u, a: (d + 8, u, a)),
+	("used ring unaligned", lambda d, u, a: (d, u + 2, a)),
+	("available ring unaligned", lambda d, u, a: (d, u, a + 1)),
+	("top of the address space", lambda d, u, a: ((1 << 64) - 16, u, a)),
+	("zero", lambda d, u, a: (0, 0, 0)),
+]
+
+
+@pytest.mark.parametrize("change", [entry[1] for entry in BAD_RINGS], ids=[entry[0] for entry in BAD_RINGS])
+def test_bad_ring_address(lab, change):
+	"""Whether at the message or at the start: the ring never runs. Addresses may come before they can be checked."""
+	disk = BlockDevice(connection=lab.connect("a-disk"), start=False)
+	lab.open.append(disk)
+	disk.features = vhost_user.F_VERSION_1 | vhost_user.F_PROTOCOL_FEATURES
+	disk.share_memory()
+	disk.make_queues()
+	queue = disk.queues[0]
+	good = queue.addresses()
+	connection, send = disk.connection, disk.connection.set_vring_addr
+	descriptor, used, available = change(*(disk.memory.user(address) for address in good))
+	connection.set_vring_addr = lambda index, *_: send(index, descriptor, used, available)
+	try:
+		disk.start_queue(queue)
+	except (Closed, vhost_user.ProtocolError):
+		return
+	disk.submit(0, into=512)
+	queue.kick(force=True)
+	with pytest.raises((TimeoutError, vhost_user.ProtocolError)):
+		disk.complete(timeout=0.3)
+
+
+@pytest.mark.parametrize("end", range(16, 4096, 1000))
+def test_ring_reaches_out_of_its_region(lab, end):
+	connection = lab.connect("a-disk")
+	table, fds = lab.memory.table()
+	connection.set_mem_table(table, fds)
+	connection.set_vring_num(0, 256)
+	user = table[0][2]
+	payload = VRING_ADDRESS.pack(0, 0, user + MEGABYTE - (end & ~15), user, user + 8192, 0)
+	outcome = connection.refused(Request.SET_VRING_ADDR, payload)
+	if outcome == "accepted":
+		[kick] = eventfds(1)
+		outcome = connection.refused(Request.SET_VRING_KICK, U64.pack(0), [kick])
+		if outcome == "accepted":
+			outcome = connection.refused(Request.SET_VRING_ENABLE, VRING_STATE.pack(0, 1))
+			os.eventfd_write(kick, 1)
+			time.sleep(0.1)
+			assert outcome in REFUSED or lab.server.broken("disks", "a-disk", 0)
+		os.close(kick)
+
+
+# -- memory tables
+
+
+def bad_tables(memory):
+	first, second = region(memory, 0), region(memory, 1)
+	guest, size, user, _ = first
+	nine = [(guest + number * MEGABYTE * 2, PAGE, user + number * MEGABYTE * 2, 0) for number in range(9)]
+	yield "guest addresses overlap", [first, region(memory, 1, guest=guest + size - PAGE)], None
+	yield "the same region twice", [first, first], None
+	yield "user addresses overlap", [first, region(memory, 1, user=user + PAGE)], None
+	yield "guest address overflows", [region(memory, guest=(1 << 64) - PAGE), second], None
+	yield "user address overflows", [region(memory, user=(1 << 64) - PAGE), second], None
+	yield "offset overflows", [region(memory, offset=(1 << 64) - PAGE), second], None
+	yield "offset and size overflow", [region(memory, offset=1 << 63, size=1 << 63), second], None
+	yield "larger than its file", [region(memory, size=MEGABYTE * 2), second], None
+	yield "offset past the end of its file", [region(memory, offset=MEGABYTE), second], None
+	yield "no bytes", [region(memory, size=0), second], None
+	yield "all bytes there are", [region(memory, size=(1 << 64) - 1), second], None
+	yield "nine regions", nine, None
+	yield "count above the regions given", [first, second], 8
+	yield "count below the regions given", [first, second], 1
+	yield "enormous count", [first, second], 0xffffffff
+
+
+with GuestMemory(2, MEGABYTE) as example:
+	TABLE_NAMES = [name for name, _, _ in bad_tables(example)]
+
+
+@pytest.mark.parametrize("name", TABLE_NAMES)
+def test_bad_memory_table(lab, name):
+	[(_, table, count)] = [entry for entry in bad_tables(lab.memory) if entry[0] == name]
+	before = lab.server.descriptors(), lab.server.mappings()
+	connection = lab.connect()
+	fds = [lab.memory.regions[min(number, 1)].fd for number in range(len(table))]
+	assert connection.refused(Request.SET_MEM_TABLE, pack_table(table, count), fds) in REFUSED
+	connection.close()
+	assert lab.server.settled(lambda: (lab.server.descriptors(), lab.server.mappings()), before) == before
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE_NAMES if "count" not in name and "nine" not in name])
+def test_bad_memory_region(lab, name):
+	"""The same through ADD_MEM_REG, one by one: the last one added is the bad one."""
+	[(_, table, _)] = [entry for entry in bad_tables(lab.memory) if entry[0] == name]
+	if table[1] == region(lab.memory, 1):
+		table = table[::-1]
+	connection = lab.connect()
+	connection.add_mem_reg(table[0], lab.memory.regions[0].fd)
+	bad = SINGLE_REGION.pack(0, *table[1])
+	assert connection.refused(Request.ADD_MEM_REG, bad, [lab.memory.regions[1].fd]) in REFUSED
+
+
+def test_more_regions_than_slots(lab):
+	connection = lab.connect()
+	slots = connection.get_max_mem_slots()
+	assert slots <= 4096
+	guest, _, user, _ = region(lab.memory)
+	entries = [(guest + number * PAGE, PAGE, user + number * PAGE, 0) for number in range(slots + 1)]
+	for entry in entries[:-1]:
+		connection.add_mem_reg(entry, lab.memory.regions[0].fd)
+	payload = SINGLE_REGION.pack(0, *entries[-1])
+	assert connection.refused(Request.ADD_MEM_REG, payload, [lab.memory.regions[0].fd]) in REFUSED
+
+
+def test_memory_that_cannot_be_mapped(lab, tmp_path):
+	(tmp_path / "read-only").write_bytes(bytes(MEGABYTE))
+	read_only = os.open(tmp_path / "read-only", os.O_RDONLY)
+	pipe, [event] = os.pipe(), eventfds(1)
+	for fd in (read_only, *pipe, event):
+		table = pack_table([region(lab.memory)])
+		assert lab.connect().refused(Request.SET_MEM_TABLE, table, [fd]) in REFUSED
+	close_all([read_only, *pipe, event])
+
+
+def test_memory_file_shrinks(lab):
+	"""SIGBUS is the offender's loss alone."""
+	disk = BlockDevice(lab.server.path("a-disk.sock"))
+	lab.open.append(disk)
+	assert disk.read(0, 4096).status == S_OK
+	os.ftruncate(disk.memory.regions[0].fd, 0)
+	time.sleep(0.2)
+	try:
+		os.eventfd_write(disk.queues[0].kick_fd, 1)
+		disk.connection.get_vring_base(0)
+	except (Closed, TimeoutError):
+		pass
+	lab.check()
+	# Python would die of the same signal: give the file its pages back before the rings are touched again.
+	os.ftruncate(disk.memory.regions[0].fd, disk.memory.regions[0].size)
+
+
+# -- framing
+
+
+def test_truncated_messages(lab):
+	message = vhost_user.HEADER.pack(Request.SET_VRING_NUM, vhost_user.VERSION, 8) + VRING_STATE.pack(0, 256)
+	before = lab.server.descriptors()
+	[event] = eventfds(1)
+	for length in range(1, len(message)):
+		with Connection(lab.server.path("a-net.sock")) as connection:
+			connection.send_raw(message[:length], [event])
+	os.close(event)
+	assert lab.server.settled(lambda: lab.server.descriptors() <= before, True)
+
+
+def test_slow_sender_holds_nobody_up(lab):
+	connection = lab.connect()
+	for byte in vhost_user.HEADER.pack(Request.GET_FEATURES, vhost_user.VERSION, 0):
+		lab.check()
+		connection.send_raw(bytes([byte]))
+	assert connection.reply_to(Request.GET_FEATURES).u64()
+
+
+def test_payload_after_its_header(lab):
+	connection = lab.connect()
+	payload = pack_table([region(lab.memory)])
+	flags = vhost_user.VERSION | vhost_user.FLAG_NEED_REPLY
+	connection.send_raw(vhost_user.HEADER.pack(Request.SET_MEM_TABLE, flags, len(payload)), [lab.memory.regions[0].fd])
+	time.sleep(0.1)
+	connection.send_raw(payload[:11])
+	time.sleep(0.1)
+	connection.send_raw(payload[11:])
+	assert connection.reply_to(Request.SET_MEM_TABLE).u64() == 0
+
+
+def test_many_messages_in_one_write(lab):
+	connection = lab.connect()
+	connection.send_raw(vhost_user.HEADER.pack(Request.GET_FEATURES, vhost_user.VERSION, 0) * 100)
+	assert len({connection.reply_to(Request.GET_FEATURES).u64() for _ in range(100)}) == 1
+
+
+def test_reader_that_never_reads(lab):
+	"""Replies pile up until the socket is full: that must not hold the daemon up."""
+	connection = lab.connect()
+	connection.sock.setblocking(False)
+	data = vhost_user.HEADER.pack(Request.GET_FEATURES, vhost_user.VERSION, 0) * 100
+	deadline = time.monotonic() + 2
+	while time.monotonic() < deadline:
+		try:
+			connection.sock.send(data)
+		except BlockingIOError:
+			time.sleep(0.05)
+		except (BrokenPipeError, ConnectionResetError):
+			break
+	lab.check()
+
+
+def test_noise(lab):
+	generator = random.Random(2)
+	for _ in range(200):
+		with Connection(lab.server.path("a-net.sock")) as connection:
+			try:
+				connection.send_raw(generator.randbytes(generator.randrange(1, 400)))
+			except Closed:
+				pass
+
+
+# -- repetition: nothing may grow
+
+
+def repeated(lab, name, action, times=200):
+	connection = lab.connect(name)
+	action(connection)
+	before = lab.server.descriptors(), lab.server.mappings()
+	for _ in range(times):
+		action(connection)
+	after = lab.server.settled(lambda: (lab.server.descriptors(), lab.server.mappings()), before)
+	assert after == before, "(descriptors, mappings) grew"
+
+
+@pytest.mark.parametrize("request_id, payload, fds, name", GOOD, ids=IDS)
+def test_repeated_message(lab, request_id, payload, fds, name):
+	def action(connection):
+		body, descriptors, made = real(lab, payload, fds)
+		if request_id == Request.ADD_MEM_REG:
+			connection.must(request_id, body, descriptors)
+			connection.rem_mem_reg(region(lab.memory))
+		elif request_id in vhost_user.REPLIED:
+			connection.call(request_id, body, descriptors).close()
+		else:
+			connection.must(request_id, body, descriptors)
+		close_all(made)
+	repeated(lab, name, action)
+
+
+def test_repeated_bad_messages(lab):
+	before = lab.server.descriptors(), lab.server.mappings()
+	payload = pack_table([region(lab.memory, 0), region(lab.memory, 0)])
+	for _ in range(200):
+		with lab.connect() as connection:
+			assert connection.refused(Request.SET_MEM_TABLE, payload, [lab.memory.regions[0].fd] * 2) in REFUSED
+	after = lab.server.settled(lambda: (lab.server.descriptors(), lab.server.mappings()), before)
+	assert after == before
+
+
+def test_repeated_connections(lab):
+	def whole_life():
+		with BlockDevice(lab.server.path("a-disk.sock"), Options(inflight=True)) as disk:
+			assert disk.read(0, 512).status == S_OK
+	whole_life()
+	before = lab.server.settled(lambda: (lab.server.descriptors(), lab.server.mappings()), None, 0.5)
+	for _ in range(200):
+		whole_life()
+	after = lab.server.settled(lambda: (lab.server.descriptors(), lab.server.mappings()), before)
+	assert after == before
+
+
+# -- order
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_reordered_start(lab, seed):
+	"""The messages of a start in any order: each is taken or refused, and then a proper start works."""
+	disk = BlockDevice(connection=lab.connect("a-disk"), start=False)
+	lab.open.append(disk)
+	disk.make_queues()
+	queue, connection = disk.queues[0], disk.connection
+	descriptor, used, available = (disk.memory.user(address) for address in queue.addresses())
+	steps = [
+		lambda: connection.set_mem_table(*disk.memory.table()),
+		lambda: connection.set_vring_num(0, queue.size),
+		lambda: connection.set_vring_base(0, 0),
+		lambda: connection.set_vring_addr(0, descriptor, used, available),
+		lambda: connection.set_vring_kick(0, queue.kick_fd),
+		lambda: connection.set_vring_call(0, queue.call_fd),
+		lambda: connection.set_vring_enable(0, 1),
+		lambda: connection.get_vring_base(0),
+		lambda: queue.kick(force=True),
+	]
+	random.Random(seed).shuffle(steps)
+	try:
+		for step in steps:
+			step()
+	except (Closed, vhost_user.ProtocolError):
+		pass
+	connection.close()
+	with BlockDevice(lab.server.path("a-disk.sock")) as again:
+		assert again.read(0, 512).status == S_OK
+
+
+def test_changes_while_rings_run(lab):
+	"""Call and kick descriptors, enable and the memory table may change under a running ring."""
+	with BlockDevice(lab.server.path("a-disk.sock")) as disk:
+		queue, connection = disk.queues[0], disk.connection
+		for number in range(30):
+			connection.set_vring_call(0, queue.call_fd)
+			connection.set_vring_kick(0, queue.kick_fd)
+			connection.set_mem_table(*disk.memory.table())
+			connection.set_vring_enable(0, 0)
+			connection.set_vring_enable(0, 1)
+			queue.kick(force=True)
+			assert disk.read(number, 512).status == S_OK
+
+
+def test_disabled_ring_is_not_served(lab):
+	with BlockDevice(lab.server.path("a-disk.sock")) as disk:
+		disk.connection.set_vring_enable(0, 0)
+		key = disk.submit(0, into=512)
+		disk.queues[0].kick(force=True)
+		with pytest.raises(TimeoutError):
+			disk.complete(timeout=0.3)
+		disk.connection.set_vring_enable(0, 1)
+		assert disk.complete()[key].status == S_OK
+
+
+@pytest.mark.parametrize("packed", (False, True))
+def test_stop_returns_where_it_stopped(lab, packed):
+	with BlockDevice(lab.server.path("a-disk.sock"), Options(packed=packed)) as disk:
+		for _ in range(5):
+			assert disk.read(0, 512).status == S_OK
+		queue = disk.queues[0]
+		assert disk.stop_queues() == [queue.base()]
+		disk.start_queues()
+		assert disk.read(0, 512).status == S_OK
+
+
+def test_reset_device_and_start_again(lab):
+	with BlockDevice(lab.server.path("a-disk.sock")) as disk:
+		assert disk.read(0, 512).status == S_OK
+		disk.connection.reset_device()
+		disk.connection.set_features(disk.features)
+		disk.share_memory()
+		disk.start_queues()
+		assert disk.read(0, 512).status == S_OK
+
+
+@pytest.mark.parametrize("options", [
+	Options(regions=4, region_size=MEGABYTE * 4), Options(regions=4, region_size=MEGABYTE * 4, memory_slots=True),
+	Options(regions=3, region_size=MEGABYTE, region_gap=0, file_offset=12 * PAGE), Options(status=True),
+	Options(call=False), Options(kick=False), Options(inflight=True), Options(inflight=True, packed=True),
+	Options(regions=8, region_size=MEGABYTE, memory_slots=True, status=True, inflight=True, packed=True),
+], ids=["regions", "slots", "adjacent", "status", "no-call", "no-kick", "inflight", "inflight-packed", "everything"])
+def test_ways_to_start(lab, options):
+	with BlockDevice(lab.server.path("a-disk.sock"), options) as disk:
+		for sector in range(0, 64, 8):
+			data = os.urandom(4096)
+			assert disk.write(sector, data).status == S_OK
+			assert disk.read(sector, 4096).data == data
+
+
+def test_hot_add_and_remove(lab):
+	with BlockDevice(lab.server.path("a-disk.sock"), Options(memory_slots=True)) as disk:
+		other = GuestMemory(1, MEGABYTE, base=0x8000_0000)
+		entry = region(other, user=disk.memory.regions[0].user_address + (1 << 40))
+		queue = disk.queues[0]
+		for _ in range(20):
+			disk.connection.add_mem_reg(entry, other.regions[0].fd)
+			header, status = disk.lay_out(bytes(16), [], False), disk.lay_out(1, [], True)
+			identity = queue.add(header + [(entry[0], 512, True)] + status)
+			queue.publish()
+			queue.kick()
+			queue.wait_for(identity)
+			disk.connection.rem_mem_reg(entry)
+		other.close()
+
+
+@pytest.mark.parametrize("packed", (False, True))
+def test_dirty_log(lab, packed):
+	"""A read of the disk dirties the pages of its data and of the used ring ("Migration")."""
+	log = GuestMemory(1, MEGABYTE)
+	with BlockDevice(connection=lab.connect("a-disk"), options=Options(packed=packed), start=False) as disk:
+		connection = disk.connection
+		disk.features = connection.get_features() & disk.wanted()
+		connection.set_features(disk.features)
+		disk.share_memory()
+		disk.make_queues()
+		disk.start_queues()
+		queue = disk.queues[0]
+		connection.set_log_base(MEGABYTE, 0, log.regions[0].fd)
+		connection.set_features(disk.features | vhost_user.F_LOG_ALL)
+		descriptor, used, available = (disk.memory.user(address) for address in queue.addresses())
+		connection.set_vring_addr(0, descriptor, used, available, vhost_user.VRING_ADDRESS_F_LOG,
+					  queue.addresses()[0 if packed else 1])
+		data = disk.memory.allocate(3 * PAGE, PAGE)
+		header, status = disk.lay_out(bytes(16), [], False), disk.lay_out(1, [], True)
+		identity = queue.add(header + [(data, 3 * PAGE, True)] + status)
+		queue.publish()
+		queue.kick(force=True)
+		queue.wait_for(identity)
+
+		def dirty(address):
+			return bool(log.regions[0].bytes[address // PAGE // 8] & 1 << address // PAGE % 8)
+		assert [dirty(data + offset) for offset in range(0, 3 * PAGE, PAGE)] == [True] * 3
+		assert dirty(status[0][0]) and dirty(queue.addresses()[0 if packed else 1])
+		assert not dirty(data + 3 * PAGE + 64 * PAGE)
+	log.close()
+
+
+@pytest.mark.parametrize("size, offset", itertools.product((0, 1, 1 << 40, (1 << 64) - 1), (0, (1 << 64) - PAGE)))
+def test_bad_dirty_log(lab, size, offset):
+	"""Too small or impossible: refused, or writes past its end are dropped; never a crash."""
+	log = GuestMemory(1, MEGABYTE)
+	connection = lab.connect("a-disk")
+	connection.set_mem_table(*lab.memory.table())
+	connection.refused(Request.SET_LOG_BASE, LOG.pack(size, offset), [log.regions[0].fd])
+	log.close()
+
+
+# -- sockets
+
+
+def test_second_connection_does_not_disturb_the_first(lab):
+	with BlockDevice(lab.server.path("a-disk.sock")) as disk:
+		second = socket.socket(socket.AF_UNIX)
+		second.settimeout(0.5)
+		try:
+			second.connect(lab.server.path("a-disk.sock"))
+			second.sendall(vhost_user.HEADER.pack(Request.SET_OWNER, vhost_user.VERSION, 0))
+		except OSError:
+			pass
+		assert disk.read(0, 512).status == S_OK
+		second.close()
+		assert disk.read(0, 512).status == S_OK
+
+
+def test_client_mode(serve, tmp_path):
+	"""The daemon connects to us, and again after we go."""
+	listener = Listener(tmp_path / "c.sock")
+	server = serve(interfaces={"c-net": f"mode: client, socket: {listener.path}"})
+	for _ in range(3):
+		with NetDevice(connection=listener.accept()) as net:
+			assert net.features & vhost_user.F_VERSION_1
+	assert server.alive()
+	listener.close()
