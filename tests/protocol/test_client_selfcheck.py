@@ -165,31 +165,33 @@ def free_huge_pages():
 	return int(match.group(1)) if match and size and int(size.group(1)) == 2048 else 0
 
 
-@pytest.fixture
-def testpmd(tmp_path):
-	"""Two vhost ports that forward to each other."""
+@pytest.fixture(scope="module")
+def running_testpmd(tmp_path_factory):
+	"""One process for all tests: guests come and go, which is a test of its own. Two ports forward to each other."""
 	if not TESTPMD:
 		pytest.skip("dpdk-testpmd is not installed")
-	if free_huge_pages() < 64:
-		pytest.skip("fewer than 64 free huge pages of 2 MiB (sysctl vm.nr_hugepages=256)")
+	if free_huge_pages() < 100:
+		pytest.skip("fewer than 100 free huge pages of 2 MiB (sysctl vm.nr_hugepages=256)")
 	if len(os.sched_getaffinity(0)) < 2:
 		pytest.skip("dpdk-testpmd needs two CPUs")
-	running = []
+	directory = tmp_path_factory.mktemp("testpmd")
+	sockets = [str(directory / f"pmd{number}.sock") for number in range(2)]
+	cpus = sorted(os.sched_getaffinity(0))[:2]
+	command = [TESTPMD, "-l", f"{cpus[0]},{cpus[1]}", "--no-pci", "--in-memory", "--single-file-segments", "-m", "128"]
+	for number, path in enumerate(sockets):
+		command += ["--vdev", f"net_vhost{number},iface={path},queues=2"]
+	command += ["--", "--forward-mode=io", "--auto-start", "--total-num-mbufs=16384", "--no-mlockall", "--rxq=2", "--txq=2",
+		    "--stats-period=60"]
+	process = Process(command, sockets[1], directory)
+	yield process, sockets
+	process.close()
 
-	def start(queues=1, forward="io"):
-		sockets = [str(tmp_path / f"pmd{number}.sock") for number in range(2)]
-		cpus = sorted(os.sched_getaffinity(0))[:2]
-		command = [TESTPMD, "-l", f"{cpus[0]},{cpus[1]}", "--no-pci", "--in-memory", "--single-file-segments", "-m", "128"]
-		for number, path in enumerate(sockets):
-			command += ["--vdev", f"net_vhost{number},iface={path},queues={queues}"]
-		command += ["--", f"--forward-mode={forward}", "--auto-start", "--total-num-mbufs=8192", "--no-mlockall",
-			    f"--rxq={queues}", f"--txq={queues}", "--stats-period=60"]
-		running.append(Process(command, sockets[1], tmp_path))
-		return sockets
 
-	yield start
-	for process in running:
-		process.close()
+@pytest.fixture
+def testpmd(running_testpmd):
+	process, sockets = running_testpmd
+	assert process.process.poll() is None, f"testpmd died:\n{process.log.read_text()[-2000:]}"
+	return sockets
 
 
 def pair_of(sockets, options):
@@ -212,7 +214,7 @@ def test_testpmd_matrix(testpmd, packed, indirect, in_order, mergeable):
 	# DPDK 22.11 leaves num_buffers 0 without mergeable buffers, against 5.1.6.4.1.
 	options = Options(packed=packed, indirect=indirect, in_order=in_order, mergeable=mergeable, region_size=32 << 20,
 			  strict=False)
-	a, b = pair_of(testpmd(), options)
+	a, b = pair_of(testpmd, options)
 	with a, b:
 		for device in (a, b):
 			device.fill_receive(64, size=2048)
@@ -221,7 +223,7 @@ def test_testpmd_matrix(testpmd, packed, indirect, in_order, mergeable):
 		assert frame == first and header.num_buffers == (1 if mergeable else 0)
 		while not b.silent(0.1):
 			pass
-		for number in range(600):	# more than twice around both rings
+		for number in range(300):	# around both rings
 			sent = frames.plain(frames.BROADCAST, frames.mac("52:54:00:00:00:01"), 60 + number % 900, fill=number)
 			a.send(sent)
 			assert b.receive()[1] == sent
@@ -232,7 +234,7 @@ def test_testpmd_matrix(testpmd, packed, indirect, in_order, mergeable):
 	(False, True), (False, True), ("together", "scattered")))
 def test_testpmd_batches(testpmd, packed, event_idx, layout):
 	options = Options(packed=packed, event_idx=event_idx, layout=layout, region_size=32 << 20)
-	a, b = pair_of(testpmd(), options)
+	a, b = pair_of(testpmd, options)
 	with a, b:
 		b.fill_receive(24, size=2048)
 		exchange(a, b, frames.plain(frames.BROADCAST, bytes(6), 64))
@@ -249,7 +251,7 @@ def test_testpmd_batches(testpmd, packed, event_idx, layout):
 @pytest.mark.parametrize("packed", (False, True))
 def test_testpmd_queue_pairs_and_status(testpmd, packed):
 	options = Options(packed=packed, queues=2, status=True, region_size=32 << 20)
-	a, b = pair_of(testpmd(queues=2), options)
+	a, b = pair_of(testpmd, options)
 	with a, b:
 		assert a.connection.get_status() & vhost_user.S_DRIVER_OK
 		for pair in (0, 1):
@@ -266,7 +268,7 @@ def test_testpmd_queue_pairs_and_status(testpmd, packed):
 
 def test_testpmd_merges_receive_buffers(testpmd):
 	options = Options(region_size=32 << 20)
-	a, b = pair_of(testpmd(), options)
+	a, b = pair_of(testpmd, options)
 	with a, b:
 		b.fill_receive(60, size=256)
 		sent = frames.plain(frames.BROADCAST, bytes(6), 1200)

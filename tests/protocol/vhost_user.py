@@ -341,7 +341,8 @@ class Connection:
 		if request in VALUED:
 			# The reply is a value: GET_CONFIG says error by an empty payload, the others can but close.
 			return "error" if not reply.payload else "accepted"
-		return "error" if reply.request == request and reply.u64() else "accepted"
+		failed = reply.request == request and len(reply.payload) == U64.size and reply.u64()
+		return "error" if failed else "accepted"
 
 	# -- one method a message, in the specification's terms
 
