@@ -31,6 +31,13 @@ def fence():
 		pass
 
 
+def free_huge_pages():
+	"""Free huge pages of 2 MiB; 0 where the default size is another."""
+	with open("/proc/meminfo", encoding="ascii") as file:
+		values = {line.split(":")[0]: int(line.split()[1]) for line in file}
+	return values.get("HugePages_Free", 0) if values.get("Hugepagesize") == 2048 else 0
+
+
 class Region:
 	def __init__(self, guest_address, size, user_address, offset=0, huge=False, seal=False):
 		self.guest_address, self.size, self.user_address, self.offset = guest_address, size, user_address, offset

@@ -5,6 +5,7 @@ in flight. All expectations are of virtio 1.3, 5.2.
 """
 import itertools
 import os
+import socket
 import struct
 import time
 
@@ -16,6 +17,7 @@ from .devices import (BLK_CONFIG_WCE, BLK_DISCARD, BLK_FLUSH, BLK_HEADER, BLK_MQ
 		      BlockDevice, Options)
 from .rings import F_NEXT, F_WRITE, Raw
 from .test_net_device import BAD_CHAINS, CASES, make_bad
+from .vhost_user import BackendRequest, Connection, Protocol
 
 pytestmark = pytest.mark.deadline(60)
 
@@ -32,10 +34,10 @@ class Disks:
 		self.image.write_bytes(os.urandom(MEGABYTE) + bytes(SIZE - MEGABYTE))
 		self.server = serve(networks=(), disks={
 			"ram": (f"type: ram, size: {SIZE}", "queues: 4"),
-			"file": (f"type: file, path: {self.image}", "queues: 4, serial: twenty-letters-serial"),
+			"file": (f"type: file, path: {self.image}", "queues: 4, serial: twenty-letter-serial"),
 			"fixed": (f"type: file, path: {self.image}", "read_only: true"),
 			"large": (f"type: ram, size: {SIZE}", "block_size: 4096"),
-			"null": f"type: null, size: {SIZE}",
+			"nothing": f"type: null, size: {SIZE}",
 			"neighbour": "type: ram, size: 1M",
 		})
 		self.devices = []
@@ -156,7 +158,7 @@ def test_configuration(disks):
 def test_get_id(disks):
 	"""20 bytes, padded with zeroes; no terminator when it fills them (5.2.6)."""
 	result = disks.plug("file").get_id()
-	assert result.status == S_OK and result.data == b"twenty-letters-serial"[:20]
+	assert result.status == S_OK and result.data == b"twenty-letter-serial"
 	disk = disks.plug("ram")
 	for size in (1, 19, 21, 512):
 		assert disk.get_id(size).status in (S_OK, S_IOERR, S_UNSUPP)
@@ -186,7 +188,7 @@ PAST_THE_END = [(SECTORS, 512), (SECTORS - 1, 1024), (SECTORS - 7, 4096), (SECTO
 		(1 << 55, 512), ((1 << 64) - 1, 512), ((1 << 64) - 8, 4096), ((1 << 55) - 1, 4096)]
 
 
-@pytest.mark.parametrize("name", ["ram", "file", "null"])
+@pytest.mark.parametrize("name", ["ram", "file", "nothing"])
 def test_past_the_end(disks, name):
 	disk = disks.plug(name)
 	for sector, length in PAST_THE_END:
@@ -362,8 +364,19 @@ def test_request_in_flight_when_the_guest_goes(disks):
 
 
 def test_grown_file_is_seen(disks):
-	disk = disks.plug("file")
+	"""The front-end is told by CONFIG_CHANGE_MSG on the back-end's channel, and reads the new capacity."""
+	disk = BlockDevice(disks.server.path("file.sock"), start=False)
+	disks.devices.append(disk)
+	disk.wanted_protocol |= Protocol.BACKEND_REQ
+	disk.bring_up()
+	assert disk.protocol & Protocol.BACKEND_REQ, "without it the guest cannot learn of a new size"
+	ours, theirs = socket.socketpair()
+	disk.connection.set_backend_req_fd(theirs.fileno())
+	theirs.close()
 	os.truncate(disks.image, 2 * SIZE)
+	with Connection(sock=ours) as channel:
+		message = channel.recv("CONFIG_CHANGE_MSG")
+	assert message.request == BackendRequest.CONFIG_CHANGE_MSG and not message.payload
 	deadline = time.monotonic() + 10
 	while struct.unpack("<Q", disk.connection.get_config(8))[0] != 2 * SECTORS:
 		assert time.monotonic() < deadline, "the new size is not in the configuration"

@@ -5,7 +5,6 @@ The client tested against back-ends that are not ours: QEMU's storage daemon (vh
 """
 import itertools
 import os
-import re
 import shutil
 import subprocess
 import time
@@ -16,7 +15,7 @@ import pytest
 from . import frames, vhost_user
 from .devices import (BLK_DISCARD, BLK_WRITE_ZEROES, S_IOERR, S_OK, S_UNSUPP, SECTOR, T_IN, T_OUT, BlockDevice, NetDevice,
 		      Options)
-from .memory import PAGE, GuestMemory
+from .memory import PAGE, GuestMemory, free_huge_pages
 from .rings import F_NEXT, Raw, make_queue, need_event
 from .vhost_user import Connection, Protocol, ProtocolError, Request
 
@@ -124,6 +123,14 @@ def test_memory_of_several_regions(storage_daemon, options):
 			assert disk.read(number * 8, 4096).data == data
 
 
+def test_huge_pages(storage_daemon):
+	if free_huge_pages() < 32:
+		pytest.skip("fewer than 32 free huge pages of 2 MiB (sysctl vm.nr_hugepages=256)")
+	with BlockDevice(storage_daemon(), Options(huge_pages=True, regions=2, region_size=4 << 20, file_offset=2 << 20)) as disk:
+		data = os.urandom(4096)
+		assert disk.write(0, data).status == S_OK and disk.read(0, 4096).data == data
+
+
 @pytest.mark.parametrize("event_idx", (False, True))
 def test_depth_and_ring_wrap(storage_daemon, event_idx):
 	path = storage_daemon("driver=null-co,node-name=disk,read-zeroes=on,size=1073741824", "writable=on,num-queues=2")
@@ -157,12 +164,6 @@ def test_stop_and_start(storage_daemon):
 
 
 # -- DPDK
-
-
-def free_huge_pages():
-	match = re.search(r"HugePages_Free:\s+(\d+)", Path("/proc/meminfo").read_text())
-	size = re.search(r"Hugepagesize:\s+(\d+)", Path("/proc/meminfo").read_text())
-	return int(match.group(1)) if match and size and int(size.group(1)) == 2048 else 0
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 
 from . import vhost_user
 from .devices import S_OK, BlockDevice, NetDevice, Options
-from .memory import PAGE, GuestMemory
+from .memory import PAGE, GuestMemory, free_huge_pages
 from .vhost_user import (CONFIG, INFLIGHT_PADDED, LOG, SINGLE_REGION, U64, VRING_ADDRESS, VRING_NO_FD, VRING_STATE, Closed,
 			 Connection, Listener, Protocol, Request, pack_table)
 
@@ -693,6 +693,49 @@ def test_ways_to_start(lab, options):
 			data = os.urandom(4096)
 			assert disk.write(sector, data).status == S_OK
 			assert disk.read(sector, 4096).data == data
+
+
+def test_huge_pages(lab):
+	"""Regions need not begin at a multiple of the page that backs them."""
+	if free_huge_pages() < 32:
+		pytest.skip("fewer than 32 free huge pages of 2 MiB (sysctl vm.nr_hugepages=256)")
+	options = Options(huge_pages=True, regions=2, region_size=4 * MEGABYTE, file_offset=12 * PAGE)
+	with BlockDevice(lab.server.path("a-disk.sock"), options) as disk:
+		data = os.urandom(4096)
+		assert disk.write(0, data).status == S_OK and disk.read(0, 4096).data == data
+
+
+# size, offset, queues, queue size: relative to what GET_INFLIGHT_FD gave
+BAD_INFLIGHT = {
+	"larger than its file": lambda size, offset: (size + (1 << 30), offset, 1, 128),
+	"offset past its end": lambda size, offset: (size, offset + (1 << 30), 1, 128),
+	"offset overflows": lambda size, offset: (size, (1 << 64) - PAGE, 1, 128),
+	"too small for its queues": lambda size, offset: (64, offset, 1, 128),
+	"no bytes": lambda size, offset: (0, offset, 1, 128),
+	"more queues than there are": lambda size, offset: (size, offset, 0xffff, 128),
+	"queues too large": lambda size, offset: (size, offset, 1, 0xffff),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INFLIGHT)
+def test_bad_inflight_region(lab, name):
+	connection = lab.connect("a-disk")
+	size, offset, fd = connection.get_inflight_fd(1, 128)
+	payload = INFLIGHT_PADDED.pack(*BAD_INFLIGHT[name](size, offset))
+	assert connection.refused(Request.SET_INFLIGHT_FD, payload, [fd]) in REFUSED
+	os.close(fd)
+
+
+@pytest.mark.parametrize("queues, size", [(0, 128), (1, 0), (0xffff, 128), (1, 0xffff)])
+def test_bad_inflight_request(lab, queues, size):
+	"""Refused, or answered without a region ("mmap size" 0); never a region of gigabytes."""
+	connection = lab.connect("a-disk")
+	connection.send(Request.GET_INFLIGHT_FD, INFLIGHT_PADDED.pack(0, 0, queues, size))
+	try:
+		reply = connection.reply_to(Request.GET_INFLIGHT_FD)
+	except Closed:
+		return
+	assert not reply.fds and not any(reply.payload[:8])
 
 
 def test_hot_add_and_remove(lab):
