@@ -5,6 +5,8 @@ import signal
 import pytest
 
 from . import server as daemon
+from .lab import Lab
+from .lan import Lan
 
 DEADLINE = 60
 
@@ -54,3 +56,24 @@ def pytest_runtest_makereport(item, call):
 	outcome = yield
 	if call.when == "call":
 		item.call_failed = outcome.get_result().failed
+
+
+@pytest.fixture
+def lab(serve):
+	lab = Lab(serve(interfaces={"a-net": "queue_pairs: 2", "b-net": ""},
+			disks={"a-disk": "type: ram, size: 16M", "n-disk": "type: ram, size: 1M"}))
+	yield lab
+	try:
+		lab.check()
+	finally:
+		lab.close()
+
+
+@pytest.fixture
+def lan(serve):
+	lan = Lan(serve(interfaces={f"{name}-net": "queue_pairs: 4" for name in "abc"}))
+	yield lan
+	try:
+		assert lan.server.alive()
+	finally:
+		lan.close()

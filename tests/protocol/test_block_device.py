@@ -12,11 +12,11 @@ import time
 import pytest
 
 from . import vhost_user
+from .bad_chains import BAD_CHAINS, CASES, make_bad
 from .devices import (BLK_CONFIG_WCE, BLK_DISCARD, BLK_FLUSH, BLK_HEADER, BLK_MQ, BLK_RANGE, BLK_RO, BLK_WRITE_ZEROES,
 		      S_IOERR, S_OK, S_UNSUPP, SECTOR, T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT, T_WRITE_ZEROES,
 		      BlockDevice, Options)
 from .rings import F_NEXT, F_WRITE, Raw
-from .test_net_device import BAD_CHAINS, CASES, make_bad
 from .vhost_user import BackendRequest, Connection, Protocol
 
 pytestmark = pytest.mark.deadline(60)
