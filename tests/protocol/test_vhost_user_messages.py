@@ -4,7 +4,6 @@ vhost-user messages, good and bad. A bad one must be refused in one of the two w
 connection is closed, or, with REPLY_ACK, the answer is not zero. Whatever is sent, the daemon lives, leaks nothing and
 its other devices go on: the lab fixture (conftest.py) checks that after each test.
 """
-import itertools
 import os
 import os
 import random
