@@ -32,10 +32,12 @@ class Disks:
 	def __init__(self, serve, tmp_path):
 		self.image = tmp_path / "disk.raw"
 		self.image.write_bytes(os.urandom(MEGABYTE) + bytes(SIZE - MEGABYTE))
+		self.fixed = tmp_path / "fixed.raw"
+		self.fixed.write_bytes(self.image.read_bytes())
 		self.server = serve(networks=(), disks={
 			"ram": (f"type: ram, size: {SIZE}", "queues: 4"),
 			"file": (f"type: file, path: {self.image}", "queues: 4, serial: twenty-letter-serial"),
-			"fixed": (f"type: file, path: {self.image}", "read_only: true"),
+			"fixed": (f"type: file, path: {self.fixed}", "read_only: true"),
 			"large": (f"type: ram, size: {SIZE}", "block_size: 4096"),
 			"nothing": f"type: null, size: {SIZE}",
 			"neighbour": "type: ram, size: 1M",
