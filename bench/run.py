@@ -23,6 +23,7 @@ HUGE_MIB = 2 * processes.TESTPMD_MIB + 128
 DIRECTIONS = {"tx": "guest->host", "rx": "host->guest", "forward": "guest<->guest"}
 LIGHT = "sidecore bench"
 VIRTIO_USER = "dpdk-testpmd virtio-user"
+NOT_WANTED = "not run (--peer-only)"
 KEPT = ("client_busy_share", "client_cycles_per_frame", "client_cycles_per_request", "kicks", "lost", "p50_ns",
         "p99_ns", "server_cpu_share")
 ROW = "{:44} {:>10} {:>10} {:>6} {:6} {:20} {}"
@@ -149,7 +150,7 @@ def run_case(case, machine, options):
     sides = [("ours", case.ours), ("peer", case.theirs)]
     if options.peer_only:
         sides = sides[1:]
-        outcome.reasons["ours"] = "not run (--peer-only)"
+        outcome.reasons["ours"] = NOT_WANTED
     for pair in range(options.pairs):
         # Who goes first changes from pair to pair, so that a drift of the machine favours neither.
         for side, run in sides if pair % 2 == 0 else reversed(sides):
@@ -176,9 +177,12 @@ def notes_of(outcome):
                          f"{outcome.middle(side, 'p99_ns') / 1e3:.1f} us")
         if busy is not None:
             notes.append(f"{prefix}client busy {busy:.0%}" + (f" {cycles:.0f} cycles/frame" if cycles else ""))
+        share = outcome.middle(side, "server_cpu_share")
+        if share is not None and share < 0.9 and outcome.case.unit == "Mpps":
+            notes.append(f"{prefix}server had its core for {share:.0%} only: the machine was busy")
         if outcome.middle(side, "lost"):
             notes.append(f"{prefix}LOST {outcome.middle(side, 'lost'):.0f}")
-        if side in outcome.reasons:
+        if side in outcome.reasons and outcome.reasons[side] != NOT_WANTED:
             notes.append(f"{side} MISSING: {outcome.reasons[side]}")
     return ", ".join(notes)
 
