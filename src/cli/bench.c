@@ -263,8 +263,10 @@ static int pin_to(uint64_t cpu)
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);
 	if (sched_setaffinity(0, sizeof(set), &set) < 0) {
-		fprintf(stderr, "sidecore bench: cannot run on CPU %llu: %s\n", (unsigned long long)cpu, strerror(errno));
-		return -errno;
+		int error = -errno;
+
+		fprintf(stderr, "sidecore bench: cannot run on CPU %llu: %s\n", (unsigned long long)cpu, strerror(-error));
+		return error;
 	}
 
 	return 0;
@@ -452,8 +454,8 @@ static void print_net(const struct bench *bench, const struct net_load_result *r
 
 	if (bench->json) {
 		json_t *object =
-			json_pack("{s:f, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "frames_per_second",
-				  rate, "bytes_per_second", bytes, "seconds", result->seconds, "frames",
+			json_pack("{s:f, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+				  "frames_per_second", rate, "bytes_per_second", bytes, "seconds", result->seconds, "frames",
 				  (json_int_t)result->frames, "client_busy_share", result->busy_share,
 				  "client_cycles_per_frame", result->cycles_per_frame, "kicks",
 				  (json_int_t)result->kicks, "sent", (json_int_t)result->sent, "lost",
@@ -485,8 +487,8 @@ static void print_block(const struct bench *bench, const struct block_load_resul
 		json_t *object =
 			json_pack("{s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I}",
 				  "requests_per_second", rate, "bytes_per_second", bytes, "seconds", result->seconds,
-				  "requests", (json_int_t)result->requests, "p50_ns", (json_int_t)result->p50_ns, "p99_ns",
-				  (json_int_t)result->p99_ns, "maximum_ns", (json_int_t)result->maximum_ns,
+				  "requests", (json_int_t)result->requests, "p50_ns", (json_int_t)result->p50_ns,
+				  "p99_ns", (json_int_t)result->p99_ns, "maximum_ns", (json_int_t)result->maximum_ns,
 				  "client_busy_share", result->busy_share, "client_cycles_per_request",
 				  result->cycles_per_request, "kicks", (json_int_t)result->kicks, "errors",
 				  (json_int_t)result->errors, "verified", (json_int_t)result->verified, "mismatches",
@@ -522,11 +524,11 @@ static int bench_net(struct bench *bench)
 	if (bench->size < NET_ENDPOINT_FRAME_MIN || bench->size > NET_ENDPOINT_FRAME_MAX) {
 		fprintf(stderr, "sidecore bench: --size is from %d to %d\n", NET_ENDPOINT_FRAME_MIN,
 			NET_ENDPOINT_FRAME_MAX);
-		return EXIT_FAILURE;
+		return EXIT_USAGE;
 	}
 	if ((options->mode == NET_LOAD_FORWARD) != (bench->sockets == 2)) {
 		fprintf(stderr, "sidecore bench: --mode forward takes two --socket, the others one\n");
-		return EXIT_FAILURE;
+		return EXIT_USAGE;
 	}
 	options->endpoint.frame_size = (uint32_t)bench->size;
 	options->endpoint.huge_pages = bench->huge_pages;
@@ -559,7 +561,7 @@ static int bench_block(struct bench *bench)
 	options->span = bench->span;
 	if (options->block_size % 512 || options->block_size > BLOCK_LOAD_SIZE_MAX) {
 		fprintf(stderr, "sidecore bench: --block-size is a multiple of 512 up to %u\n", BLOCK_LOAD_SIZE_MAX);
-		return EXIT_FAILURE;
+		return EXIT_USAGE;
 	}
 
 	error = block_load_run(options, &hooks, &result);
@@ -593,7 +595,7 @@ static int bench_copy(struct bench *bench)
 
 	if (span > SIZE_MAX - huge || count == 0) {
 		fprintf(stderr, "sidecore bench: --span must hold --size\n");
-		return EXIT_FAILURE;
+		return EXIT_USAGE;
 	}
 	span = (span + huge - 1) & ~(huge - 1);
 	from = map_pages(span, bench->huge_pages);
@@ -635,7 +637,7 @@ static int bench_copy(struct bench *bench)
  * @argc:	arguments, argv[0] is "bench"
  * @argv:	arguments
  *
- * Return: exit status: 0, 1 if it could not be measured, 3 if frames or data came back wrong.
+ * Return: exit status: 0, 1 if it could not be measured, 2 for a bad command line, 3 if frames or data came back wrong.
  */
 int cli_bench(int argc, char **argv)
 {
@@ -667,7 +669,7 @@ int cli_bench(int argc, char **argv)
 		bench.rings = benchmarks[i].rings;
 		error = parse(&bench, argc - 1, argv + 1);
 		if (error)
-			return error < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+			return error < 0 ? EXIT_USAGE : EXIT_SUCCESS;
 		return benchmarks[i].run(&bench);
 	}
 
@@ -677,5 +679,5 @@ int cli_bench(int argc, char **argv)
 	}
 	fputs(general_help, stderr);
 
-	return EXIT_FAILURE;
+	return EXIT_USAGE;
 }

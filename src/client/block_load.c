@@ -5,8 +5,8 @@
  * Theory of operation
  * -------------------
  * Each request is a fixed buffer of three segments: header (read by the device), data, status (written). Header and
- * status share a cache line of their own. A request that completes is sent again for another random place, so that only its
- * header changes; reads and writes differ in the direction of the data segment, which is changed when they alternate.
+ * status share a cache line of their own. A request that completes is sent again for another random place, so that
+ * only its header changes; reads and writes differ in the direction of the data segment, which is changed when they alternate.
  *
  * Time is taken once for each batch, when it is published and when it is collected; latency is therefore what a
  * polling guest would see, the batch's own length included.
@@ -189,7 +189,8 @@ static void finish_request(struct block_load *load, struct request *request, uin
 		load->busy[request->block] = 0;
 }
 
-static void submit(struct block_load *load, struct queue *queue, const struct virtqueue_buffer *buffers, unsigned int count)
+static void submit(struct block_load *load, struct queue *queue, const struct virtqueue_buffer *buffers,
+		   unsigned int count)
 {
 	uint64_t now, one = 1;
 
@@ -327,7 +328,7 @@ static int attach(struct block_load *load)
 static int read_geometry(struct block_load *load)
 {
 	struct virtio_blk_config config = { 0 };
-	uint64_t bytes, span = load->options->span;
+	uint64_t sectors, bytes, span = load->options->span;
 	/* Up to num_queues: what every back-end with a configuration space has. */
 	uint32_t size = offsetof(struct virtio_blk_config, num_queues) + sizeof(config.num_queues);
 	int error = vhost_user_client_read_config(&load->client, 0, &config, size);
@@ -337,7 +338,8 @@ static int read_geometry(struct block_load *load)
 	if (load->options->queues > 1 && le16toh(config.num_queues) < load->options->queues)
 		return fail(load, -EINVAL, "the disk has %u queues", le16toh(config.num_queues));
 
-	bytes = le64toh(config.capacity) > UINT64_MAX / SECTOR_SIZE ? UINT64_MAX : le64toh(config.capacity) * SECTOR_SIZE;
+	sectors = le64toh(config.capacity);
+	bytes = sectors > UINT64_MAX / SECTOR_SIZE ? UINT64_MAX : sectors * SECTOR_SIZE;
 	load->blocks = (span && span < bytes ? span : bytes) / load->options->block_size;
 	if (load->blocks == 0)
 		return fail(load, -EINVAL, "the disk has only %llu bytes", (unsigned long long)bytes);

@@ -28,13 +28,13 @@ struct load_histogram {
 static inline void load_histogram_add(struct load_histogram *histogram, uint64_t value)
 {
 	unsigned int octave = 0;
+	uint64_t step = value;
 
-	if (value >= LOAD_HISTOGRAM_STEPS)
+	if (value >= LOAD_HISTOGRAM_STEPS) {
 		octave = 63u - (unsigned int)__builtin_clzll(value) - LOAD_HISTOGRAM_SHIFT + 1;
-	if (octave == 0)
-		histogram->counts[value]++;
-	else
-		histogram->counts[octave * LOAD_HISTOGRAM_STEPS + ((value >> (octave - 1)) & (LOAD_HISTOGRAM_STEPS - 1))]++;
+		step = (value >> (octave - 1)) & (LOAD_HISTOGRAM_STEPS - 1);
+	}
+	histogram->counts[octave * LOAD_HISTOGRAM_STEPS + step]++;
 	histogram->total++;
 	if (value > histogram->maximum)
 		histogram->maximum = value;

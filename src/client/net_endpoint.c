@@ -324,7 +324,7 @@ int net_endpoint_attach(struct net_endpoint *endpoint, const struct net_endpoint
 void net_endpoint_detach(struct net_endpoint *endpoint)
 {
 	if (endpoint->client.memory) {
-		/* Polite: ask for the queues back first, so that the server is not surprised in the middle of a frame. */
+		/* Ask for the queues back first, so that the server is not surprised in the middle of a frame. */
 		vhost_user_client_stop_queue(&endpoint->client, RX_QUEUE, NULL);
 		vhost_user_client_stop_queue(&endpoint->client, TX_QUEUE, NULL);
 		vhost_user_client_detach(&endpoint->client);
@@ -388,9 +388,11 @@ static void stamp(struct net_endpoint *endpoint, uint32_t buffer, uint64_t seque
 int net_endpoint_send(struct net_endpoint *endpoint, uint64_t budget)
 {
 	const struct virtqueue_buffer *first = &endpoint->idle[endpoint->idle_head];
-	uint32_t count = endpoint->idle_count < endpoint->options.batch ? endpoint->idle_count : endpoint->options.batch;
 	uint32_t contiguous = endpoint->tx.buffers - endpoint->idle_head;
+	uint32_t count = endpoint->options.batch;
 
+	if (count > endpoint->idle_count)
+		count = endpoint->idle_count;
 	if (count > contiguous)
 		count = contiguous;
 	if (count > budget)
@@ -418,7 +420,7 @@ int net_endpoint_send(struct net_endpoint *endpoint, uint64_t budget)
 /* ---- receive ---- */
 
 /*
- * Look at one frame, of which @length bytes lie in its first buffer. @index is the count of frames received before it.
+ * Look at one frame, of which @length bytes lie in its first buffer.
  * Return: frames until the next look.
  */
 static uint32_t check_frame(struct net_endpoint *endpoint, const uint8_t *buffer, uint32_t length)

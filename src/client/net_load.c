@@ -110,7 +110,7 @@ static int turn_receive(struct net_load *load)
 	return received < 0 ? explain(load, &load->endpoints[0], received) : received;
 }
 
-/* Never more than the window, since only what fits is sent; less than nothing when frames that were given up do come. */
+/* Never more than the window, since only what fits is sent. Frames that were given up may come after all: none, then. */
 static uint64_t under_way(const struct flow *flow)
 {
 	uint64_t arrived = flow->to->counters.received + flow->to->counters.unexpected + flow->given_up;
@@ -234,6 +234,7 @@ static int open_paths(struct net_load *load, const struct load_clock *clock)
 			return error;
 		load->flows[i].sent_before = load->flows[i].from->counters.sent;
 		load->flows[i].received_before = load->flows[i].to->counters.received;
+		/* Modulo 2^64, so that under_way() is 0 from here whatever strangers have sent. */
 		load->flows[i].given_up = load->flows[i].sent_before - load->flows[i].received_before -
 					  load->flows[i].to->counters.unexpected;
 	}

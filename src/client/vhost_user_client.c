@@ -435,8 +435,9 @@ uint64_t vhost_user_client_guest_address(const struct vhost_user_client *client,
 
 static int negotiate_protocol(struct vhost_user_client *client)
 {
-	const uint64_t known = 1ULL << VHOST_USER_CLIENT_PROTOCOL_F_MQ | 1ULL << VHOST_USER_CLIENT_PROTOCOL_F_REPLY_ACK |
-			       1ULL << VHOST_USER_CLIENT_PROTOCOL_F_CONFIG | 1ULL << VHOST_USER_CLIENT_PROTOCOL_F_STATUS;
+	const uint64_t known =
+		1ULL << VHOST_USER_CLIENT_PROTOCOL_F_MQ | 1ULL << VHOST_USER_CLIENT_PROTOCOL_F_REPLY_ACK |
+		1ULL << VHOST_USER_CLIENT_PROTOCOL_F_CONFIG | 1ULL << VHOST_USER_CLIENT_PROTOCOL_F_STATUS;
 	uint64_t offered, wanted;
 	int error = get_u64(client, GET_PROTOCOL_FEATURES, &offered);
 

@@ -288,7 +288,7 @@ static inline void note_outstanding(struct virtqueue_driver *queue, uint16_t id,
 	}
 }
 
-/* In-order, split: the chain goes to the next free descriptors (2.7.12.1); stores are left out where nothing changes. */
+/* In-order, split: the chain goes to the next free descriptors (2.7.12.1); stores that change nothing are left out. */
 static uint16_t place_in_order(struct virtqueue_driver *queue, uint16_t buffer)
 {
 	const struct virtqueue_segment *segment = &queue->segment[(size_t)buffer * queue->descriptors];
@@ -430,7 +430,8 @@ bool virtqueue_driver_publish(struct virtqueue_driver *queue)
 
 /* ---- take ---- */
 
-static inline int take_one(struct virtqueue_driver *queue, uint32_t id, uint32_t length, struct virtqueue_buffer *buffer)
+static inline int take_one(struct virtqueue_driver *queue, uint32_t id, uint32_t length,
+			   struct virtqueue_buffer *buffer)
 {
 	uint16_t owner;
 
@@ -447,8 +448,8 @@ static inline int take_one(struct virtqueue_driver *queue, uint32_t id, uint32_t
 }
 
 /*
- * How many used entries are known to be there. used->idx is looked at only when those seen before are used up: it lies on
- * a line that the device keeps writing.
+ * How many used entries are known to be there. used->idx is looked at only when those seen before are used up: it lies
+ * on a line that the device keeps writing.
  */
 static inline int split_ready(struct virtqueue_driver *queue)
 {
@@ -533,8 +534,8 @@ static int outstanding_up_to(const struct virtqueue_driver *queue, uint32_t id)
 }
 
 /*
- * In-order: learn how many buffers the next used entry releases. Buffers that the device only reads need no entry at all
- * in a split ring, since used->idx moves by the size of the batch.
+ * In-order: learn how many buffers the next used entry releases. Buffers that the device only reads need no entry at
+ * all in a split ring, since used->idx moves by the size of the batch.
  */
 static int next_batch(struct virtqueue_driver *queue)
 {

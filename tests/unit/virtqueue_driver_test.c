@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The driver's side of virtqueues against a device of a few lines, written here from the standard alone: each form of ring
- * moves thousands of buffers in uneven batches, in the orders that a device may choose; then devices that lie.
+ * The driver's side of virtqueues against a device of a few lines, written here from the standard alone: each form of
+ * ring moves thousands of buffers in uneven batches, in the orders that a device may choose; then devices that lie.
  */
 #include "client/virtqueue_driver.h"
 
@@ -247,7 +247,8 @@ static void push(struct device *device, const struct chain *chain, uint32_t leng
 	device->next_used = (uint16_t)(device->next_used + chains);
 	device->used->idx = device->next_used;
 	if (device->form->options.event_index)
-		device->calls += vring_need_event(device->avail->ring[device->form->options.size], device->next_used, before);
+		device->calls += vring_need_event(device->avail->ring[device->form->options.size], device->next_used,
+						  before);
 	else
 		device->calls += !(device->avail->flags & VRING_AVAIL_F_NO_INTERRUPT);
 }
@@ -447,10 +448,11 @@ static void test_kicks(void **state)
 	};
 
 	for (unsigned int i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		struct form form = { "", { 8, 1, .packed = cases[i].packed, .event_index = cases[i].event_index }, 1, FIFO };
+		struct form form = { "", { 8, 1, .packed = cases[i].packed }, 1, FIFO };
 		struct fixture fixture;
 
 		print_message("case %u\n", i);
+		form.options.event_index = cases[i].event_index;
 		set_up(&fixture, &form);
 		if (cases[i].packed) {
 			fixture.queue.device_event->flags = cases[i].flags;
@@ -472,7 +474,8 @@ static void test_kick_across_wrap(void **state)
 		uint16_t event;
 		bool kick;
 	} cases[] = {
-		{ 0x8000 | 5, false }, { 0x8000 | 6, true }, { 0x8000 | 7, true }, { 0, true }, { 1, true }, { 2, false },
+		{ 0x8000 | 5, false }, { 0x8000 | 6, true }, { 0x8000 | 7, true },
+		{ 0, true },	       { 1, true },	     { 2, false },
 	};
 
 	for (unsigned int i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
