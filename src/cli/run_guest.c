@@ -66,8 +66,9 @@ static void add_kernel(struct command_line *line, const struct run *run, unsigne
 	if (options->kernel)
 		add(line, "console=ttyS0 %s", options->append ? options->append : "");
 	else
-		add(line, "console=ttyS0 panic=-1 quiet loglevel=4 random.trust_cpu=on mitigations=off tsc=nowatchdog "
-			  "sidecore.name=%s%s %s", run->guests[index].name, console ? " sidecore.shell" : "",
+		add(line, "console=ttyS0 panic=-1 quiet loglevel=4 random.trust_cpu=on mitigations=off tsc=nowatchdog%s "
+			  "sidecore.name=%s%s %s",
+		    strcmp(run->accelerator, "kvm") ? " norandmaps" : "", run->guests[index].name, console ? " sidecore.shell" : "",
 		    options->append ? options->append : "");
 }
 
