@@ -11,10 +11,11 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "cli/cli.h"
+#include "cli/commands.h"
 
 #define DAEMON_TIMEOUT_MS 10000
 #define BOOT_TIMEOUT_MS	  120000
@@ -241,15 +242,15 @@ static int start_daemon(struct run *run)
 {
 	uint64_t deadline = clock_nanoseconds() + DAEMON_TIMEOUT_MS * NANOSECONDS_PER_MILLISECOND;
 	char program[PATH_MAX], configuration[PATH_MAX], log[PATH_MAX];
-	char *const argv[] = { program, "serve", configuration, NULL };
+	const char *const argv[] = { program, "serve", configuration, NULL };
 	ssize_t length = readlink("/proc/self/exe", program, sizeof(program) - 1);
 	int error, fd;
 
 	if (length < 0)
 		return -errno;
 	program[length] = '\0';
-	snprintf(configuration, sizeof(configuration), "%.4000s/sidecore.yaml", run->folder);
-	snprintf(log, sizeof(log), "%.4000s/daemon.log", run->folder);
+	snprintf(configuration, sizeof(configuration), "%s/sidecore.yaml", run->folder);
+	snprintf(log, sizeof(log), "%s/daemon.log", run->folder);
 	error = write_configuration(run, configuration);
 	if (!error)
 		error = process_start(&run->daemon, "daemon", argv, log, NULL);
@@ -289,7 +290,7 @@ static void choose_guest_cpus(struct run *run)
 static int start_guests(struct run *run)
 {
 	uint64_t start = clock_nanoseconds();
-	char path[PATH_MAX];
+	char path[160];
 	int error;
 
 	for (unsigned i = 0; i < run->options.guests; i++) {
@@ -303,7 +304,7 @@ static int start_guests(struct run *run)
 	if (own_guests(&run->options) || run->options.console >= 0)
 		return 0;
 	for (unsigned i = 0; i < run->options.guests; i++) {
-		snprintf(path, sizeof(path), "%.4000s/%s-agent.sock", run->folder, run->guests[i].name);
+		snprintf(path, sizeof(path), "%s/%s-agent.sock", run->folder, run->guests[i].name);
 		printf("  booting %s ... ", run->guests[i].name);
 		fflush(stdout);
 		error = agent_connect(&run->guests[i].agent, path, BOOT_TIMEOUT_MS);
@@ -365,13 +366,13 @@ static int make_folder(struct run *run)
 		 base && strlen(base) < 60 && !access(base, W_OK) ? base : "/tmp");
 	if (!mkdtemp(run->folder))
 		return -errno;
-	snprintf(run->control, sizeof(run->control), "%.4000s/control.sock", run->folder);
+	snprintf(run->control, sizeof(run->control), "%s/control.sock", run->folder);
 	return 0;
 }
 
 static void remove_folder(const char *folder)
 {
-	char *const argv[] = { "rm", "-rf", (char *)folder, NULL };
+	const char *const argv[] = { "rm", "-rf", folder, NULL };
 	struct process process = { 0 };
 
 	if (!process_start(&process, "rm", argv, NULL, NULL)) {
@@ -399,7 +400,7 @@ static void name_guests(struct run *run)
 {
 	for (unsigned i = 0; i < run->options.guests; i++) {
 		snprintf(run->guests[i].name, sizeof(run->guests[i].name), "guest%u", i);
-		snprintf(run->guests[i].mac, sizeof(run->guests[i].mac), "52:54:00:5c:00:%02x", i + 1);
+		snprintf(run->guests[i].mac, sizeof(run->guests[i].mac), "52:54:00:5c:00:%02x", (i + 1) & 0xff);
 	}
 }
 

@@ -44,7 +44,7 @@ struct process {
  *
  * Return: 0 or a negative errno, also that of exec.
  */
-int process_start(struct process *process, const char *name, char *const argv[], const char *log, const cpu_set_t *cpus);
+int process_start(struct process *process, const char *name, const char *const argv[], const char *log, const cpu_set_t *cpus);
 
 /** process_running() - false once it has ended; it is then reaped and @status (may be NULL) set as waitpid does. */
 bool process_running(struct process *process, int *status);
@@ -94,7 +94,7 @@ void agent_poweroff(struct agent *agent);
 
 struct run_guest {
 	char name[16];
-	char mac[18];
+	char mac[32];
 	char address[16]; /* IPv4, from DHCP */
 	struct process qemu;
 	struct agent agent;
@@ -120,8 +120,8 @@ struct run_options {
 
 struct run {
 	struct run_options options;
-	char folder[PATH_MAX]; /* sockets, configuration, logs */
-	char control[PATH_MAX];
+	char folder[80]; /* sockets, configuration, logs: short, paths of unix sockets have at most 107 bytes */
+	char control[108];
 	const char *accelerator, *accelerator_reason;
 	struct process daemon;
 	cpu_set_t guest_cpus;

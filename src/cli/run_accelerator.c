@@ -51,8 +51,8 @@ static bool file_contains(const char *path, const char *text)
 static bool kernel_boots(const char *qemu, const char *kernel)
 {
 	char log[] = "/tmp/sidecore-kvm-XXXXXX";
-	char *const argv[] = { (char *)qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-			       "-machine", "q35,accel=kvm", "-cpu", "host", "-m", "256", "-kernel", (char *)kernel,
+	const char *const argv[] = { qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+			       "-machine", "q35,accel=kvm", "-cpu", "host", "-m", "256", "-kernel", kernel,
 			       "-append", "console=ttyS0 panic=-1", "-serial", "stdio", NULL };
 	struct process process = { 0 };
 	uint64_t deadline = clock_nanoseconds() + TRIAL_SECONDS * NANOSECONDS_PER_SECOND;

@@ -14,7 +14,7 @@
 #include "cli/run.h"
 
 /* In the child: never returns. exec's errno goes to the parent through @report, which exec closes. */
-static void become(char *const argv[], const char *log, const cpu_set_t *cpus, pid_t parent, int report)
+static void become(const char *const argv[], const char *log, const cpu_set_t *cpus, pid_t parent, int report)
 {
 	int error, fd;
 
@@ -35,14 +35,14 @@ static void become(char *const argv[], const char *log, const cpu_set_t *cpus, p
 			dup2(fd, STDERR_FILENO);
 		}
 	}
-	execvp(argv[0], argv);
+	execvp(argv[0], (char *const *)argv); /* exec does not change them; its prototype predates const */
 	error = errno;
 	if (write(report, &error, sizeof(error)) < 0)
 		_exit(126);
 	_exit(127);
 }
 
-int process_start(struct process *process, const char *name, char *const argv[], const char *log, const cpu_set_t *cpus)
+int process_start(struct process *process, const char *name, const char *const argv[], const char *log, const cpu_set_t *cpus)
 {
 	pid_t parent = getpid();
 	int report[2], error = 0;

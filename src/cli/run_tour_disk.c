@@ -40,7 +40,7 @@ static void discard_step(struct tour *tour, unsigned index)
 	tour_step(tour, "%s: discard and write zeroes", tour->run->guests[index].name);
 	output = tour_guest(tour, index, 30,
 			    "blkdiscard -o 1M -l 8M " DISK " && blkdiscard -z -o 4M -l 16M " DISK " && "
-			    "cmp -n 16M -i 4M:0 " DISK " /dev/zero");
+			    "cmp -n 16777216 " DISK " /dev/zero 4194304 0");
 	if (!output)
 		return;
 	free(output);
