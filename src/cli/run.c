@@ -290,7 +290,7 @@ static void choose_guest_cpus(struct run *run)
 static int start_guests(struct run *run)
 {
 	uint64_t start = clock_nanoseconds();
-	char path[160];
+	char path[PATH_MAX];
 	int error;
 
 	for (unsigned i = 0; i < run->options.guests; i++) {
@@ -362,8 +362,9 @@ static int make_folder(struct run *run)
 	/* Paths of unix sockets have at most 107 bytes: a short place. */
 	const char *base = getenv("XDG_RUNTIME_DIR");
 
-	snprintf(run->folder, sizeof(run->folder), "%.60s/sidecore-run-XXXXXX",
-		 base && strlen(base) < 60 && !access(base, W_OK) ? base : "/tmp");
+	if (!base || strlen(base) > 50 || access(base, W_OK))
+		base = "/tmp";
+	snprintf(run->folder, sizeof(run->folder), "%.50s/sidecore-run-XXXXXX", base);
 	if (!mkdtemp(run->folder))
 		return -errno;
 	snprintf(run->control, sizeof(run->control), "%s/control.sock", run->folder);

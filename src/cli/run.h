@@ -150,8 +150,8 @@ struct report_row {
 	char name[48];
 	enum { STEP_PASSED, STEP_FAILED, STEP_SKIPPED } result;
 	char detail[160];  /* why it failed or was skipped */
-	double throughput; /* bytes/s, or requests/s when @requests */
-	bool requests;
+	double throughput; /* per second, of @unit */
+	enum { UNIT_BITS, UNIT_BYTES, UNIT_REQUESTS } unit; /* bits: throughput is in bytes, shown in bits */
 	double p50_us, p99_us;
 	double sidecore_cpu; /* 1.0: one CPU fully used */
 	double kicks, interrupts; /* per packet or request */

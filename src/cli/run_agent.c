@@ -226,10 +226,13 @@ static int send_command(struct agent *agent, uint64_t id, const char *command, u
 static int take_line(struct agent_result *result, uint64_t id, const char *line)
 {
 	unsigned long long number, bytes;
-	int data = 0;
+	char *end;
 
-	if (sscanf(line, "out %llu %n", &number, &data) == 1 && data && number == id)
-		return append_unescaped(result, line + data);
+	if (!strncmp(line, "out ", 4)) {
+		/* One blank before the data: more of them are data. */
+		number = strtoull(line + 4, &end, 10);
+		return number == id && *end == ' ' ? append_unescaped(result, end + 1) : 0;
+	}
 	if (sscanf(line, "exit %llu %15s %d %llu", &number, result->kind, &result->status, &bytes) == 4 && number == id) {
 		if (strcmp(result->kind, "exited"))
 			result->status = -1;

@@ -11,21 +11,21 @@ static void print_rate(const struct report_row *row)
 {
 	static const struct {
 		double unit;
-		const char *bits, *requests;
-	} scales[] = { { 1e9, "Gbit/s", "G/s" }, { 1e6, "Mbit/s", "M/s" }, { 1e3, "kbit/s", "k/s" }, { 0, "bit/s", "/s" } };
-	double value = row->requests ? row->throughput : 8 * row->throughput;
+		const char *names[3];
+	} scales[] = { { 1e9, { "Gbit/s", "GB/s", "G/s" } },
+		       { 1e6, { "Mbit/s", "MB/s", "M/s" } },
+		       { 1e3, { "kbit/s", "kB/s", "k/s" } },
+		       { 1, { "bit/s", "B/s", "/s" } } };
+	double value = row->unit == UNIT_BITS ? 8 * row->throughput : row->throughput;
+	size_t scale = 0;
 
 	if (row->throughput < 0) {
 		printf(" %14s", "");
 		return;
 	}
-	for (size_t i = 0; i < array_size(scales); i++) {
-		if (value < scales[i].unit)
-			continue;
-		printf(" %7.2f %-6s", scales[i].unit > 0 ? value / scales[i].unit : value,
-		       row->requests ? scales[i].requests : scales[i].bits);
-		return;
-	}
+	while (value < scales[scale].unit && scale + 1 < array_size(scales))
+		scale++;
+	printf(" %7.2f %-6s", value / scales[scale].unit, scales[scale].names[row->unit]);
 }
 
 static void print_figure(double value, const char *format, int width)
@@ -42,7 +42,7 @@ static void print_row(const struct report_row *row, bool colour)
 	static const char *const words[] = { "ok", "FAILED", "skipped" };
 	static const char *const colours[] = { "\033[32m", "\033[31;1m", "\033[33m" };
 
-	printf("  %-38s %s%-7s%s", row->name, colour ? colours[row->result] : "", words[row->result],
+	printf("  %-44s %s%-7s%s", row->name, colour ? colours[row->result] : "", words[row->result],
 	       colour ? "\033[0m" : "");
 	print_rate(row);
 	print_figure(row->p50_us, "%.0f", 9);
@@ -50,7 +50,9 @@ static void print_row(const struct report_row *row, bool colour)
 	print_figure(row->sidecore_cpu < 0 ? -1 : 100 * row->sidecore_cpu, "%.1f %%", 9);
 	print_figure(row->kicks, "%.3f", 8);
 	print_figure(row->interrupts, "%.3f", 8);
-	printf("%s%s\n", row->detail[0] ? "  " : "", row->detail);
+	if (row->result != STEP_PASSED)
+		printf("  %s", row->detail);
+	printf("\n");
 }
 
 void report_print(const struct report *report, const struct run *run, double seconds)
@@ -58,9 +60,9 @@ void report_print(const struct report *report, const struct run *run, double sec
 	bool colour = isatty(STDOUT_FILENO);
 	unsigned counts[3] = { 0 };
 
-	printf("\n  %-38s %-7s %14s %9s %9s %9s %8s %8s\n", "step", "result", "throughput", "p50 us", "p99 us", "sidecore",
+	printf("\n  %-44s %-7s %14s %9s %9s %9s %8s %8s\n", "step", "result", "throughput", "p50 us", "p99 us", "sidecore",
 	       "kicks", "interr.");
-	printf("  %-38s %-7s %14s %9s %9s %9s %8s %8s\n", "", "", "", "", "", "CPU", "/packet", "/packet");
+	printf("  %-44s %-7s %14s %9s %9s %9s %8s %8s\n", "", "", "", "", "", "CPU", "/packet", "/packet");
 	for (unsigned i = 0; i < report->count; i++) {
 		print_row(&report->rows[i], colour);
 		counts[report->rows[i].result]++;
@@ -94,7 +96,7 @@ json_t *report_json(const struct report *report)
 		json_object_set_new(object, "result", json_string(words[row->result]));
 		if (row->detail[0])
 			json_object_set_new(object, "detail", json_string(row->detail));
-		set_figure(object, row->requests ? "requests_per_second" : "bytes_per_second", row->throughput);
+		set_figure(object, row->unit == UNIT_REQUESTS ? "requests_per_second" : "bytes_per_second", row->throughput);
 		set_figure(object, "p50_us", row->p50_us);
 		set_figure(object, "p99_us", row->p99_us);
 		set_figure(object, "sidecore_cpu", row->sidecore_cpu);

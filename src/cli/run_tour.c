@@ -94,7 +94,7 @@ void tour_step(struct tour *tour, const char *format, ...)
 	vsnprintf(row->name, sizeof(row->name), format, values);
 	va_end(values);
 	tour->row = row;
-	printf("  %-40s", row->name);
+	printf("  %-46s", row->name);
 	fflush(stdout);
 	take_sample(tour->run, &tour->start);
 }

@@ -25,6 +25,7 @@ static void verify_step(struct tour *tour, unsigned index)
 	tour_measure(tour, true, &difference);
 	written = tour_number(json, "jobs/0/write/io_bytes");
 	tour->row->throughput = 2 * written / difference.clock;
+	tour->row->unit = UNIT_BYTES;
 	if (written < 24 << 20 || tour_number(json, "jobs/0/error") != 0)
 		tour_fail(tour, "fio wrote %.0f bytes, error %.0f", written, tour_number(json, "jobs/0/error"));
 	else
@@ -55,8 +56,8 @@ static void file_system_step(struct tour *tour, unsigned index)
 
 	tour_step(tour, "%s: ext4, written, unmounted, checked", tour->run->guests[index].name);
 	output = tour_guest(tour, index, 60,
-			    "mkfs.ext4 -q -F " DISK " && mkdir -p /mnt && mount " DISK " /mnt && "
-			    "head -c 4M /dev/urandom >/tmp/data && cp /tmp/data /mnt/data && sync && umount /mnt && "
+			    "modprobe ext4 && mkfs.ext4 -q -F " DISK " && mkdir -p /mnt && mount " DISK " /mnt && "
+			    "head -c 4194304 /dev/urandom >/tmp/data && cp /tmp/data /mnt/data && sync && umount /mnt && "
 			    "echo 3 >/proc/sys/vm/drop_caches && e2fsck -f -n " DISK " >/dev/null 2>&1 && mount -o ro " DISK
 			    " /mnt && cmp /tmp/data /mnt/data && umount /mnt && rm /tmp/data");
 	if (!output)
@@ -81,7 +82,7 @@ static void latency_step(struct tour *tour, unsigned index, unsigned depth)
 	if (!json)
 		return;
 	tour_measure(tour, true, &difference);
-	tour->row->requests = true;
+	tour->row->unit = UNIT_REQUESTS;
 	tour->row->throughput = tour_number(json, "jobs/0/read/iops");
 	tour->row->p50_us = tour_number(json, "jobs/0/read/clat_ns/percentile/50.000000") / 1000;
 	tour->row->p99_us = tour_number(json, "jobs/0/read/clat_ns/percentile/99.000000") / 1000;

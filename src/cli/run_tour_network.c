@@ -208,7 +208,7 @@ static void latency_step(struct tour *tour, const char *protocol)
 	tour->row->p50_us = tour_number(json, "p50_us");
 	tour->row->p99_us = tour_number(json, "p99_us");
 	tour->row->throughput = tour_number(json, "transactions") / tour_number(json, "seconds");
-	tour->row->requests = true;
+	tour->row->unit = UNIT_REQUESTS;
 	if (tour_number(json, "lost") > 0)
 		tour_fail(tour, "%.0f requests without an answer", tour_number(json, "lost"));
 	else
@@ -296,8 +296,8 @@ bool tour_network(struct tour *tour)
 		return true;
 	if (!ping_step(tour, 0, 1) || !ping_step(tour, 1, 0))
 		return true;
-	latency_step(tour, "UDP");
-	latency_step(tour, "TCP");
+	latency_step(tour, "udp");
+	latency_step(tour, "tcp");
 	streams(tour);
 	return true;
 }
