@@ -12,6 +12,7 @@ static const struct {
 	int (*function)(int argc, char **argv);
 	const char *summary;
 } commands[] = {
+	{ "run", cli_run, "start a daemon and guests on it, and show them at work" },
 	{ "serve", cli_serve, "serve the network cards and disks of a configuration to guests" },
 	{ "bench", cli_bench, "measure a vhost-user server: frames, requests, latency" },
 	{ "status", cli_status, "show what a running daemon serves: rates, drops, busy shares" },

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * `sidecore run`: starts a daemon and guests on it, for a first look, for tests and for one's own images.
+ *
+ * Theory of operation
+ * -------------------
+ * The launcher makes a folder for sockets and logs, writes a configuration into it, starts this same program as `serve`,
+ * and a QEMU for each guest. Guests of the image that guest/build.sh makes are driven through their agent, over QEMU's second
+ * serial port, and given the *tour* (cli/run_tour.c): every step passes or fails, and all of them must pass. Guests of
+ * one's own just run.
+ *
+ * Nothing survives the launcher: children get a signal from the kernel when it dies (prctl PR_SET_PDEATHSIG).
+ *
+ * Context: one thread, blocking calls with deadlines.
+ */
+#ifndef CLI_RUN_H
+#define CLI_RUN_H
+
+#include <jansson.h>
+#include <limits.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define RUN_GUESTS_MAX 16
+
+/** run_stopped() - has the user asked us to stop (SIGINT, SIGTERM)? Waits end early then. */
+bool run_stopped(void);
+
+/* --- run_process.c --- */
+
+struct process {
+	pid_t pid; /* 0: not running */
+	const char *name;
+	char log[PATH_MAX];
+};
+
+/**
+ * process_start() - start a child that ends when we end.
+ * @argv:	NULL terminated; argv[0] is looked for in PATH
+ * @log:	file for its standard output and error; NULL: it keeps ours, and our terminal
+ * @cpus:	where it may run; NULL: anywhere
+ *
+ * Return: 0 or a negative errno, also that of exec.
+ */
+int process_start(struct process *process, const char *name, const char *const argv[], const char *log, const cpu_set_t *cpus);
+
+/** process_running() - false once it has ended; it is then reaped and @status (may be NULL) set as waitpid does. */
+bool process_running(struct process *process, int *status);
+
+/** process_stop() - SIGTERM, SIGKILL after @patience_ms, reap. Harmless when it does not run. Return: wait status or 0. */
+int process_stop(struct process *process, unsigned patience_ms);
+
+/** process_print_log() - the last @lines lines of its log, on standard error: for failures. */
+void process_print_log(const struct process *process, unsigned lines);
+
+/* --- run_accelerator.c --- */
+
+/**
+ * run_accelerator() - "kvm" where it boots a stock kernel, else "tcg".
+ * @reason:	out: one phrase that says why; static
+ */
+const char *run_accelerator(const char *qemu, const char *kernel, const char **reason);
+
+/* --- run_agent.c: protocol in guest/agent.c --- */
+
+struct agent {
+	int fd;
+	uint64_t next_id;
+	char *input; /* received, not yet a whole line */
+	size_t input_size, input_capacity;
+};
+
+/** struct agent_result - of one command; free @output. */
+struct agent_result {
+	char *output;
+	size_t size;
+	int status;    /* exit status; -1: it did not exit by itself */
+	char kind[16]; /* "exited", "signal", "timeout", "killed" */
+};
+
+/** agent_connect() - to QEMU's socket, then wait for the guest to be ready. Return: 0; -ETIMEDOUT, -EPIPE, ... */
+int agent_connect(struct agent *agent, const char *path, unsigned timeout_ms);
+void agent_close(struct agent *agent);
+
+/** agent_run() - run @command by the guest's shell and wait for its end. Return: 0, whatever its status; -errno. */
+int agent_run(struct agent *agent, const char *command, unsigned timeout_ms, struct agent_result *result);
+
+/** agent_poweroff() - ask the guest to go down; does not wait. */
+void agent_poweroff(struct agent *agent);
+
+/* --- run.c --- */
+
+struct run_guest {
+	char name[16];
+	char mac[32];
+	char address[16]; /* IPv4, from DHCP */
+	struct process qemu;
+	struct agent agent;
+};
+
+struct run_options {
+	unsigned guests;
+	unsigned memory; /* MiB */
+	unsigned cpus;
+	unsigned sidecores;
+	unsigned queues;	 /* NIC queue pairs and disk queues */
+	const char *disk_size;
+	const char *images[RUN_GUESTS_MAX];
+	unsigned image_count;
+	const char *kernel, *initrd, *append;
+	const char *guest_folder;
+	const char *qemu;
+	const char *json;	 /* write results here as well */
+	int console;		 /* guest whose console is ours; -1: none */
+	bool keep;		 /* boot, then wait; no tour */
+	bool packed;
+};
+
+struct run {
+	struct run_options options;
+	char folder[80]; /* sockets, configuration, logs: short, paths of unix sockets have at most 107 bytes */
+	char control[108];
+	const char *accelerator, *accelerator_reason;
+	struct process daemon;
+	cpu_set_t guest_cpus;
+	struct run_guest guests[RUN_GUESTS_MAX];
+};
+
+/** run_status() - the daemon's status, or NULL. The caller's to json_decref(). */
+json_t *run_status(const struct run *run);
+
+/* --- run_guest.c --- */
+
+/** run_guest_start() - start QEMU for guest @index. @console: it has our terminal. Return: 0 or -errno. */
+int run_guest_start(struct run *run, unsigned index, bool console);
+
+/* --- run_tour.c --- */
+
+/** run_tour() - all steps with the built-in guests. Return: true when every step passed. */
+bool run_tour(struct run *run);
+
+/* --- run_report.c --- */
+
+#define REPORT_ROWS_MAX 64
+
+/** struct report_row - one step. Figures that do not apply are negative. */
+struct report_row {
+	char name[48];
+	enum { STEP_PASSED, STEP_FAILED, STEP_SKIPPED } result;
+	char detail[160];  /* why it failed or was skipped */
+	double throughput; /* per second, of @unit */
+	enum { UNIT_BITS, UNIT_BYTES, UNIT_REQUESTS } unit; /* bits: throughput is in bytes, shown in bits */
+	double p50_us, p99_us;
+	double sidecore_cpu; /* 1.0: one CPU fully used */
+	double kicks, interrupts; /* per packet or request */
+	double seconds;
+};
+
+struct report {
+	struct report_row rows[REPORT_ROWS_MAX];
+	unsigned count;
+};
+
+void report_print(const struct report *report, const struct run *run, double seconds);
+json_t *report_json(const struct report *report);
+
+#endif

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* One guest: QEMU's command line. */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/run.h"
+
+#define ARGUMENTS_MAX 96
+
+struct command_line {
+	char *arguments[ARGUMENTS_MAX];
+	unsigned count;
+	bool failed;
+};
+
+static __attribute__((format(printf, 2, 3))) void add(struct command_line *line, const char *format, ...)
+{
+	va_list values;
+	char *text;
+
+	va_start(values, format);
+	if (vasprintf(&text, format, values) < 0)
+		text = NULL;
+	va_end(values);
+	if (!text || line->count == ARGUMENTS_MAX - 1) {
+		free(text);
+		line->failed = true;
+		return;
+	}
+	line->arguments[line->count++] = text;
+}
+
+static void add_option(struct command_line *line, const char *option, const char *value)
+{
+	add(line, "%s", option);
+	add(line, "%s", value);
+}
+
+/* An emulated CPU takes seconds to unpack the kernel; it gets the unpacked file when there is one. */
+static void add_kernel(struct command_line *line, const struct run *run, unsigned index, bool console)
+{
+	const struct run_options *options = &run->options;
+	char unpacked[PATH_MAX];
+
+	if (!options->kernel && options->image_count)
+		return; /* boots from its disk */
+	add(line, "-kernel");
+	snprintf(unpacked, sizeof(unpacked), "%s/vmlinux", options->guest_folder);
+	if (options->kernel)
+		add(line, "%s", options->kernel);
+	else if (!strcmp(run->accelerator, "tcg") && !access(unpacked, R_OK))
+		add(line, "%s", unpacked);
+	else
+		add(line, "%s/vmlinuz", options->guest_folder);
+	if (options->initrd)
+		add_option(line, "-initrd", options->initrd);
+	else if (!options->kernel) {
+		add(line, "-initrd");
+		add(line, "%s/initrd.img", options->guest_folder);
+	}
+	add(line, "-append");
+	if (options->kernel)
+		add(line, "console=ttyS0 %s", options->append ? options->append : "");
+	else
+		add(line, "console=ttyS0 panic=-1 quiet loglevel=4 random.trust_cpu=on mitigations=off tsc=nowatchdog%s "
+			  "sidecore.name=%s%s %s",
+		    strcmp(run->accelerator, "kvm") ? " norandmaps" : "", run->guests[index].name, console ? " sidecore.shell" : "",
+		    options->append ? options->append : "");
+}
+
+static void add_devices(struct command_line *line, const struct run *run, unsigned index)
+{
+	const char *name = run->guests[index].name, *packed = run->options.packed ? ",packed=on" : "";
+	unsigned queues = run->options.queues;
+
+	/* reconnect: a daemon that is started again is found again. */
+	add(line, "-chardev");
+	add(line, "socket,id=net0,path=%s/%s-net.sock,reconnect=1", run->folder, name);
+	add(line, "-netdev");
+	add(line, "vhost-user,id=nic0,chardev=net0,queues=%u", queues);
+	add(line, "-device");
+	/*
+	 * QEMU 7.2 without KVM crashes when a vhost-user network card uses MSI-X (it sets up KVM's irqfds regardless);
+	 * with no vectors the guest uses the pin.
+	 */
+	add(line, "virtio-net-pci,netdev=nic0,mac=%s,mq=%s,vectors=%u,rx_queue_size=1024,tx_queue_size=1024%s",
+	    run->guests[index].mac, queues > 1 ? "on" : "off", strcmp(run->accelerator, "kvm") ? 0 : 2 * queues + 2, packed);
+	add(line, "-chardev");
+	add(line, "socket,id=disk0,path=%s/%s-disk.sock,reconnect=1", run->folder, name);
+	add(line, "-device");
+	add(line, "vhost-user-blk-pci,chardev=disk0,num-queues=%u,queue-size=256%s%s", queues, packed,
+	    run->options.image_count && !run->options.kernel ? ",bootindex=1" : "");
+}
+
+static void add_machine(struct command_line *line, const struct run *run, unsigned index)
+{
+	const struct run_options *options = &run->options;
+
+	add(line, "%s", options->qemu);
+	add_option(line, "-name", run->guests[index].name);
+	add(line, "-nodefaults");
+	add(line, "-no-user-config");
+	add_option(line, "-display", "none");
+	add(line, "-no-reboot");
+	add(line, "-machine");
+	add(line, "q35,accel=%s", run->accelerator);
+	add_option(line, "-cpu", strcmp(run->accelerator, "kvm") ? "max" : "host");
+	add(line, "-smp");
+	add(line, "%u", options->cpus);
+	add(line, "-m");
+	add(line, "%u", options->memory);
+	/* The daemon reads and writes this memory: it must be a file, and shared. */
+	add(line, "-object");
+	add(line, "memory-backend-memfd,id=memory,size=%uM,share=on", options->memory);
+	add_option(line, "-numa", "node,memdev=memory");
+}
+
+static void add_ports(struct command_line *line, const struct run *run, unsigned index, bool console)
+{
+	const char *name = run->guests[index].name;
+
+	if (console) {
+		add_option(line, "-serial", "mon:stdio");
+	} else {
+		add(line, "-serial");
+		add(line, "file:%s/%s.console.log", run->folder, name);
+	}
+	add(line, "-chardev");
+	add(line, "socket,id=agent,path=%s/%s-agent.sock,server=on,wait=off", run->folder, name);
+	add_option(line, "-serial", "chardev:agent");
+	add(line, "-qmp");
+	add(line, "unix:%s/%s-qmp.sock,server=on,wait=off", run->folder, name);
+}
+
+int run_guest_start(struct run *run, unsigned index, bool console)
+{
+	struct command_line line = { .count = 0 };
+	struct run_guest *guest = &run->guests[index];
+	char log[PATH_MAX];
+	int error = -ENOMEM;
+
+	add_machine(&line, run, index);
+	add_kernel(&line, run, index, console);
+	add_ports(&line, run, index, console);
+	add_devices(&line, run, index);
+	snprintf(log, sizeof(log), "%s/%s.qemu.log", run->folder, guest->name);
+	if (!line.failed)
+		error = process_start(&guest->qemu, guest->name, (const char *const *)line.arguments, console ? NULL : log, &run->guest_cpus);
+	for (unsigned i = 0; i < line.count; i++)
+		free(line.arguments[i]);
+	return error;
+}

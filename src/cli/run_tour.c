@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The tour: what a newcomer sees work, step by step, and what the tests check.
+ *
+ * Theory of operation
+ * -------------------
+ * A step runs commands inside guests through their agents and compares what they print. Around each step the daemon's
+ * counters (control socket) and CPU time (/proc) are read, so that the report can tell throughput as the guest saw it, and kicks,
+ * interrupts and CPU as the host saw them, for the same interval.
+ *
+ * A step that fails leaves its reason in its row; later steps go on where that makes sense.
+ */
+#include "cli/run_tour.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+static double clock_seconds(void)
+{
+	return (double)clock_nanoseconds() / 1e9;
+}
+
+/* utime and stime are the 14th and 15th field of /proc/PID/stat; the 2nd may contain anything but ends at the last ')'. */
+static double process_cpu_seconds(pid_t pid)
+{
+	unsigned long user = 0, system = 0;
+	char path[64], line[1024];
+	const char *rest;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	file = fopen(path, "r");
+	if (!file)
+		return 0;
+	if (fgets(line, sizeof(line), file) && (rest = strrchr(line, ')')))
+		sscanf(rest + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system);
+	fclose(file);
+	return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
+}
+
+static double field(const json_t *object, const char *key)
+{
+	return json_number_value(json_object_get(object, key));
+}
+
+static void add_queues(const json_t *device, double *kicks, double *interrupts)
+{
+	json_t *queue;
+	size_t index;
+
+	json_array_foreach(json_object_get(device, "queues"), index, queue) {
+		*kicks += field(queue, "kicks");
+		*interrupts += field(queue, "notifications");
+	}
+}
+
+static void take_sample(const struct run *run, struct tour_sample *sample)
+{
+	json_t *status = run_status(run), *device;
+	const char *name;
+
+	*sample = (struct tour_sample){ .clock = clock_seconds(), .cpu = process_cpu_seconds(run->daemon.pid) };
+	json_object_foreach(json_object_get(status, "interfaces"), name, device) {
+		sample->packets += field(device, "in_frames") + field(device, "out_frames");
+		sample->bytes += field(device, "in_bytes") + field(device, "out_bytes");
+		sample->sent_frames += field(device, "in_frames");
+		sample->sent_bytes += field(device, "in_bytes");
+		add_queues(device, &sample->net_kicks, &sample->net_interrupts);
+	}
+	json_object_foreach(json_object_get(status, "disks"), name, device) {
+		sample->requests += field(device, "reads") + field(device, "writes") + field(device, "flushes") +
+				    field(device, "discards") + field(device, "write_zeroes");
+		add_queues(device, &sample->disk_kicks, &sample->disk_interrupts);
+	}
+	json_decref(status);
+}
+
+void tour_step(struct tour *tour, const char *format, ...)
+{
+	struct report_row *row = &tour->report.rows[tour->report.count];
+	va_list values;
+
+	if (tour->report.count + 1 < REPORT_ROWS_MAX)
+		tour->report.count++;
+	*row = (struct report_row){ .result = STEP_FAILED, .throughput = -1, .p50_us = -1, .p99_us = -1,
+				    .sidecore_cpu = -1, .kicks = -1, .interrupts = -1 };
+	va_start(values, format);
+	vsnprintf(row->name, sizeof(row->name), format, values);
+	va_end(values);
+	tour->row = row;
+	printf("  %-46s", row->name);
+	fflush(stdout);
+	take_sample(tour->run, &tour->start);
+}
+
+static void end_step(struct tour *tour, const char *word)
+{
+	tour->row->seconds = clock_seconds() - tour->start.clock;
+	printf("%s (%.1f s)%s%s\n", word, tour->row->seconds, tour->row->detail[0] ? ": " : "", tour->row->detail);
+}
+
+bool tour_pass(struct tour *tour)
+{
+	tour->row->result = STEP_PASSED;
+	end_step(tour, "ok");
+	return true;
+}
+
+/* The first reason counts: what fails afterwards is its consequence. */
+bool tour_fail(struct tour *tour, const char *format, ...)
+{
+	va_list values;
+
+	if (tour->row->seconds > 0)
+		return false;
+	va_start(values, format);
+	vsnprintf(tour->row->detail, sizeof(tour->row->detail), format, values);
+	va_end(values);
+	for (char *text = tour->row->detail; *text; text++) {
+		if (*text == '\n')
+			*text = ' ';
+	}
+	tour->row->result = STEP_FAILED;
+	end_step(tour, "FAILED");
+	return false;
+}
+
+void tour_skip(struct tour *tour, const char *reason)
+{
+	snprintf(tour->row->detail, sizeof(tour->row->detail), "%s", reason);
+	tour->row->result = STEP_SKIPPED;
+	end_step(tour, "skipped");
+}
+
+void tour_measure(struct tour *tour, bool disk, struct tour_sample *difference)
+{
+	const struct tour_sample *start = &tour->start;
+	struct tour_sample now, *d = difference;
+	double units;
+
+	take_sample(tour->run, &now);
+	*d = (struct tour_sample){
+		.clock = now.clock - start->clock,
+		.cpu = now.cpu - start->cpu,
+		.packets = now.packets - start->packets,
+		.bytes = now.bytes - start->bytes,
+		.sent_frames = now.sent_frames - start->sent_frames,
+		.sent_bytes = now.sent_bytes - start->sent_bytes,
+		.requests = now.requests - start->requests,
+		.net_kicks = now.net_kicks - start->net_kicks,
+		.net_interrupts = now.net_interrupts - start->net_interrupts,
+		.disk_kicks = now.disk_kicks - start->disk_kicks,
+		.disk_interrupts = now.disk_interrupts - start->disk_interrupts,
+	};
+	tour->row->sidecore_cpu = d->clock > 0 ? d->cpu / d->clock : -1;
+	units = disk ? d->requests : d->packets;
+	if (units > 0) {
+		tour->row->kicks = (disk ? d->disk_kicks : d->net_kicks) / units;
+		tour->row->interrupts = (disk ? d->disk_interrupts : d->net_interrupts) / units;
+	}
+}
+
+char *tour_guest(struct tour *tour, unsigned index, unsigned timeout_s, const char *format, ...)
+{
+	struct agent_result result;
+	char command[2048];
+	va_list values;
+	int error;
+
+	va_start(values, format);
+	vsnprintf(command, sizeof(command), format, values);
+	va_end(values);
+	error = agent_run(&tour->run->guests[index].agent, command, timeout_s * 1000, &result);
+	if (!error && !result.status)
+		return result.output;
+	if (error)
+		tour_fail(tour, "%s: no answer from the agent: %s", tour->run->guests[index].name, strerror(-error));
+	else
+		tour_fail(tour, "%s: '%.60s' %s %d: %.80s", tour->run->guests[index].name, command, result.kind,
+			  result.status, result.output);
+	free(result.output);
+	return NULL;
+}
+
+json_t *tour_guest_json(struct tour *tour, unsigned index, unsigned timeout_s, const char *command)
+{
+	char *output = tour_guest(tour, index, timeout_s, "%s", command), *start;
+	json_error_t error;
+	json_t *json;
+
+	if (!output)
+		return NULL;
+	start = strchr(output, '{');
+	json = json_loads(start ? start : "", JSON_DISABLE_EOF_CHECK, &error);
+	if (!json)
+		tour_fail(tour, "'%.60s' printed no JSON: %.80s", command, output);
+	free(output);
+	return json;
+}
+
+double tour_number(const json_t *json, const char *path)
+{
+	char key[64];
+
+	while (json && *path) {
+		size_t length = strcspn(path, "/");
+
+		snprintf(key, sizeof(key), "%.*s", (int)length, path);
+		json = json_is_array(json) ? json_array_get(json, (size_t)atoi(key)) : json_object_get(json, key);
+		path += length + (path[length] == '/');
+	}
+	return json_is_number(json) ? json_number_value(json) : -1;
+}
+
+/* With nothing to do, a sidecore sleeps. */
+static void idle_step(struct tour *tour)
+{
+	struct tour_sample difference;
+
+	sleep(1);
+	tour_step(tour, "idle guests: the sidecore sleeps");
+	sleep(2);
+	tour_measure(tour, false, &difference);
+	tour->row->kicks = tour->row->interrupts = -1;
+	if (tour->row->sidecore_cpu > 0.05)
+		tour_fail(tour, "%.1f %% of a CPU with nothing to do", 100 * tour->row->sidecore_cpu);
+	else
+		tour_pass(tour);
+}
+
+static bool write_json(const struct tour *tour, const char *path)
+{
+	json_t *rows = report_json(&tour->report);
+	int error = json_dump_file(rows, path, JSON_INDENT(1));
+
+	json_decref(rows);
+	if (error)
+		fprintf(stderr, "sidecore run: cannot write %s\n", path);
+	return !error;
+}
+
+bool run_tour(struct run *run)
+{
+	struct tour tour = { .run = run };
+	double start = clock_seconds();
+	bool passed;
+
+	if (tour_network(&tour) && !run_stopped())
+		tour_disks(&tour);
+	if (!run_stopped())
+		idle_step(&tour);
+	report_print(&tour.report, run, clock_seconds() - start);
+
+	passed = tour.report.count > 0 && !run_stopped();
+	for (unsigned i = 0; i < tour.report.count; i++)
+		passed = passed && tour.report.rows[i].result != STEP_FAILED;
+	if (run->options.json && !write_json(&tour, run->options.json))
+		passed = false;
+	return passed;
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The tour's disk steps: data that are verified, flush, discard, zeroes, a file system, and latency. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/run_tour.h"
+
+#define DISK "/dev/vda"
+
+/* fio's own verification of everything that it wrote, with flushes in between. */
+static void verify_step(struct tour *tour, unsigned index)
+{
+	struct tour_sample difference;
+	double written;
+	json_t *json;
+
+	tour_step(tour, "%s: fio verifies 24 MiB, with flushes", tour->run->guests[index].name);
+	json = tour_guest_json(tour, index, 60,
+			       "fio --name=verify --filename=" DISK " --direct=1 --ioengine=libaio --iodepth=16 "
+			       "--rw=randwrite --bsrange=4k-64k --size=24M --fdatasync=32 --verify=crc32c "
+			       "--verify_fatal=1 --do_verify=1 --output-format=json 2>&1");
+	if (!json)
+		return;
+	tour_measure(tour, true, &difference);
+	written = tour_number(json, "jobs/0/write/io_bytes");
+	tour->row->throughput = 2 * written / difference.clock;
+	tour->row->unit = UNIT_BYTES;
+	if (written < 24 << 20 || tour_number(json, "jobs/0/error") != 0)
+		tour_fail(tour, "fio wrote %.0f bytes, error %.0f", written, tour_number(json, "jobs/0/error"));
+	else
+		tour_pass(tour);
+	json_decref(json);
+}
+
+static void discard_step(struct tour *tour, unsigned index)
+{
+	struct tour_sample difference;
+	char *output;
+
+	tour_step(tour, "%s: discard and write zeroes", tour->run->guests[index].name);
+	output = tour_guest(tour, index, 30,
+			    "blkdiscard -o 1M -l 8M " DISK " && blkdiscard -z -o 4M -l 16M " DISK " && "
+			    "cmp -n 16777216 " DISK " /dev/zero 4194304 0");
+	if (!output)
+		return;
+	free(output);
+	tour_measure(tour, true, &difference);
+	tour_pass(tour);
+}
+
+static void file_system_step(struct tour *tour, unsigned index)
+{
+	struct tour_sample difference;
+	char *output;
+
+	tour_step(tour, "%s: ext4, written, unmounted, checked", tour->run->guests[index].name);
+	output = tour_guest(tour, index, 60,
+			    "modprobe ext4 && mkfs.ext4 -q -F " DISK " && mkdir -p /mnt && mount " DISK " /mnt && "
+			    "head -c 4194304 /dev/urandom >/tmp/data && cp /tmp/data /mnt/data && sync && umount /mnt && "
+			    "echo 3 >/proc/sys/vm/drop_caches && e2fsck -f -n " DISK " >/dev/null 2>&1 && mount -o ro " DISK
+			    " /mnt && cmp /tmp/data /mnt/data && umount /mnt && rm /tmp/data");
+	if (!output)
+		return;
+	free(output);
+	tour_measure(tour, true, &difference);
+	tour_pass(tour);
+}
+
+static void latency_step(struct tour *tour, unsigned index, unsigned depth)
+{
+	struct tour_sample difference;
+	char command[256];
+	json_t *json;
+
+	tour_step(tour, "%s: 4 KiB random reads, depth %u", tour->run->guests[index].name, depth);
+	snprintf(command, sizeof(command),
+		 "fio --name=read --filename=" DISK " --direct=1 --ioengine=libaio --iodepth=%u --rw=randread --bs=4k "
+		 "--size=48M --runtime=2 --time_based --output-format=json 2>&1",
+		 depth);
+	json = tour_guest_json(tour, index, 30, command);
+	if (!json)
+		return;
+	tour_measure(tour, true, &difference);
+	tour->row->unit = UNIT_REQUESTS;
+	tour->row->throughput = tour_number(json, "jobs/0/read/iops");
+	tour->row->p50_us = tour_number(json, "jobs/0/read/clat_ns/percentile/50.000000") / 1000;
+	tour->row->p99_us = tour_number(json, "jobs/0/read/clat_ns/percentile/99.000000") / 1000;
+	if (tour->row->throughput <= 0 || tour_number(json, "jobs/0/error") != 0)
+		tour_fail(tour, "fio read nothing");
+	else
+		tour_pass(tour);
+	json_decref(json);
+}
+
+void tour_disks(struct tour *tour)
+{
+	for (unsigned i = 0; i < tour->run->options.guests; i++) {
+		verify_step(tour, i);
+		discard_step(tour, i);
+	}
+	file_system_step(tour, 0);
+	latency_step(tour, 0, 1);
+	latency_step(tour, 0, 32);
+}
