@@ -463,6 +463,14 @@ static void turns_are_bounded(void **state)
 			assert_int_equal(id, slot * 3);
 			pass_used(&driver, 3);
 		}
+		/* Zeroing is paid by the range: the second one waits for the next turn. */
+		for (unsigned slot = 0; slot < 2; slot++) {
+			*(struct virtio_blk_discard_write_zeroes *)data(&driver, slot) =
+				(struct virtio_blk_discard_write_zeroes){ 0, 64, 0 };
+			offer(&driver, slot, VIRTIO_BLK_T_WRITE_ZEROES, 0, 16);
+		}
+		assert_int_equal(turn(&driver, 32, 32768), 1);
+		assert_int_equal(turn(&driver, 32, 32768), 1);
 		driver_stop(&driver);
 	}
 }
