@@ -274,7 +274,8 @@ static const struct {
 	/* 22 */ { VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, { 0, 8, 0 }, .status = VIRTIO_BLK_S_IOERR, .read_only = true },
 	/* 23 */ { VIRTIO_BLK_T_WRITE_ZEROES, 0, 9 * 16, { 0, 8, 0 }, .status = VIRTIO_BLK_S_IOERR },
 	/* 24 */ { VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, { 0, 0x00800000, 0 }, .status = VIRTIO_BLK_S_IOERR }, /* 4 GiB */
-	/* 25 */ { VIRTIO_BLK_T_DISCARD, 0, 16, { 1, 8, 0 }, .status = VIRTIO_BLK_S_IOERR, .block_size = 4096 },
+	/* 25 */ { VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, { 0, 513, 0 }, .status = VIRTIO_BLK_S_IOERR }, /* above the limit */
+	/* 26 */ { VIRTIO_BLK_T_DISCARD, 0, 16, { 1, 8, 0 }, .status = VIRTIO_BLK_S_IOERR, .block_size = 4096 },
 };
 
 static void impossible_requests_are_refused(void **state)
