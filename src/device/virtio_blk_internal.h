@@ -54,6 +54,7 @@ struct blk_request {
 	guest_byte *status;
 	uint32_t type;	  /* VIRTIO_BLK_T_* */
 	uint32_t written; /* used length when all goes well */
+	uint64_t cost;	  /* bytes that it takes of its turn */
 	uint16_t id, slots;
 	bool busy;
 	bool submitting, completed_inline; /* see submit_ranges() */

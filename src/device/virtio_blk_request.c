@@ -435,6 +435,9 @@ static void start_zones(struct blk_request *request, const struct chain *chain)
 		finish(request, status);
 		return;
 	}
+	/* The disk may do it at once, in memory: the turn pays for the ranges, not for the few bytes that name them. */
+	for (size_t i = 0; i < count; i++)
+		request->cost += request->ranges[i].length;
 	request->range_count = (uint8_t)count;
 	submit_ranges(request);
 }
@@ -482,6 +485,7 @@ static enum taken take_chain(struct blk_queue *blk_queue, const struct chain *ch
 	request->id = chain->id;
 	request->slots = chain->slots;
 	request->written = 1;
+	request->cost = (uint64_t)chain->readable_length + chain->writable_length;
 	request->busy = true;
 	request->range_next = 0;
 	request->range_count = 0;
@@ -529,7 +533,8 @@ static unsigned take_batch(struct blk_queue *blk_queue, unsigned count, int64_t 
 		taken = take_chain(blk_queue, chain);
 		if (unlikely(taken != TAKEN))
 			break;
-		*bytes -= (int64_t)chain->readable_length + chain->writable_length;
+		/* Nobody has touched the request since, even when it is complete: its id was not popped again. */
+		*bytes -= (int64_t)blk_queue->requests[chain->id].cost;
 		done++;
 	}
 	*on = done == count && *bytes > 0;

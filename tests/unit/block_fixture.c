@@ -49,7 +49,12 @@ void block_fixture_wait_flag(struct block_fixture *fixture, const bool *flag)
 
 void block_fixture_start(struct block_fixture *fixture)
 {
-	struct engine_config config = { .sidecore_count = 1, .sidecores = { { .cpu = -1 } } };
+	block_fixture_start_sleepy(fixture, 0);
+}
+
+void block_fixture_start_sleepy(struct block_fixture *fixture, uint64_t busy_poll)
+{
+	struct engine_config config = { .sidecore_count = 1, .sidecores = { { .cpu = -1 } }, .busy_poll_ns = busy_poll };
 
 	require(!engine_create(&config, &fixture->engine));
 	fixture->sidecore = engine_sidecore(fixture->engine, 0);

@@ -27,9 +27,12 @@ struct block_job {
 };
 
 void block_fixture_start(struct block_fixture *fixture);
+
+/** block_fixture_start_sleepy() - with a sidecore that sleeps @busy_poll ns after its last work. */
+void block_fixture_start_sleepy(struct block_fixture *fixture, uint64_t busy_poll);
 void block_fixture_stop(struct block_fixture *fixture);
 
-/** block_fixture_run_completions() - what the control thread's event loop does, until @flag is set. */
+/** block_fixture_wait_flag() - what the control thread's event loop does, until @flag is set. */
 void block_fixture_wait_flag(struct block_fixture *fixture, const bool *flag);
 
 struct block_channel *block_fixture_channel(struct block_fixture *fixture, struct disk *disk);

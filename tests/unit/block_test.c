@@ -434,6 +434,8 @@ static void ram_resizes(void **state)
 	assert_int_equal(io(&place, BLOCK_WRITE, 2 * DISK_SIZE - 4096, bytes, 4096), 0);
 	/* What a shrink cut off is gone when the disk grows again. */
 	assert_int_equal(disk_resize(place.disk, DISK_SIZE, &error), 0);
+	/* A request that was checked just before the shrink, and comes late. */
+	assert_int_equal(io(&place, BLOCK_WRITE, 2 * DISK_SIZE - 4096, bytes, 4096), 0);
 	assert_int_equal(disk_resize(place.disk, 2 * DISK_SIZE, &error), 0);
 	assert_int_equal(io(&place, BLOCK_READ, 2 * DISK_SIZE - 4096, bytes, 4096), 0);
 	assert_true(all_zero(bytes, sizeof(bytes)));
@@ -476,6 +478,42 @@ static void truncated_file_fails_requests(void **state)
 		assert_int_equal(io(&place, BLOCK_READ, 16384, bytes, 32768), -EIO); /* half of it is there */
 		assert_int_equal(io(&place, BLOCK_READ, 0, bytes, 32768), 0);
 		assert_int_equal(io(&place, BLOCK_WRITE, 65536, bytes, 4096), 0);
+		tear_down(&place);
+		free(bytes);
+	}
+}
+
+/* A sidecore that sleeps whenever it can: each completion must wake it, by the ring's eventfd or by a message. */
+static void completions_wake_a_sleeper(void **state)
+{
+	static const unsigned numbers[] = { 2, 3, 7 };
+
+	for (unsigned i = 0; i < array_size(numbers); i++) {
+		uint8_t *bytes = aligned_alloc(4096, 4096);
+		struct sidecore_counters counters;
+		struct place place;
+
+		if (!set_up(&place, &kinds[numbers[i]])) {
+			free(bytes);
+			continue;
+		}
+		close_disk(&place);
+		block_fixture_stop(&place.fixture);
+		block_fixture_start_sleepy(&place.fixture, 1);
+		open_disk(&place);
+		for (unsigned round = 0; round < 2000; round++) {
+			enum block_operation operation = round % 50 == 49 ? BLOCK_FLUSH :
+							 round % 2	  ? BLOCK_READ :
+									    BLOCK_WRITE;
+			bool data = operation != BLOCK_FLUSH;
+
+			memset(bytes, (int)round / 2, 4096);
+			assert_int_equal(io(&place, operation, data ? round / 2 * 4096 : 0, data ? bytes : NULL,
+					    data ? 4096 : 0), 0);
+		}
+		sidecore_read_counters(place.fixture.sidecore, &counters);
+		print_message("%s: %lu sleeps\n", kinds[numbers[i]].name, (unsigned long)counters.sleeps);
+		assert_true(counters.sleeps >= 1000);
 		tear_down(&place);
 		free(bytes);
 	}
@@ -752,6 +790,7 @@ int main(void)
 		cmocka_unit_test(every_disk),
 		cmocka_unit_test(null_takes_everything),
 		cmocka_unit_test(overflow_waits_its_turn),
+		cmocka_unit_test(completions_wake_a_sleeper),
 		cmocka_unit_test(ram_resizes),
 		cmocka_unit_test(file_resizes),
 		cmocka_unit_test(truncated_file_fails_requests),

@@ -274,7 +274,8 @@ static const struct {
 	/* 22 */ { VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, { 0, 8, 0 }, .status = VIRTIO_BLK_S_IOERR, .read_only = true },
 	/* 23 */ { VIRTIO_BLK_T_WRITE_ZEROES, 0, 9 * 16, { 0, 8, 0 }, .status = VIRTIO_BLK_S_IOERR },
 	/* 24 */ { VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, { 0, 0x00800000, 0 }, .status = VIRTIO_BLK_S_IOERR }, /* 4 GiB */
-	/* 25 */ { VIRTIO_BLK_T_DISCARD, 0, 16, { 1, 8, 0 }, .status = VIRTIO_BLK_S_IOERR, .block_size = 4096 },
+	/* 25 */ { VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, { 0, 513, 0 }, .status = VIRTIO_BLK_S_IOERR }, /* above the limit */
+	/* 26 */ { VIRTIO_BLK_T_DISCARD, 0, 16, { 1, 8, 0 }, .status = VIRTIO_BLK_S_IOERR, .block_size = 4096 },
 };
 
 static void impossible_requests_are_refused(void **state)
@@ -463,6 +464,14 @@ static void turns_are_bounded(void **state)
 			assert_int_equal(id, slot * 3);
 			pass_used(&driver, 3);
 		}
+		/* Zeroing is paid by the range: the second one waits for the next turn. */
+		for (unsigned slot = 0; slot < 2; slot++) {
+			*(struct virtio_blk_discard_write_zeroes *)data(&driver, slot) =
+				(struct virtio_blk_discard_write_zeroes){ 0, 64, 0 };
+			offer(&driver, slot, VIRTIO_BLK_T_WRITE_ZEROES, 0, 16);
+		}
+		assert_int_equal(turn(&driver, 32, 32768), 1);
+		assert_int_equal(turn(&driver, 32, 32768), 1);
 		driver_stop(&driver);
 	}
 }
