@@ -388,8 +388,8 @@ static int check_image(struct config *config, struct config_document *document, 
 	for (other = config->disks; other < disk; other++) {
 		if (other->backend->type == CONFIG_BACKEND_FILE && !strcmp(other->backend->path, backend->path) &&
 		    !(other->read_only && disk->read_only))
-			return FAIL(place, "\"%s\" already is the image of %s; two guests that write to one image destroy "
-				    "it: use another, or make both read_only", backend->path, other->name);
+			return FAIL(place, "\"%s\" already is the image of %s; an image has one disk that writes to it, or any "
+				    "number that are read_only: use another one", backend->path, other->name);
 	}
 	return 0;
 }

@@ -267,7 +267,7 @@ static int build_disk(struct server *server, const struct config_disk *config, c
 	disk->wait.server = server;
 	result = disk_open(&image, server->engine, &disk->disk, &reason);
 	if (result)
-		return failed(error, result, "disk %s: %s", config->name, reason ? reason : strerror(-result));
+		return failed(error, result, "%s", reason ? reason : strerror(-result)); /* names the disk */
 	result = virtio_blk_create(&options, server->engine, disk->disk, &disk->device);
 	if (result)
 		return failed(error, result, "disk %s: %s", config->name, strerror(-result));
