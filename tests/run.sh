@@ -22,7 +22,7 @@ python=/usr/bin/python3
 results=build/test-results
 suites=(unit unit-asan unit-tsan protocol guest)
 # Unit tests that make sense with ThreadSanitizer: several threads meet in them.
-threaded=(engine frame_ring address_table)
+threaded=(engine engine_wake frame_ring address_table)
 # No suite takes that long; something that hangs must not take the others with it.
 suite_seconds=900
 
@@ -104,8 +104,9 @@ run_pytest() {
 	finish "$1" "${PIPESTATUS[0]}"
 }
 
-# Sanitizers end the program with a status of its own, so that a finding can never look like an expected error.
-export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1:exitcode=99
+# Sanitizers end the program with a status of its own, so that a finding can never look like an expected error. Not
+# detect_stack_use_after_return: gcc 12 puts variables of cache line alignment on its fake stacks misaligned.
+export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=0:exitcode=99
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:exitcode=99
 export TSAN_OPTIONS=halt_on_error=0:second_deadlock_stack=1:exitcode=99
 
