@@ -57,7 +57,8 @@ build() {
 	[ -n "${built[$name]-}" ] && return "${built[$name]}"
 	say "building build/$name"
 	{ [ -f "build/$name/build.ninja" ] || meson setup "$@" "build/$name"; } >"$results/build-$name.log" 2>&1 &&
-		ninja ${JOBS:+-j "$JOBS"} -C "build/$name" 2>&1 | tee -a "$results/build-$name.log" | grep -E '^FAILED|error:|warning:|^ninja: (no|error)'
+		ninja ${JOBS:+-j "$JOBS"} -C "build/$name" 2>&1 | tee -a "$results/build-$name.log" |
+		grep -E '^FAILED|error:|warning:|^ninja: (no|error)'
 	built[$name]=${PIPESTATUS[0]}
 	[ "${built[$name]}" = 0 ] || echo "build/$name failed; see $results/build-$name.log"
 	return "${built[$name]}"
