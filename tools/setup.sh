@@ -12,8 +12,9 @@ set -euo pipefail
 
 build=(
 	gcc libc6-dev make meson ninja-build pkg-config
-	liburing-dev libevent-dev libjansson-dev libcyaml-dev libnbd-dev
+	liburing-dev libevent-dev libjansson-dev libcyaml-dev libyaml-dev libnbd-dev
 	libslirp-dev libglib2.0-dev	# slirp.pc names glib
+	scdoc				# manual pages
 )
 # QEMU and all that guest/build.sh calls; qemu-utils also makes images and serves qcow2.
 run=(

@@ -2,8 +2,8 @@
 /*
  * sidecore serve: the daemon in the foreground.
  *
- * The process is prepared (limits, signals), the configuration read, the server built, and then the event loop has the
- * control thread until the server has stopped. SIGTERM and SIGINT begin the stop; a second one ends the process at once.
+ * The process is prepared (limits, signals), the configuration read, the server built, and then the event loop has
+ * the control thread until the server has stopped. SIGTERM and SIGINT begin the stop; a second one ends at once.
  * SIGHUP does nothing: the configuration is read once, and there is no log file to open again.
  */
 #include <errno.h>
@@ -30,8 +30,8 @@
 static const char usage[] =
 	"Usage: sidecore serve [OPTION]... CONFIGURATION\n"
 	"\n"
-	"Serves the network cards and disks that the configuration file describes, in the foreground, until it is told to\n"
-	"stop by SIGTERM or SIGINT (Ctrl-C). The format is described in sidecore.yaml(5).\n"
+	"Serves the network cards and disks that the configuration file describes, in the foreground, until it is\n"
+	"told to stop by SIGTERM or SIGINT (Ctrl-C). The format is described in sidecore.yaml(5).\n"
 	"\n"
 	"  -c, --check     only check the configuration\n"
 	"  -v, --verbose   log connections and stages in detail\n"
@@ -176,7 +176,7 @@ int cli_serve(int argc, char **argv)
 		}
 	}
 	if (argc - optind != 1) {
-		fprintf(stderr, "sidecore serve: name one configuration file, not %d; sidecore.yaml(5) has an example\n",
+		fprintf(stderr, "sidecore serve: name one configuration file, not %d; see sidecore.yaml(5)\n",
 			argc - optind);
 		return EXIT_USAGE;
 	}
@@ -187,8 +187,8 @@ int cli_serve(int argc, char **argv)
 		return EXIT_FAILURE;
 	}
 	if (check) {
-		printf("%s: good: %u networks, %u interfaces, %u disks, %u sidecores\n", argv[optind], config->networks_count,
-		       config->interfaces_count, config->disks_count, config->sidecores_count);
+		printf("%s: good: %u networks, %u interfaces, %u disks, %u sidecores\n", argv[optind],
+		       config->networks_count, config->interfaces_count, config->disks_count, config->sidecores_count);
 		status = EXIT_SUCCESS;
 	} else {
 		prepare_process();

@@ -17,11 +17,11 @@
 static const char usage[] =
 	"Usage: sidecore status [OPTION]...\n"
 	"\n"
-	"Shows what a running daemon serves: how busy its sidecores are, which interfaces and disks are connected, what passes\n"
-	"through them in each second, and what was lost for which reason.\n"
+	"Shows what a running daemon serves: how busy its sidecores are, which interfaces and disks are connected,\n"
+	"what passes through them in each second, and what was lost for which reason.\n"
 	"\n"
-	"  -c, --control SOCKET  control socket of the daemon (default: /run/sidecore/control.sock if it is there, else\n"
-	"                        $XDG_RUNTIME_DIR/sidecore.sock)\n"
+	"  -c, --control SOCKET  control socket of the daemon (default: /run/sidecore/control.sock if it is there,\n"
+	"                        else $XDG_RUNTIME_DIR/sidecore.sock)\n"
 	"  -j, --json            print all that the daemon tells, as one JSON object on one line\n"
 	"  -w, --watch           again every second, until interrupted\n"
 	"  -h, --help            this text\n";
@@ -195,8 +195,8 @@ static void print_trouble(json_t *devices, const char *what, bool colours)
 		device = json_object_iter_value(next);
 		json_array_foreach(json_object_get(device, "queues"), index, queue) {
 			if (json_is_string(json_object_get(queue, "broken")))
-				printf("%s%s %s: queue %zu (%s) is broken: %s; the guest's driver must reset the device%s\n",
-				       start, what, name, index, text(queue, "kind"), text(queue, "broken"), end);
+				printf("%s%s %s: queue %zu (%s) is broken: %s; its driver must reset the device%s\n",
+				       start,  what, name, index, text(queue, "kind"), text(queue, "broken"), end);
 		}
 		if (count(device, "refused"))
 			printf("%s%s %s: %llu connections refused, the last one for: %s%s\n", start, what, name,
@@ -284,7 +284,7 @@ int cli_status(int argc, char **argv)
 		}
 	}
 	if (optind < argc) {
-		fprintf(stderr, "sidecore status: \"%s\" is one word too many; sidecore status --help lists the options\n",
+		fprintf(stderr, "sidecore status: \"%s\" is one word too many; --help lists the options\n",
 			argv[optind]);
 		free(path);
 		return EXIT_USAGE;

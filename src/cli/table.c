@@ -99,8 +99,8 @@ void table_print(struct table *table, FILE *stream, bool colours)
 		unsigned column = (unsigned)(i % table->columns);
 		bool last = column + 1 == table->columns;
 
-		print_entry(stream, table->cells[i].text, column_width(table, column), *table->heads[column] == '>', last,
-			    colours ? codes[table->cells[i].colour] : "");
+		print_entry(stream, table->cells[i].text, column_width(table, column),
+			    *table->heads[column] == '>', last, colours ? codes[table->cells[i].colour] : "");
 		if (last)
 			fputc('\n', stream);
 	}
@@ -122,7 +122,8 @@ static const char *format_scaled(double value, double step, const char *prefixes
 	if (!scale)
 		snprintf(text, FORMAT_NUMBER_SIZE, "%.0f", value);
 	else
-		snprintf(text, FORMAT_NUMBER_SIZE, "%.*f%c", value < 9.995 ? 2 : value < 99.95 ? 1 : 0, value, prefixes[scale]);
+		snprintf(text, FORMAT_NUMBER_SIZE, "%.*f%c", value < 9.995 ? 2 : value < 99.95 ? 1 : 0, value,
+			 prefixes[scale]);
 	return text;
 }
 

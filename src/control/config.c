@@ -115,8 +115,8 @@ static int read_file(const char *path, char **text, char **error)
 	*text = malloc(CONFIG_FILE_MAX + 1);
 	if (!*text || !file) {
 		result = *text ? -errno : -ENOMEM;
-		remedy = result == -ENOENT ? "check the name; sidecore.yaml(5) has an example to start from" :
-					     "it must be readable for the user that runs sidecore";
+		remedy = result == -ENOENT ? "check the name; sidecore.yaml(5) has an example to start from"
+					   : "it must be readable for the user that runs sidecore";
 	} else {
 		length = fread(*text, 1, CONFIG_FILE_MAX + 1, file);
 		if (ferror(file)) {
@@ -163,8 +163,8 @@ int config_default_control_path(bool for_client, char **path)
 	*path = NULL;
 	if (runtime && runtime[0] == '/' && asprintf(&own, "%s/sidecore.sock", runtime) < 0)
 		return -ENOMEM;
-	if (for_client ? access(SYSTEM_CONTROL_PATH, F_OK) == 0 || !own :
-			 geteuid() == 0 || access(SYSTEM_CONTROL_FOLDER, W_OK) == 0) {
+	if (for_client ? access(SYSTEM_CONTROL_PATH, F_OK) == 0 || !own
+		       : geteuid() == 0 || access(SYSTEM_CONTROL_FOLDER, W_OK) == 0) {
 		free(own);
 		*path = strdup(SYSTEM_CONTROL_PATH);
 		return *path ? 0 : -ENOMEM;
@@ -200,8 +200,8 @@ static int parse_with_unit(const char *text, const struct unit *units, size_t co
 int config_parse_size(const char *text, uint64_t *size)
 {
 	static const struct unit units[] = {
-		{ "", 1 },	    { "K", 1ULL << 10 },   { "M", 1ULL << 20 },	  { "G", 1ULL << 30 },	 { "T", 1ULL << 40 },
-		{ "B", 1 },	    { "KiB", 1ULL << 10 }, { "MiB", 1ULL << 20 }, { "GiB", 1ULL << 30 }, { "TiB", 1ULL << 40 },
+		{ "", 1 },  { "K", 1ULL << 10 },   { "M", 1ULL << 20 },	  { "G", 1ULL << 30 },	 { "T", 1ULL << 40 },
+		{ "B", 1 }, { "KiB", 1ULL << 10 }, { "MiB", 1ULL << 20 }, { "GiB", 1ULL << 30 }, { "TiB", 1ULL << 40 },
 	};
 
 	return parse_with_unit(text, units, array_size(units), size);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Configuration: a YAML file that a person can read, loaded into these structures by libcyaml and then checked as a whole.
- * Errors name file, line and remedy. The format is documented in docs/sidecore.yaml.5.scd; in short:
+ * Configuration: a YAML file that a person can read, loaded into these structures by libcyaml and then checked as a
+ * whole. Errors name file, line and remedy. The format is documented in docs/sidecore.yaml.5.scd; in short:
  *
  *	control: /run/sidecore/control.sock     # JSON control socket; "none" for none
  *	group: kvm                              # group that may use the sockets; left out: the daemon's own
@@ -38,8 +38,8 @@
  *	    serial: web                         # at most 20 bytes; left out: the name
  *	    backend: { type: file, path: web.img, direct: true }   # file | ram | null | nbd; size: 10G
  *
- * What the file says in words (durations, sizes, addresses) is kept as text next to the value it means; the program uses
- * the values, listed under "checked".
+ * What the file says in words (durations, sizes, addresses) is kept as text next to the value it means; the program
+ * uses the values, listed under "checked".
  */
 #ifndef CONTROL_CONFIG_H
 #define CONTROL_CONFIG_H
@@ -190,8 +190,8 @@ int config_load_text(const char *path, const char *text, struct config **config,
 void config_free(struct config *config);
 
 /**
- * config_default_control_path() - where the control socket is when nothing says otherwise: /run/sidecore/control.sock when
- * that folder can be written (the service, root), else $XDG_RUNTIME_DIR/sidecore.sock.
+ * config_default_control_path() - where the control socket is when nothing says otherwise: /run/sidecore/control.sock
+ * when that folder can be written (the service, root), else $XDG_RUNTIME_DIR/sidecore.sock.
  * @for_client:	look for a socket that exists rather than for a place to make one
  * @path:	out, to be freed
  *
@@ -202,7 +202,7 @@ int config_default_control_path(bool for_client, char **path);
 /** config_parse_size() - "64M", "10G", "4096" (binary multiples). Return: 0, -EINVAL, -ERANGE. */
 int config_parse_size(const char *text, uint64_t *size);
 
-/** config_parse_duration() - "50us", "1ms", "2s" to nanoseconds; a unit is required unless it is 0. Return: as above. */
+/** config_parse_duration() - "50us", "1ms", "2s" to nanoseconds; 0 needs no unit. Return: as above. */
 int config_parse_duration(const char *text, uint64_t *nanoseconds);
 
 /** config_parse_mac() - six pairs of hexadecimal digits with colons; a unicast address. Return: 0, -EINVAL. */

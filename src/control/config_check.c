@@ -28,7 +28,7 @@
 #define NAME_MAX_BYTES 63U
 #define QUEUE_SIZE_MIN 16U
 /* The smallest MTU that IPv4 works with (RFC 791), and the largest that virtio's 16 bits and Linux allow. */
-#define MTU_MIN	       68U
+#define MTU_MIN 68U
 
 int config_absolute(char **path, const char *folder)
 {
@@ -57,7 +57,8 @@ int config_check_duration(struct config_document *document, struct config_place 
 static int check_size(struct config_document *document, struct config_place place, const char *text, uint64_t *size)
 {
 	if (config_parse_size(text, size) || *size > INT64_MAX)
-		return FAIL(place, "\"%.60s\" is not a size; write bytes, or a number with K, M, G or T: 512M, 10G", text);
+		return FAIL(place, "\"%.60s\" is not a size; write bytes, or a number with K, M, G or T: 512M, 10G",
+			    text);
 	return 0;
 }
 
@@ -69,8 +70,8 @@ int config_check_name(struct config_document *document, const char *section, uns
 		good++;
 	if (!length || length > NAME_MAX_BYTES || good < length)
 		return FAIL(PLACE(section, (int)index, "name"),
-			    "\"%.60s\" is no good name; use 1 to %u letters, digits, dots, dashes and underscores", name,
-			    NAME_MAX_BYTES);
+			    "\"%.60s\" is no good name; use 1 to %u letters, digits, dots, dashes and underscores",
+			    name, NAME_MAX_BYTES);
 	return 0;
 }
 
@@ -89,15 +90,16 @@ static int check_top(struct config *config, struct config_document *document, co
 			return FAIL(place, "socket path is %zu bytes long and 107 fit; use a shorter folder",
 				    strlen(config->control));
 	} else if (config_default_control_path(false, &config->control)) {
-		return FAIL(place, "there is no place for the control socket (/run/sidecore is not ours, XDG_RUNTIME_DIR is "
-				   "not set); add \"control: PATH\", or \"control: none\"");
+		return FAIL(place,
+			    "there is no place for the control socket (/run/sidecore is not ours, XDG_RUNTIME_DIR is "
+			    "not set); add \"control: PATH\", or \"control: none\"");
 	}
 	config->group_id = -1;
 	if (config->group) {
 		group = getgrnam(config->group);
 		if (!group)
-			return FAIL(PLACE("group", CONFIG_NO_INDEX), "unknown group \"%.60s\"; create it or name another",
-				    config->group);
+			return FAIL(PLACE("group", CONFIG_NO_INDEX),
+				    "unknown group \"%.60s\"; create it or name another", config->group);
 		config->group_id = (int)group->gr_gid;
 	}
 	if (config->busy_poll) {
@@ -108,8 +110,8 @@ static int check_top(struct config *config, struct config_document *document, co
 		config->busy_poll_ns = max(config->busy_poll_ns, (uint64_t)1);
 	}
 	if (config->scheduler && !scheduler_find(config->scheduler))
-		return FAIL(PLACE("scheduler", CONFIG_NO_INDEX), "unknown scheduler \"%.60s\"; leave it out for the default",
-			    config->scheduler);
+		return FAIL(PLACE("scheduler", CONFIG_NO_INDEX),
+			    "unknown scheduler \"%.60s\"; leave it out for the default", config->scheduler);
 	return 0;
 }
 
@@ -156,14 +158,17 @@ static int check_sidecores(struct config *config, struct config_document *docume
 		if (sidecore->cpu < 0)
 			continue;
 		if (sidecore->cpu >= CPU_SETSIZE || !CPU_ISSET(sidecore->cpu, &allowed))
-			return FAIL(place, "CPU %d is not allowed for this process; use one of %s", sidecore->cpu, words);
+			return FAIL(place, "CPU %d is not allowed for this process; use one of %s", sidecore->cpu,
+				    words);
 		if (CPU_ISSET(sidecore->cpu, &taken))
 			return FAIL(place, "CPU %d already has a sidecore; use another of %s", sidecore->cpu, words);
 		CPU_SET(sidecore->cpu, &taken);
 	}
 	if (config->sidecores_count > (unsigned)CPU_COUNT(&allowed))
-		return FAIL(PLACE("sidecores", CONFIG_NO_INDEX), "%u sidecores need as many CPUs, and %d are allowed (%s); "
-			    "remove some", config->sidecores_count, CPU_COUNT(&allowed), words);
+		return FAIL(PLACE("sidecores", CONFIG_NO_INDEX),
+			    "%u sidecores need as many CPUs, and %d are allowed (%s); "
+			    "remove some",
+			    config->sidecores_count, CPU_COUNT(&allowed), words);
 	return 0;
 }
 
@@ -198,7 +203,8 @@ static int check_socket_unique(const struct config *config, struct config_docume
 	}
 	if (owner)
 		return FAIL(PLACE(endpoint->section, (int)endpoint->index, "socket"),
-			    "socket \"%s\" already belongs to %s; give %s one of its own", socket, owner, endpoint->name);
+			    "socket \"%s\" already belongs to %s; give %s one of its own", socket, owner,
+			    endpoint->name);
 	return 0;
 }
 
@@ -231,8 +237,9 @@ static int check_endpoint(struct config *config, struct config_document *documen
 	if (endpoint->memory_max && check_size(document, PLACE(endpoint->section, index, "memory_max"),
 					       endpoint->memory_max, endpoint->memory_max_bytes))
 		return -EINVAL;
-	if (endpoint->queue_size && (endpoint->queue_size & (endpoint->queue_size - 1) ||
-				     endpoint->queue_size < QUEUE_SIZE_MIN || endpoint->queue_size > VIRTQUEUE_SIZE_MAX))
+	if (endpoint->queue_size &&
+	    (endpoint->queue_size & (endpoint->queue_size - 1) || endpoint->queue_size < QUEUE_SIZE_MIN ||
+	     endpoint->queue_size > VIRTQUEUE_SIZE_MAX))
 		return FAIL(PLACE(endpoint->section, index, "queue_size"),
 			    "queue_size is %u; use a power of two from %u to %u", endpoint->queue_size, QUEUE_SIZE_MIN,
 			    VIRTQUEUE_SIZE_MAX);
@@ -276,14 +283,17 @@ static int check_addresses(struct config *config, struct config_document *docume
 	if (!interface->mac)
 		config_derive_mac(interface->name, interface->address);
 	else if (config_parse_mac(interface->mac, interface->address))
-		return FAIL(PLACE("interfaces", i, "mac"),
-			    "\"%.60s\" is not the address of a network card; write six pairs of hexadecimal digits, the "
-			    "first even: 52:54:00:00:00:01", interface->mac);
+		return FAIL(
+			PLACE("interfaces", i, "mac"),
+			"\"%.60s\" is not the address of a network card; write six pairs of hexadecimal digits, the "
+			"first even: 52:54:00:00:00:01",
+			interface->mac);
 	for (other = config->interfaces; other < interface; other++) {
 		if (other->network_index == interface->network_index && !memcmp(other->address, interface->address, 6))
-			return FAIL(PLACE("interfaces", i, "mac"),
-				    "%s and %s have the same MAC address in network %s; give one of them another \"mac\"",
-				    other->name, interface->name, interface->network);
+			return FAIL(
+				PLACE("interfaces", i, "mac"),
+				"%s and %s have the same MAC address in network %s; give one of them another \"mac\"",
+				other->name, interface->name, interface->network);
 	}
 	for (unsigned j = 0; j < interface->ipv4_count; j++) {
 		struct in_addr address;
@@ -321,10 +331,14 @@ static int check_interface(struct config *config, struct config_document *docume
 {
 	struct config_interface *interface = &config->interfaces[index];
 	struct endpoint endpoint = {
-		.section = "interfaces",	       .index = index,
-		.name = interface->name,	       .socket = &interface->socket,
-		.sidecore_given = interface->sidecore_given, .memory_max = interface->memory_max,
-		.queue_size = interface->queue_size,   .sidecore = &interface->sidecore,
+		.section = "interfaces",
+		.index = index,
+		.name = interface->name,
+		.socket = &interface->socket,
+		.sidecore_given = interface->sidecore_given,
+		.memory_max = interface->memory_max,
+		.queue_size = interface->queue_size,
+		.sidecore = &interface->sidecore,
 		.memory_max_bytes = &interface->memory_max_bytes,
 	};
 	int i = (int)index;
@@ -384,12 +398,16 @@ static int check_image(struct config *config, struct config_document *document, 
 	if (config_absolute(&backend->path, folder))
 		return -ENOMEM;
 	if (!backend->size && access(backend->path, F_OK) && errno == ENOENT)
-		return FAIL(place, "\"%s\" does not exist; create it, or add \"size\" to have it created", backend->path);
+		return FAIL(place, "\"%s\" does not exist; create it, or add \"size\" to have it created",
+			    backend->path);
 	for (other = config->disks; other < disk; other++) {
 		if (other->backend->type == CONFIG_BACKEND_FILE && !strcmp(other->backend->path, backend->path) &&
 		    !(other->read_only && disk->read_only))
-			return FAIL(place, "\"%s\" already is the image of %s; two guests that write to one image destroy "
-				    "it: use another, or make both read_only", backend->path, other->name);
+			return FAIL(
+				place,
+				"\"%s\" already is the image of %s; an image has one disk that writes to it, or any "
+				"number that are read_only: use another one",
+				backend->path, other->name);
 	}
 	return 0;
 }
@@ -416,8 +434,10 @@ static int check_backend(struct config *config, struct config_document *document
 			return FAIL(uri, "backend has no \"uri\"; add one like nbd://host/export");
 		if (strncmp(backend->uri, "nbd://", 6) && strncmp(backend->uri, "nbds://", 7) &&
 		    strncmp(backend->uri, "nbd+unix://", 11) && strncmp(backend->uri, "nbds+unix://", 12))
-			return FAIL(uri, "\"%.60s\" is not an NBD address; write nbd://host/export or "
-				    "nbd+unix:///export?socket=PATH", backend->uri);
+			return FAIL(uri,
+				    "\"%.60s\" is not an NBD address; write nbd://host/export or "
+				    "nbd+unix:///export?socket=PATH",
+				    backend->uri);
 		return 0;
 	default:
 		if (!backend->size)
@@ -452,7 +472,8 @@ static int check_disk(struct config *config, struct config_document *document, c
 	if (!config_document_has(document, PLACE("disks", i, "queues")))
 		disk->queues = 1;
 	if (disk->queues < 1 || disk->queues > CONFIG_DISK_QUEUES_MAX)
-		return FAIL(PLACE("disks", i, "queues"), "queues is %u; use 1 to %u", disk->queues, CONFIG_DISK_QUEUES_MAX);
+		return FAIL(PLACE("disks", i, "queues"), "queues is %u; use 1 to %u", disk->queues,
+			    CONFIG_DISK_QUEUES_MAX);
 	if (!config_document_has(document, PLACE("disks", i, "block_size")))
 		disk->block_size = 512;
 	if (disk->block_size != 512 && disk->block_size != 4096)

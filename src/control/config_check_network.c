@@ -30,17 +30,19 @@ static int check_keys(const struct config_uplink *uplink, struct config_document
 		const char *key;
 		enum uplink_type type;
 	} keys[] = {
-		{ "interface", UPLINK_TAP },   { "queues", UPLINK_TAP },   { "address", UPLINK_STREAM },
-		{ "listen", UPLINK_STREAM },   { "net4", UPLINK_SLIRP },   { "restricted", UPLINK_SLIRP },
-		{ "ipv6", UPLINK_SLIRP },      { "forwards", UPLINK_SLIRP }, { "size", UPLINK_SOURCE },
+		{ "interface", UPLINK_TAP }, { "queues", UPLINK_TAP },	   { "address", UPLINK_STREAM },
+		{ "listen", UPLINK_STREAM }, { "net4", UPLINK_SLIRP },	   { "restricted", UPLINK_SLIRP },
+		{ "ipv6", UPLINK_SLIRP },    { "forwards", UPLINK_SLIRP }, { "size", UPLINK_SOURCE },
 	};
 
 	for (unsigned i = 0; i < array_size(keys); i++) {
 		struct config_place place = PLACE("networks", (int)index, "uplink", keys[i].key);
 
 		if (config_document_has(document, place) && (enum uplink_type)uplink->type != keys[i].type)
-			return FAIL(place, "\"%s\" belongs to an uplink of type %s, and this is %s; remove it, or change "
-				    "the type", keys[i].key, type_words[keys[i].type], type_words[uplink->type]);
+			return FAIL(place,
+				    "\"%s\" belongs to an uplink of type %s, and this is %s; remove it, or change "
+				    "the type",
+				    keys[i].key, type_words[keys[i].type], type_words[uplink->type]);
 	}
 	return 0;
 }
@@ -84,7 +86,8 @@ static int check_stream(struct config_uplink *uplink, struct config_document *do
 	}
 	port = strtoul(colon + 1, &end, 10);
 	if (colon == address || !isdigit((unsigned char)colon[1]) || *end || port < 1 || port > UINT16_MAX)
-		return FAIL(place, "\"%.60s\" is no address; write host:port with a port from 1 to 65535, or a path", address);
+		return FAIL(place, "\"%.60s\" is no address; write host:port with a port from 1 to 65535, or a path",
+			    address);
 	return 0;
 }
 
@@ -101,10 +104,11 @@ static int check_net4(const struct config_uplink *uplink, struct config_document
 	/* The host is .2 and DHCP starts at .15: 27 bits leave room for both. */
 	if (sscanf(uplink->net4, "%15[0-9.]/%2u%c", address, &prefix, &rest) != 2 ||
 	    inet_pton(AF_INET, address, &parsed) != 1 || prefix < 8 || prefix > 27)
-		return FAIL(place, "\"%.60s\" is no network; write one with 8 to 27 bits, such as 10.0.2.0/24", uplink->net4);
+		return FAIL(place, "\"%.60s\" is no network; write one with 8 to 27 bits, such as 10.0.2.0/24",
+			    uplink->net4);
 	if (ntohl(parsed.s_addr) & (UINT32_MAX >> prefix))
-		return FAIL(place, "\"%.60s\" has bits set after the first %u; write the network's own address", uplink->net4,
-			    prefix);
+		return FAIL(place, "\"%.60s\" has bits set after the first %u; write the network's own address",
+			    uplink->net4, prefix);
 	return 0;
 }
 
@@ -120,8 +124,10 @@ static int check_forwards(const struct config_uplink *uplink, struct config_docu
 		return -ENOMEM;
 	for (unsigned i = 0; !error && i < uplink->forwards_count; i++) {
 		if (regexec(&form, uplink->forwards[i], 0, NULL, 0))
-			error = FAIL(place, "\"%.60s\" is no forward; write protocol:host:port-guest:port, such as "
-				     "tcp:127.0.0.1:2222-10.0.2.15:22", uplink->forwards[i]);
+			error = FAIL(place,
+				     "\"%.60s\" is no forward; write protocol:host:port-guest:port, such as "
+				     "tcp:127.0.0.1:2222-10.0.2.15:22",
+				     uplink->forwards[i]);
 	}
 	regfree(&form);
 	return error;
@@ -144,7 +150,8 @@ static int check_uplink(struct config_uplink *uplink, struct config_document *do
 	case UPLINK_SOURCE:
 		if (config_document_has(document, size) &&
 		    (uplink->size < FRAME_LENGTH_MIN || uplink->size > FRAME_LENGTH_MAX))
-			return FAIL(size, "size is %u; use %u to %u bytes", uplink->size, FRAME_LENGTH_MIN, FRAME_LENGTH_MAX);
+			return FAIL(size, "size is %u; use %u to %u bytes", uplink->size, FRAME_LENGTH_MIN,
+				    FRAME_LENGTH_MAX);
 		return 0;
 	default:
 		return 0;

@@ -4,11 +4,11 @@
  *
  * Theory of operation
  * -------------------
- * libcyaml 1.3 fills our structures, but is a poor witness of what is wrong: it reports the line of the event before the
- * one at fault, takes any unknown word for a boolean as "true", and cannot say which keys there are. So the text is
- * first parsed into a libyaml document, and the document is walked along *the same* schema tables that libcyaml loads by:
- * unknown keys (with the one that was probably meant), keys given twice, missing ones, values of a wrong type, words that
- * are no choice. What libcyaml still refuses after that is reported with its own words.
+ * libcyaml 1.3 fills our structures, but is a poor witness of what is wrong: it reports the line of the event before
+ * the one at fault, takes any unknown word for a boolean as "true", and cannot say which keys there are. So the text is
+ * first parsed into a libyaml document, and the document is walked along *the same* schema tables that libcyaml loads
+ * by: unknown keys (with the one that was probably meant), keys given twice, missing ones, values of a wrong type,
+ * words that are no choice. What libcyaml still refuses after that is reported with its own words.
  *
  * The walk is as deep as the schema, not as the document: aliases that lead in circles cannot keep it busy.
  * The document also answers config_check.c where a value stands.
@@ -82,8 +82,9 @@ static int check_single(struct config_document *document, yaml_parser_t *parser)
 		return config_document_fail(document, (unsigned)parser->problem_mark.line + 1,
 					    "not valid YAML after the end of the document; remove what follows");
 	if (yaml_document_get_root_node(&second))
-		error = config_document_fail(document, node_line(yaml_document_get_root_node(&second)),
-					     "a second document starts here; remove the \"---\" or use a file of its own");
+		error = config_document_fail(
+			document, node_line(yaml_document_get_root_node(&second)),
+			"a second document starts here; remove the \"---\" or use a file of its own");
 	yaml_document_delete(&second);
 	return error;
 }
@@ -100,13 +101,13 @@ int config_document_open(struct config_document *document, const char *path, con
 	yaml_parser_set_input_string(&parser, (const unsigned char *)text, length);
 	if (!yaml_parser_load(&parser, &document->yaml)) {
 		/* The scanner's context ("while scanning a quoted scalar") starts where the mistake was made. */
-		const yaml_mark_t *mark = parser.context && parser.error == YAML_SCANNER_ERROR ? &parser.context_mark :
-												 &parser.problem_mark;
+		const yaml_mark_t *mark = parser.context && parser.error == YAML_SCANNER_ERROR ? &parser.context_mark
+											       : &parser.problem_mark;
 
 		error = config_document_fail(document, (unsigned)mark->line + 1,
 					     "not valid YAML: %s%s%s; check indentation, colons and quotes here",
-					     parser.problem ? parser.problem : "unreadable",
-					     parser.context ? " " : "", parser.context ? parser.context : "");
+					     parser.problem ? parser.problem : "unreadable", parser.context ? " " : "",
+					     parser.context ? parser.context : "");
 		memset(&document->yaml, 0, sizeof(document->yaml));
 	}
 	if (!error)
@@ -233,8 +234,8 @@ static const char *singular(const char *key)
 	return key;
 }
 
-static int check_mapping(struct config_document *document, const yaml_node_t *node,
-			 const cyaml_schema_field_t *fields, struct surroundings where)
+static int check_mapping(struct config_document *document, const yaml_node_t *node, const cyaml_schema_field_t *fields,
+			 struct surroundings where)
 {
 	const yaml_node_pair_t *first = node->data.mapping.pairs.start, *end = node->data.mapping.pairs.top;
 	struct surroundings inner = { .what = where.key };
@@ -246,7 +247,8 @@ static int check_mapping(struct config_document *document, const yaml_node_t *no
 		const cyaml_schema_field_t *field = fields;
 
 		if (key->type != YAML_SCALAR_NODE)
-			return config_document_fail(document, node_line(key), "a key must be a word; remove the brackets");
+			return config_document_fail(document, node_line(key),
+						    "a key must be a word; remove the brackets");
 		while (field->key && strcmp(field->key, node_text(key)))
 			field++;
 		if (!field->key)
@@ -267,17 +269,19 @@ static int check_mapping(struct config_document *document, const yaml_node_t *no
 	return 0;
 }
 
-static int check_sequence(struct config_document *document, const yaml_node_t *node,
-			  const cyaml_schema_value_t *schema, struct surroundings where)
+static int check_sequence(struct config_document *document, const yaml_node_t *node, const cyaml_schema_value_t *schema,
+			  struct surroundings where)
 {
 	const yaml_node_item_t *item = node->data.sequence.items.start;
 	struct surroundings inner = { .what = where.what, .key = singular(where.key) };
 
 	if (node->data.sequence.items.top - item > (ptrdiff_t)schema->sequence.max)
-		return config_document_fail(document, node_line(node), "\"%s\" has %td entries; at most %u are possible",
-					    where.key, node->data.sequence.items.top - item, schema->sequence.max);
+		return config_document_fail(document, node_line(node),
+					    "\"%s\" has %td entries; at most %u are possible", where.key,
+					    node->data.sequence.items.top - item, schema->sequence.max);
 	for (; item < node->data.sequence.items.top; item++) {
-		if (check_value(document, yaml_document_get_node(&document->yaml, *item), schema->sequence.entry, inner))
+		if (check_value(document, yaml_document_get_node(&document->yaml, *item), schema->sequence.entry,
+				inner))
 			return -EINVAL;
 	}
 	return 0;
@@ -295,12 +299,14 @@ static int check_word(struct config_document *document, const yaml_node_t *node,
 		if (!strcmp(candidates[i], node_text(node)))
 			return 0;
 		if (used < sizeof(list))
-			used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", i ? ", " : "", candidates[i]);
+			used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", i ? ", " : "",
+						 candidates[i]);
 	}
 	meant = suggest(node_text(node), candidates, min(count, array_size(candidates)));
 	if (meant)
-		return config_document_fail(document, node_line(node), "unknown %s \"%.*s\" of %s; did you mean \"%s\"?",
-					    where.key, QUOTE_MAX, node_text(node), where.what, meant);
+		return config_document_fail(document, node_line(node),
+					    "unknown %s \"%.*s\" of %s; did you mean \"%s\"?", where.key, QUOTE_MAX,
+					    node_text(node), where.what, meant);
 	return config_document_fail(document, node_line(node), "unknown %s \"%.*s\" of %s; use one of: %s", where.key,
 				    QUOTE_MAX, node_text(node), where.what, list);
 }
@@ -330,8 +336,9 @@ static int check_number(struct config_document *document, const yaml_node_t *nod
 	if (digits && !text[digits] && digits <= 10 && (text[0] != '0' || digits == 1) &&
 	    strtoll(text, NULL, 10) <= most)
 		return 0;
-	return config_document_fail(document, node_line(node), "\"%s\" is \"%.*s\"; write a whole number from 0 to %lld",
-				    where.key, QUOTE_MAX, text, (long long)most);
+	return config_document_fail(document, node_line(node),
+				    "\"%s\" is \"%.*s\"; write a whole number from 0 to %lld", where.key, QUOTE_MAX,
+				    text, (long long)most);
 }
 
 static bool is_null(const yaml_node_t *node)
@@ -343,15 +350,15 @@ static bool is_null(const yaml_node_t *node)
 static int check_value(struct config_document *document, const yaml_node_t *node, const cyaml_schema_value_t *schema,
 		       struct surroundings where)
 {
-	yaml_node_type_t wanted = schema->type == CYAML_MAPPING	 ? YAML_MAPPING_NODE :
-				  schema->type == CYAML_SEQUENCE ? YAML_SEQUENCE_NODE :
-								   YAML_SCALAR_NODE;
+	yaml_node_type_t wanted = schema->type == CYAML_MAPPING	   ? YAML_MAPPING_NODE
+				  : schema->type == CYAML_SEQUENCE ? YAML_SEQUENCE_NODE
+								   : YAML_SCALAR_NODE;
 
 	/* "null" is also the name of an uplink and of a backend. */
 	if (node->type == YAML_SCALAR_NODE && is_null(node) &&
 	    !(schema->type == CYAML_ENUM && node->data.scalar.length == strlen("null")))
-		return config_document_fail(document, node_line(node), "\"%s\" has no value; write one or remove the key",
-					    where.key);
+		return config_document_fail(document, node_line(node),
+					    "\"%s\" has no value; write one or remove the key", where.key);
 	if (node->type != wanted)
 		return config_document_fail(document, node_line(node), "\"%s\" must be %s", where.key,
 					    type_name(schema->type));
@@ -377,9 +384,11 @@ int config_document_check(struct config_document *document, const cyaml_schema_v
 	const yaml_node_t *root = yaml_document_get_root_node(&document->yaml);
 
 	if (!root)
-		return config_document_fail(document, 1, "the file is empty; sidecore.yaml(5) has an example to start from");
+		return config_document_fail(document, 1,
+					    "the file is empty; sidecore.yaml(5) has an example to start from");
 	if (root->type != YAML_MAPPING_NODE)
-		return config_document_fail(document, node_line(root),
-					    "the file must consist of keys and values; sidecore.yaml(5) has an example");
+		return config_document_fail(
+			document, node_line(root),
+			"the file must consist of keys and values; sidecore.yaml(5) has an example");
 	return check_mapping(document, root, schema->mapping.fields, (struct surroundings){ 0 });
 }

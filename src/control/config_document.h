@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Internal to the configuration: the parsed YAML document, for what libcyaml does not tell - where a value stands, whether
- * a key was given at all, and errors a person can act upon.
+ * Internal to the configuration: the parsed YAML document, for what libcyaml does not tell - where a value stands,
+ * whether a key was given at all, and errors a person can act upon.
  */
 #ifndef CONTROL_CONFIG_DOCUMENT_H
 #define CONTROL_CONFIG_DOCUMENT_H

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Internal to the configuration: the schema that libcyaml loads by, and that config_document.c checks documents against. */
+/* Internal to the configuration: the schema that libcyaml loads by, and that config_document.c checks documents
+ * against. */
 #ifndef CONTROL_CONFIG_SCHEMA_H
 #define CONTROL_CONFIG_SCHEMA_H
 

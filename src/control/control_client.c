@@ -46,13 +46,18 @@ static int connect_to(const char *path, char **error)
 	result = -errno;
 	close(fd);
 	if (result == -ENOENT)
-		return complain(error, result, "no daemon at %s; start it with \"sidecore serve CONFIGURATION\", or name its "
-				"socket with --control", path);
+		return complain(error, result,
+				"no daemon at %s; start it with \"sidecore serve CONFIGURATION\", or name its "
+				"socket with --control",
+				path);
 	if (result == -ECONNREFUSED)
-		return complain(error, result, "the daemon that made %s is gone; start it again with \"sidecore serve "
-				"CONFIGURATION\"", path);
+		return complain(error, result,
+				"the daemon that made %s is gone; start it again with \"sidecore serve "
+				"CONFIGURATION\"",
+				path);
 	if (result == -EACCES || result == -EPERM)
-		return complain(error, result, "not allowed to use %s; run this as root, or as a member of its group", path);
+		return complain(error, result, "not allowed to use %s; run this as root, or as a member of its group",
+				path);
 	return complain(error, result, "cannot connect to %s: %s", path, strerror(-result));
 }
 
@@ -97,9 +102,9 @@ int control_ask(const char *path, const char *request, json_t **answer, char **e
 	fclose(stream);
 	if (!*answer)
 		return complain(error, result ? result : -EPROTO, "%s: no answer from the daemon: %s", path,
-				result == -EAGAIN ? "it did not reply in 10 seconds; is it stopped?" :
-				result		  ? strerror(-result) :
-						    "what came is not JSON");
+				result == -EAGAIN ? "it did not reply in 10 seconds; is it stopped?"
+				: result	  ? strerror(-result)
+						  : "what came is not JSON");
 	sentence = json_string_value(json_object_get(*answer, "error"));
 	remedy = json_string_value(json_object_get(*answer, "remedy"));
 	if (sentence)

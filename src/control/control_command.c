@@ -30,8 +30,8 @@ static json_t *execute_addresses(struct server *server, const struct control_req
 
 			status_format_mac(addresses[j].mac, mac);
 			json_array_append_new(list, json_pack("{s:s, s:i, s:i, s:i}", "mac", mac, "vlan",
-							      addresses[j].vlan, "port", addresses[j].port, "age_seconds",
-							      (int)addresses[j].age_seconds));
+							      addresses[j].vlan, "port", addresses[j].port,
+							      "age_seconds", (int)addresses[j].age_seconds));
 		}
 		free(addresses);
 		return json_pack("{s:o}", "addresses", list);
@@ -56,8 +56,8 @@ static json_t *execute_resize(struct server *server, const struct control_reques
 					     disk->config->block_size);
 		result = disk_resize(disk->disk, request->size, &reason);
 		if (result)
-			return control_error(reason ? reason : "see the log", "cannot resize disk %.60s: %s", request->disk,
-					     strerror(-result));
+			return control_error(reason ? reason : "see the log", "cannot resize disk %.60s: %s",
+					     request->disk, strerror(-result));
 		virtio_blk_resized(disk->device);
 		disk_read_limits(disk->disk, &limits);
 		return json_pack("{s:s, s:I}", "disk", disk->config->name, "size", (json_int_t)limits.size);

@@ -93,11 +93,13 @@ static int take_field(unsigned field, const json_t *value, struct control_reques
 	if (field == FIELD_SIZE) {
 		if (!take_size(value, &request->size))
 			return 0;
-		*answer = control_error("write bytes, or a string with K, M, G or T: \"10G\"", "\"size\" is not a size");
+		*answer =
+			control_error("write bytes, or a string with K, M, G or T: \"10G\"", "\"size\" is not a size");
 		return -EINVAL;
 	}
 	if (!text) {
-		*answer = control_error("put it into quotes", "\"%s\" is not a string", field_names[__builtin_ctz(field)]);
+		*answer = control_error("put it into quotes", "\"%s\" is not a string",
+					field_names[__builtin_ctz(field)]);
 		return -EINVAL;
 	}
 	if (field == FIELD_NETWORK)

@@ -4,10 +4,10 @@
  *
  * Theory of operation
  * -------------------
- * Clients send lines and get a line for each, in order. They are trusted to ask (mode 0660), not to behave: a line is at most
- * 64 KiB; no more clients than CLIENTS_MAX at a time; one that does not read its answers is not read from either, and
- * one that is silent for five minutes, or takes nothing for 30 seconds, is let go. All of it is non-blocking on the control
- * thread's event loop; the sidecores never notice.
+ * Clients send lines and get a line for each, in order. They are trusted to ask (mode 0660), not to behave: a line is
+ * at most 64 KiB; no more clients than CLIENTS_MAX at a time; one that does not read its answers is not read from
+ * either, and one that is silent for five minutes, or takes nothing for 30 seconds, is let go. All of it is
+ * non-blocking on the control thread's event loop; the sidecores never notice.
  *
  * Backpressure: a client's next line is executed only when what was answered before has left for the kernel, so that
  * memory per client is bounded by one line and one answer.
@@ -32,10 +32,10 @@
 #include "control/control_command.h"
 #include "control/server_state.h"
 
-#define CLIENTS_MAX	   64U
-#define IDLE_SECONDS	   300
-#define UNREAD_SECONDS	   30
-#define LISTEN_BACKLOG	   128
+#define CLIENTS_MAX	    64U
+#define IDLE_SECONDS	    300
+#define UNREAD_SECONDS	    30
+#define LISTEN_BACKLOG	    128
 #define CONTROL_PERMISSIONS 0660
 
 struct control_client {
@@ -127,7 +127,8 @@ static void ended(struct bufferevent *stream, short what, void *context)
 static void accepted(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *address, int length,
 		     void *context)
 {
-	static const char busy[] = "{\"error\":\"too many clients\",\"remedy\":\"close some; 64 are possible at a time\"}\n";
+	static const char busy[] =
+		"{\"error\":\"too many clients\",\"remedy\":\"close some; 64 are possible at a time\"}\n";
 	struct timeval idle = { .tv_sec = IDLE_SECONDS }, unread = { .tv_sec = UNREAD_SECONDS };
 	struct control_socket *control = context;
 	struct control_client *client = NULL;
@@ -156,7 +157,8 @@ static void accept_failed(struct evconnlistener *listener, void *context)
 {
 	struct control_socket *control = context;
 
-	log_limited(&control->log_limit, LOG_LEVEL_WARNING, "control socket: cannot accept a client: %s", strerror(errno));
+	log_limited(&control->log_limit, LOG_LEVEL_WARNING, "control socket: cannot accept a client: %s",
+		    strerror(errno));
 }
 
 /* Is somebody listening there? A refused connection tells of a socket that outlived its daemon. */
@@ -199,8 +201,8 @@ static int listen_at(const char *path, int group_id, char **error)
 			remedy = "another sidecore serves there: stop it, or set \"control\" in the configuration";
 	}
 	/* Permissions before listen(): until then a connection is refused, whatever the umask left open. */
-	if (!result && (chmod(path, CONTROL_PERMISSIONS) ||
-			(group_id >= 0 && lchown(path, (uid_t)-1, (gid_t)group_id))))
+	if (!result &&
+	    (chmod(path, CONTROL_PERMISSIONS) || (group_id >= 0 && lchown(path, (uid_t)-1, (gid_t)group_id))))
 		result = -errno;
 	if (!result && listen(fd, LISTEN_BACKLOG))
 		result = -errno;

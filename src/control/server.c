@@ -5,9 +5,9 @@
  * Theory of operation
  * -------------------
  * Built from the bottom up, everything on the control thread: the engine and, for each sidecore, the scratch memory of
- * the network room and the io_uring of the block room; then networks with their uplinks; then interfaces and disks, each a
- * device model first and a vhost-user socket in front of it last, so that the first client finds all in place; the
- * control socket at the end.
+ * the network room and the io_uring of the block room; then networks with their uplinks; then interfaces and disks,
+ * each a device model first and a vhost-user socket in front of it last, so that the first client finds all in place;
+ * the control socket at the end.
  *
  * Taken down from the top, by server_stop.c, in stages, whether it was complete or failed half way: each object notes
  * itself as soon as it exists, and the stop passes over what does not.
@@ -69,7 +69,8 @@ static int build_engine(struct server *server, char **error)
 		options.sidecores[i].cpu = config->sidecores[i].cpu;
 	result = engine_create(&options, &server->engine);
 	if (result)
-		return failed(error, result, "cannot make the engine: %s; check \"sidecores\" and the allowed CPUs (taskset -p)",
+		return failed(error, result,
+			      "cannot make the engine: %s; check \"sidecores\" and the allowed CPUs (taskset -p)",
 			      strerror(-result));
 	for (unsigned i = 0; i < config->sidecores_count; i++) {
 		struct server_sidecore *sidecore = &server->sidecores[i];
@@ -80,8 +81,10 @@ static int build_engine(struct server *server, char **error)
 		sidecore->network_worker = network_worker_create();
 		result = sidecore->network_worker ? block_worker_create(&sidecore->block_worker) : -ENOMEM;
 		if (result)
-			return failed(error, result, "cannot set up sidecore %u for block I/O: %s; io_uring must be allowed "
-				      "(sysctl kernel.io_uring_disabled=0, LimitMEMLOCK=infinity)", i, strerror(-result));
+			return failed(error, result,
+				      "cannot set up sidecore %u for block I/O: %s; io_uring must be allowed "
+				      "(sysctl kernel.io_uring_disabled=0, LimitMEMLOCK=infinity)",
+				      i, strerror(-result));
 		sidecore_set_slot(sidecore->sidecore, SIDECORE_SLOT_NET, sidecore->network_worker);
 		sidecore_set_slot(sidecore->sidecore, SIDECORE_SLOT_BLOCK, sidecore->block_worker);
 	}
@@ -109,7 +112,8 @@ static int start_engine(struct server *server, char **error)
 
 		result = block_worker_attach(sidecore->block_worker, server->engine, sidecore->sidecore);
 		if (result)
-			return failed(error, result, "cannot attach block I/O to sidecore %u: %s", i, strerror(-result));
+			return failed(error, result, "cannot attach block I/O to sidecore %u: %s", i,
+				      strerror(-result));
 		sidecore->block_attached = true;
 	}
 	return 0;
@@ -165,8 +169,9 @@ static int build_network(struct server *server, const struct config_network *con
 	return open_uplink(server, network, error);
 }
 
-static int open_socket(struct server *server, const char *what, const char *name, const struct vhost_user_options *options,
-		       struct virtio_device *device, struct vhost_user_server **transport, char **error)
+static int open_socket(struct server *server, const char *what, const char *name,
+		       const struct vhost_user_options *options, struct virtio_device *device,
+		       struct vhost_user_server **transport, char **error)
 {
 	const char *reason = NULL;
 	int result = vhost_user_server_create(options, device, server->base, transport, &reason);
@@ -176,8 +181,9 @@ static int open_socket(struct server *server, const char *what, const char *name
 	/* lchown: the name could have been replaced by a link in the meantime, in a folder that others can write. */
 	if (!options->client && server->config->group_id >= 0 &&
 	    lchown(options->path, (uid_t)-1, (gid_t)server->config->group_id))
-		return failed(error, -errno, "%s %s: cannot give %s to group %s: %s; the daemon must be root or a member of it",
-			      what, name, options->path, server->config->group, strerror(errno));
+		return failed(error, -errno,
+			      "%s %s: cannot give %s to group %s: %s; the daemon must be root or a member of it", what,
+			      name, options->path, server->config->group, strerror(errno));
 	return 0;
 }
 
@@ -222,7 +228,8 @@ static int build_interface(struct server *server, const struct config_interface 
 	describe_vlan(config, &options.vlan);
 	result = virtio_net_create(&options, server->engine, network, &interface->device);
 	if (result == -ENOSPC)
-		return failed(error, result, "interface %s: network %s has no room for more than %u ports; make another network",
+		return failed(error, result,
+			      "interface %s: network %s has no room for more than %u ports; make another network",
 			      config->name, config->network, NETWORK_PORTS_MAX);
 	if (result)
 		return failed(error, result, "interface %s: %s", config->name, strerror(-result));
@@ -267,7 +274,7 @@ static int build_disk(struct server *server, const struct config_disk *config, c
 	disk->wait.server = server;
 	result = disk_open(&image, server->engine, &disk->disk, &reason);
 	if (result)
-		return failed(error, result, "disk %s: %s", config->name, reason ? reason : strerror(-result));
+		return failed(error, result, "%s", reason ? reason : strerror(-result)); /* names the disk */
 	result = virtio_blk_create(&options, server->engine, disk->disk, &disk->device);
 	if (result)
 		return failed(error, result, "disk %s: %s", config->name, strerror(-result));

@@ -25,7 +25,8 @@ struct server;
  */
 int server_create(const struct config *config, struct event_base *base, struct server **server, char **error);
 
-/** server_stop() - begin to stop: in stages, while the event loop runs. @stopped is told at the end; harmless when repeated. */
+/** server_stop() - begin to stop: in stages, while the event loop runs. @stopped is told at the end; harmless when
+ * repeated. */
 void server_stop(struct server *server, void (*stopped)(void *context), void *context);
 
 /** server_destroy() - free what is left; it has stopped. */

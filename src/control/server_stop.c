@@ -2,17 +2,17 @@
 /*
  * The stop sequence.
  *
- *	1 transports	the control socket and the vhost-user sockets go, so that nobody comes in any more; each transport
- *			stops its device's queues: unpublished, detached, requests in flight awaited
+ *	1 transports	the control socket and the vhost-user sockets go, so that nobody comes in any more; each
+ *			transport stops its device's queues: unpublished, detached, requests in flight awaited
  *	2 devices	device models are destroyed; network ports leave their networks, block channels are closed
  *	3 uplinks	closed and detached; disks have no users left and are closed
  *	4 workers	the pollers of block completions are detached from the sidecores
- *	5 barrier	every sidecore passes between two rounds: nothing that was unpublished above is used any more
+ *	5 barrier	every sidecore passes between two rounds: nothing unpublished above is used any more
  *	6 end		threads joined, everything freed
  *
- * A stage begins things, counts them in @pending, and ends when the last one has told so. The next stage begins from the
+ * A stage begins things, counts them in @pending, and ends when the last one has told so. The next begins from the
  * event loop and not from within the call that told (it may come out of engine_run_completions(), and stage 6 destroys
- * the engine). A stage that takes more than five seconds is named in the log: a disk may wait for a server that is gone.
+ * the engine). A stage that takes more than five seconds is named in the log: a disk may wait for a dead server.
  */
 #include <stdlib.h>
 

@@ -18,7 +18,8 @@
 
 void status_format_mac(const uint8_t mac[6], char text[STATUS_MAC_SIZE])
 {
-	snprintf(text, STATUS_MAC_SIZE, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
+	snprintf(text, STATUS_MAC_SIZE, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4],
+		 mac[5]);
 }
 
 static void set_count(json_t *object, const char *key, uint64_t value)
@@ -164,7 +165,8 @@ json_t *status_describe(struct server *server)
 
 	set_text(object, "version", SIDECORE_VERSION);
 	set_count(object, "pid", (uint64_t)getpid());
-	json_object_set_new(object, "uptime_seconds", json_real((double)(clock_nanoseconds() - server->started_ns) / 1e9));
+	json_object_set_new(object, "uptime_seconds",
+			    json_real((double)(clock_nanoseconds() - server->started_ns) / 1e9));
 	json_object_set_new(object, "sidecores", status_describe_sidecores(server));
 	json_object_set_new(object, "networks", describe_networks(server));
 	for (unsigned i = 0; i < server->interface_count; i++)

@@ -13,8 +13,8 @@ static double share(double part, double whole)
 	return whole > 0 ? min(max(part / whole, 0.0), 1.0) : 0.0;
 }
 
-/* @cycles: what passed by the time stamp counter, which runs evenly on all cores. What is not polling is sleep: a sleep that
- * is going on is not yet in any counter. */
+/* @cycles: what passed by the time stamp counter, which runs evenly on all cores. What is not polling is sleep: a sleep
+ * that is going on is not yet in any counter. */
 static struct server_share compute_share(uint64_t busy_cycles, uint64_t empty_cycles, uint64_t cycles)
 {
 	struct server_share result;
@@ -37,8 +37,8 @@ static json_t *describe_sidecore(const struct server *server, const struct serve
 
 	sidecore_read_counters(sidecore->sidecore, &now);
 	total = compute_share(now.busy_cycles, now.empty_cycles, cycles);
-	return json_pack("{s:i, s:i, s:f, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I, s:I}}", "cpu", now.cpu,
-			 "pollers", (int)now.pollers, "busy_share", sidecore->second.busy, "second",
+	return json_pack("{s:i, s:i, s:f, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I, s:I}}", "cpu",
+			 now.cpu, "pollers", (int)now.pollers, "busy_share", sidecore->second.busy, "second",
 			 describe_share(&sidecore->second), "total", describe_share(&total), "rounds",
 			 (json_int_t)now.rounds, "empty_rounds", (json_int_t)now.empty_rounds, "sleeps",
 			 (json_int_t)now.sleeps, "aborted_sleeps", (json_int_t)now.aborted_sleeps, "sleep_ns",
@@ -101,7 +101,8 @@ static json_t *describe_queue(const struct virtio_device *device, unsigned index
 	json_object_set_new(object, "sidecore",
 			    running && queue->home ? json_integer(sidecore_index(queue->home)) : json_null());
 	json_object_set_new(object, "broken",
-			    broken == VIRTQUEUE_INTACT ? json_null() : json_string(virtqueue_break_reason_name(broken)));
+			    broken == VIRTQUEUE_INTACT ? json_null()
+						       : json_string(virtqueue_break_reason_name(broken)));
 	for (unsigned i = 0; i < array_size(counts); i++)
 		json_object_set_new(object, counts[i].key, json_integer((json_int_t)counts[i].value));
 	return object;

@@ -4,8 +4,8 @@
 
 #include <stddef.h>
 
-/** suggest_distance() - edits (insert, delete, replace, swap neighbours) between two words; at most SUGGEST_WORD_MAX bytes
- * of each are looked at. */
+/** suggest_distance() - edits (insert, delete, replace, swap neighbours) between two words; at most SUGGEST_WORD_MAX
+ * bytes of each are looked at. */
 unsigned suggest_distance(const char *a, const char *b);
 
 /**

@@ -192,8 +192,8 @@ static void test_bad_local(void **state)
 		  "/a.sock\" already belongs to a; give d one of its own" },
 		{ BACKEND("type: file, path: x.img, size: 1M") "  - name: e\n    socket: e.sock\n    backend:\n"
 							       "      type: file\n      path: x.img\n      size: 1M\n",
-		  "x.yaml:12: \"/", "/x.img\" already is the image of d; two guests that write to one image destroy it: use "
-				    "another, or make both read_only" },
+		  "x.yaml:12: \"/", "/x.img\" already is the image of d; an image has one disk that writes to it, or any number "
+				    "that are read_only: use another one" },
 	};
 
 	for (size_t i = 0; i < array_size(cases); i++) {
@@ -298,6 +298,11 @@ static void test_everything(void **state)
 	assert_false(config->disks[0].backend->direct);
 	assert_true(config->disks[0].read_only);
 	config_free(config);
+
+	/* Any number of readers. */
+	config_free(load(BACKEND("type: file, path: /x.img, size: 1M") "    read_only: true\n"
+			 "  - name: e\n    socket: e.sock\n    read_only: true\n"
+			 "    backend: { type: file, path: /x.img, size: 1M }\n"));
 }
 
 static void test_files(void **state)
