@@ -130,9 +130,9 @@ static enum receive_result collect(struct virtio_net *net, struct virtio_queue *
 }
 
 /* The header may lie over several segments: no layout is promised (virtio 1.3 2.7.4). */
-static void write_header(const struct guest_segment *to, const void *header, uint32_t size)
+static void scatter_header(const struct guest_segment *to, const struct virtio_net_header *header, uint32_t size)
 {
-	const uint8_t *from = header;
+	const uint8_t *from = (const uint8_t *)header;
 
 	for (; size; to++) {
 		uint32_t piece = (uint32_t)min(to->length, (size_t)size);
@@ -141,6 +141,14 @@ static void write_header(const struct guest_segment *to, const void *header, uin
 		from += piece;
 		size -= piece;
 	}
+}
+
+static inline void write_header(const struct guest_segment *to, const struct virtio_net_header *header, uint32_t size)
+{
+	if (likely(to->length >= size && size == sizeof(*header)))
+		guest_write(to->base, header, sizeof(*header));
+	else
+		scatter_header(to, header, size);
 }
 
 static void log_chain(struct virtio_queue *queue, const struct chain *chain, uint32_t written)
@@ -179,12 +187,16 @@ static enum receive_result receive_frame(struct virtio_net *net, struct virtio_q
 	const struct chain *chain;
 	uint16_t buffers;
 
-	result = collect(net, queue, need, frames);
-	if (unlikely(result != RECEIVE_DONE))
-		return result;
-
-	buffers = chains_for(receive, need);
+	/* Nearly always: the next buffer is there, and large enough. */
+	buffers = 1;
 	chain = &receive->chains[receive->head];
+	if (unlikely(receive->head == receive->count || chain->writable_length < need)) {
+		result = collect(net, queue, need, frames);
+		if (unlikely(result != RECEIVE_DONE))
+			return result;
+		buffers = chains_for(receive, need);
+		chain = &receive->chains[receive->head];
+	}
 	virtio_net_header_build(frame, net->port.abilities.checksum, buffers, &header);
 	write_header(chain_writable(chain), &header, net->header_size);
 	frame_copy_out(frame, chain_writable(chain), net->header_size);
@@ -198,34 +210,35 @@ static enum receive_result receive_frame(struct virtio_net *net, struct virtio_q
 		left -= written;
 		receive->bytes -= chain->writable_length;
 	}
+	counter_add(&queue->ring.counters.bytes, need);
 	receive->head += buffers;
 	return RECEIVE_DONE;
 }
 
-/* The receive queue for a frame. Return: NULL when none may be used. */
-static struct virtio_queue *steer(struct virtio_net *net, const struct frame *frame)
+/* Pairs that may receive: those that run, of those that the driver has enabled, if any. */
+static unsigned usable_pairs(const struct virtio_net *net)
 {
 	unsigned receivers = atomic_load_explicit(&net->receivers, memory_order_acquire);
 	unsigned enabled = receivers & ((1U << atomic_load_explicit(&net->pairs_enabled, memory_order_relaxed)) - 1U);
+
+	return enabled ? enabled : receivers;
+}
+
+/* The pair of @pairs, which are at least one, for a frame. */
+static unsigned steer(const struct virtio_net *net, unsigned pairs, const struct frame *frame)
+{
 	uint32_t hash, nth;
 	unsigned pair;
 
-	if (likely(enabled && !(enabled & (enabled - 1))))
-		return &net->device.queues[2 * (unsigned)__builtin_ctz(enabled)];
-	if (!enabled) {
-		if (!receivers)
-			return NULL;
-		enabled = receivers;
-	}
+	if (likely(!(pairs & (pairs - 1))))
+		return (unsigned)__builtin_ctz(pairs);
 	hash = frame_flow_hash(frame);
 	pair = atomic_load_explicit(&net->flows[hash % VIRTIO_NET_FLOWS], memory_order_relaxed);
-	if (pair >= VIRTIO_NET_PAIRS_MAX || !(enabled >> pair & 1)) {
-		nth = (hash >> 16) % (unsigned)__builtin_popcount(enabled);
-		while (nth--)
-			enabled &= enabled - 1;
-		pair = (unsigned)__builtin_ctz(enabled);
-	}
-	return &net->device.queues[2 * pair];
+	if (pair < VIRTIO_NET_PAIRS_MAX && (pairs >> pair & 1))
+		return pair;
+	for (nth = (hash >> 16) % (unsigned)__builtin_popcount(pairs); nth; nth--)
+		pairs &= pairs - 1;
+	return (unsigned)__builtin_ctz(pairs);
 }
 
 /* First use of a queue in this claim. */
@@ -245,22 +258,23 @@ static unsigned receive_transmit(struct port *port, struct frame *const *frames,
 {
 	struct virtio_net *net = container_of(port, struct virtio_net, port);
 	struct port_counters *counters = port_counters(port, turn);
+	unsigned pairs = usable_pairs(net), done;
 	uint64_t delivered = 0, bytes = 0;
-	unsigned done;
 
+	if (unlikely(!pairs)) { /* the last one has just been withdrawn */
+		port_drop(port, turn, PORT_DROP_LINK_DOWN, count);
+		return count;
+	}
 	for (done = 0; done < count; done++) {
-		struct virtio_queue *queue = steer(net, frames[done]);
+		struct virtio_queue *queue = &net->device.queues[2 * steer(net, pairs, frames[done])];
 		enum receive_result result = RECEIVE_BROKEN;
 
-		if (likely(queue)) {
-			touch(net, queue);
-			result = queue->ring.broken ? RECEIVE_BROKEN :
-						      receive_frame(net, queue, frames[done], count - done);
-		}
+		touch(net, queue);
+		if (likely(!queue->ring.broken))
+			result = receive_frame(net, queue, frames[done], count - done);
 		if (likely(result == RECEIVE_DONE)) {
 			delivered++;
 			bytes += frames[done]->length;
-			counter_add(&queue->ring.counters.bytes, frames[done]->length);
 			continue;
 		}
 		if (result == RECEIVE_FULL)

@@ -51,11 +51,11 @@ int virtio_net_transmit_start(struct virtio_queue *queue)
 	return 0;
 }
 
-/* Cut @size bytes off the front of the chain's segments, into @to. Return: the first segment that has bytes left. */
-static struct guest_segment *take_bytes(struct chain *chain, void *to, uint32_t size)
+/* The header of the chain's first bytes, in pieces. Return: the first segment that has bytes left. */
+static struct guest_segment *gather_header(struct chain *chain, struct virtio_net_header *header, uint32_t size)
 {
 	struct guest_segment *segment = chain->segments;
-	uint8_t *out = to;
+	uint8_t *out = (uint8_t *)header;
 
 	while (size) {
 		uint32_t piece = (uint32_t)min(segment->length, (size_t)size);
@@ -67,6 +67,22 @@ static struct guest_segment *take_bytes(struct chain *chain, void *to, uint32_t 
 		segment->length -= piece;
 		if (!segment->length)
 			segment++;
+	}
+	return segment;
+}
+
+/* Cut the header off the front of the chain's segments. Return: the first segment that has bytes left. */
+static inline struct guest_segment *take_header(struct chain *chain, struct virtio_net_header *header, uint32_t size)
+{
+	struct guest_segment *segment = chain->segments;
+
+	/* In one piece, and with its size a constant, in nearly all cases. */
+	if (likely(segment->length > size && size == sizeof(*header))) {
+		guest_read(header, segment->base, sizeof(*header));
+		segment->base += size;
+		segment->length -= size;
+	} else {
+		segment = gather_header(chain, header, size);
 	}
 	/* The copy is what is looked at from here on: the compiler must not read guest memory again instead. */
 	__asm__ volatile("" : : : "memory");
@@ -91,7 +107,7 @@ static bool parse_chain(struct virtio_net *net, struct virtio_queue *queue, stru
 		return false;
 	}
 	header.num_buffers = 0;
-	segments = take_bytes(chain, &header, net->header_size);
+	segments = take_header(chain, &header, net->header_size);
 	length = chain->readable_length - net->header_size;
 	*drop = PORT_DROPS;
 	if (unlikely(!virtio_net_header_parse(&header, net->device.acked_features, length, &offload))) {

@@ -106,12 +106,25 @@ static unsigned flood(struct address_table *table, uint16_t port, unsigned count
 	return count;
 }
 
+/* One port alone gets its share and no more. */
+static void a_flood_has_its_share(void **state)
+{
+	struct address_table *table = address_table_create(AGING);
+	struct address_table_entry *entries = calloc(32768, sizeof(*entries));
+	uint64_t random = 6;
+
+	flood(table, 1, 200000, &random);
+	assert_in_range(address_table_read(table, entries, 32768, 20 * SECOND), 5000, 4096 * 5 / 4);
+	free(entries);
+	address_table_destroy(table);
+}
+
 /* Neighbours that were there keep their entries, and new ones still find a place, while four ports flood. */
 static void floods_displace_only_floods(void **state)
 {
 	struct address_table *table = address_table_create(AGING);
 	struct address_table_entry *entries = calloc(32768, sizeof(*entries));
-	unsigned count, kept = 0, late = 0, of_flood = 0;
+	unsigned count, kept = 0, late = 0, still = 0, of_flood = 0;
 	uint64_t random = 4;
 
 	for (uint16_t i = 0; i < 100; i++) {
@@ -130,6 +143,15 @@ static void floods_displace_only_floods(void **state)
 	}
 	assert_int_equal(kept, 100);
 	assert_int_equal(late, 100);
+	/* Into a table that is full, and still there after more of the same. */
+	for (uint16_t port = 1; port <= 6; port++)
+		flood(table, port, 100000, &random);
+	for (uint16_t i = 0; i < 100; i++) {
+		uint8_t new[6] = { 0x52, 0x54, 0, 2, 0, (uint8_t)i };
+
+		still += lookup(table, new, 0, 20 * SECOND) == 100 + i;
+	}
+	assert_int_equal(still, 100);
 	count = address_table_read(table, entries, 32768, 20 * SECOND);
 	for (unsigned i = 0; i < count; i++)
 		of_flood += entries[i].port == 1;
@@ -194,7 +216,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(learns_by_address_and_vlan),  cmocka_unit_test(forgets_who_is_silent),
 		cmocka_unit_test(reads_back_what_was_learned), cmocka_unit_test(floods_displace_only_floods),
-		cmocka_unit_test(two_threads_never_mix_addresses_up),
+		cmocka_unit_test(a_flood_has_its_share),       		cmocka_unit_test(two_threads_never_mix_addresses_up),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
