@@ -130,7 +130,7 @@ static void test_areas_that_lie(void **state)
 		/* 5 */ { 4224, 64, 2, 128, false, -EINVAL },	/* past the end by the offset */
 		/* 6 */ { 2112, 2112, 1, 128, false, 0 },
 		/* 7 */ { 2112, 4, 1, 128, false, -EINVAL },	/* fields would not be aligned */
-		/* 8 */ { UINT64_MAX, 0, 2, 128, false, 0 },	/* only what is needed is mapped */
+		/* 8 */ { 4225, 0, 2, 128, false, -EINVAL },	/* a byte more than the file has */
 		/* 9 */ { 4224, UINT64_MAX - 7, 2, 128, false, -EINVAL },
 		/* 10 */ { 4224, 0, 0, 128, false, -EINVAL },
 		/* 11 */ { 4224, 0, 2, 0, false, -EINVAL },

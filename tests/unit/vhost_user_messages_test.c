@@ -284,6 +284,9 @@ static const struct refusal refusals[] = {
 	  .words = WORDS(64, 0, 16 << 16 | 4), .fds = 1, .file = MEMORY, .outcome = REFUSED },
 	{ "in-flight past the file", NEGOTIATED, VHOST_USER_SET_INFLIGHT_FD, .length = 24,
 	  .words = WORDS(4096, FRONT_END_MEMORY, 16 << 16 | 4), .fds = 1, .file = MEMORY, .outcome = REFUSED },
+	{ "in-flight of 22 bytes", NEGOTIATED, VHOST_USER_GET_INFLIGHT_FD, .length = 22, .words = WORDS(0, 0, 16 << 16 | 4),
+	  .outcome = CLOSED },
+	{ "log fd that is missing", NEGOTIATED, VHOST_USER_SET_LOG_FD, .outcome = CLOSED },
 	{ "in-flight queue size 65535", NEGOTIATED, VHOST_USER_SET_INFLIGHT_FD, .length = 24,
 	  .words = WORDS(1ULL << 40, 0, 65535U << 16 | 4), .fds = 1, .file = MEMORY, .outcome = REFUSED },
 };
