@@ -8,6 +8,7 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_ids.h>
 #include <linux/virtio_ring.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -659,6 +660,44 @@ static void test_call_swap(void **state)
 	finish();
 }
 
+static void *notify_often(void *context)
+{
+	struct virtio_queue *queue = context;
+
+	for (unsigned i = 0; i < 20000; i++)
+		virtqueue_notify(&queue->ring);
+	return NULL;
+}
+
+/* Swapped a thousand times under a thread that notifies: every notification arrives at one of the two. */
+static void test_call_swap_race(void **state)
+{
+	uint64_t value, sum = 0, before;
+	pthread_t thread;
+	int calls[2];
+
+	begin(VIRTIO_ID_BLOCK);
+	front_end_negotiate(&fixture.front_end, FEATURES);
+	front_end_memory(&fixture.front_end);
+	front_end_start_queue(&fixture.front_end, 0, NULL, &calls[0]);
+	calls[1] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (read(calls[0], &value, 8) < 0)
+		assert_int_equal(errno, EAGAIN);
+	before = queue_of(0)->ring.counters.notifications;
+	assert_int_equal(pthread_create(&thread, NULL, notify_often, queue_of(0)), 0);
+	for (unsigned i = 0; i < 1000; i++)
+		assert_int_equal(front_end_file(&fixture.front_end, VHOST_USER_SET_VRING_CALL, 0, calls[i & 1]), ACCEPTED);
+	pthread_join(thread, NULL);
+	for (unsigned i = 0; i < 2; i++) {
+		if (read(calls[i], &value, 8) == 8)
+			sum += value;
+		close(calls[i]);
+	}
+	assert_int_equal(queue_of(0)->ring.counters.notifications - before, 20000);
+	assert_int_equal(sum, 20000 + 1000);
+	finish();
+}
+
 /* A queue that its guest broke: the front-end is told, and it rests until it is started anew. */
 static void test_broken_queue(void **state)
 {
@@ -853,6 +892,7 @@ int main(void)
 		cmocka_unit_test(test_memory_change),
 		cmocka_unit_test(test_slow_drain),
 		cmocka_unit_test(test_call_swap),
+		cmocka_unit_test(test_call_swap_race),
 		cmocka_unit_test(test_broken_queue),
 		cmocka_unit_test(test_status_and_reset),
 		cmocka_unit_test(test_log),
