@@ -34,6 +34,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/checked.h"
@@ -180,11 +181,18 @@ int inflight_area_create_fd(struct inflight_description *description, bool packe
 
 int inflight_area_map(int fd, const struct inflight_description *description, bool packed, struct inflight_area **result)
 {
-	uint64_t size = inflight_area_size(description->num_queues, description->queue_size, packed);
+	uint64_t size = inflight_area_size(description->num_queues, description->queue_size, packed), end;
 	struct inflight_area *area;
+	struct stat status;
 	int error;
 
 	if (!size || description->mmap_size < size)
+		return -EINVAL;
+	/* Only what is needed is mapped, but a front-end that tells more than there is has lost its way. */
+	if (fstat(fd, &status))
+		return -errno;
+	if (!S_ISREG(status.st_mode) || !checked_add(description->mmap_offset, description->mmap_size, &end) ||
+	    end > (uint64_t)status.st_size)
 		return -EINVAL;
 	/* The fields of the region are accessed as what they are. */
 	if (description->mmap_offset % sizeof(uint64_t))

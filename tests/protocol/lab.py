@@ -25,7 +25,14 @@ class Lab:
 		self.open = [self.neighbour, self.memory]
 
 	def connect(self, name="a-net", protocol=None):
-		"""A connection with every offered protocol feature (or @protocol), an owner and VERSION_1."""
+		"""
+		A connection with every offered protocol feature (or @protocol), an owner and VERSION_1. It takes the place of
+		the one before it: a device has one front-end at a time.
+		"""
+		for earlier in [thing for thing in self.open if isinstance(thing, Connection)]:
+			if earlier.label == str(self.server.path(f"{name}.sock")):
+				earlier.close()
+				self.open.remove(earlier)
 		connection = Connection(self.server.path(f"{name}.sock"))
 		self.open.append(connection)
 		features = connection.get_features()

@@ -54,9 +54,10 @@ def test_features_can_be_set_again(lab):
 		connection.set_features(features & (vhost_user.F_VERSION_1 | vhost_user.F_PROTOCOL_FEATURES))
 
 
-@pytest.mark.parametrize("name, queues", [("a-net", 2), ("b-net", 1)])
-def test_queue_number_counts_pairs(lab, name, queues):
-	assert lab.connect(name).get_queue_num() == queues
+@pytest.mark.parametrize("name, pairs", [("a-net", 2), ("b-net", 1)])
+def test_queue_number(lab, name, pairs):
+	"""QEMU compares it with its queue pairs, Cloud Hypervisor with its queues: two for each pair, and a control queue."""
+	assert lab.connect(name).get_queue_num() in (2 * pairs, 2 * pairs + 1)
 
 
 def test_plain_messages(lab):

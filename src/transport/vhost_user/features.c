@@ -91,6 +91,10 @@ int vhost_user_reset_owner(struct vhost_user_connection *connection, struct vhos
 
 int vhost_user_get_queue_num(struct vhost_user_connection *connection, struct vhost_user_message *message)
 {
+	/*
+	 * Of a network card, QEMU compares this with its number of queue pairs, Cloud Hypervisor with its number of queues: the
+	 * number of queues is right for both. (A QEMU that asks for too many pairs is refused at their rings.)
+	 */
 	return reply_u64(message, connection->device->queue_count);
 }
 

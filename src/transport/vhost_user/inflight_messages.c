@@ -12,8 +12,12 @@ static bool packed(const struct vhost_user_connection *connection)
 	return connection->features >> VIRTIO_F_RING_PACKED & 1;
 }
 
-static int check_counts(struct vhost_user_connection *connection, const struct inflight_description *inflight)
+static int check_counts(struct vhost_user_connection *connection, const struct vhost_user_message *message)
 {
+	const struct inflight_description *inflight = &message->payload.inflight;
+
+	if (message->header.size != VHOST_USER_INFLIGHT_SIZE_MIN && message->header.size != sizeof(*inflight))
+		return vhost_user_refuse(connection, -EINVAL, "payload has neither size of an in-flight description");
 	if (!inflight->num_queues || inflight->num_queues > connection->device->queue_count)
 		return vhost_user_refuse(connection, -EINVAL, "in-flight area for queues that there are not");
 	if (!inflight->queue_size || inflight->queue_size > VIRTQUEUE_SIZE_MAX)
@@ -23,7 +27,7 @@ static int check_counts(struct vhost_user_connection *connection, const struct i
 
 int vhost_user_get_inflight_fd(struct vhost_user_connection *connection, struct vhost_user_message *message)
 {
-	int error = check_counts(connection, &message->payload.inflight), fd;
+	int error = check_counts(connection, message), fd;
 
 	if (error)
 		return error;
@@ -38,7 +42,7 @@ int vhost_user_get_inflight_fd(struct vhost_user_connection *connection, struct 
 int vhost_user_set_inflight_fd(struct vhost_user_connection *connection, struct vhost_user_message *message)
 {
 	struct inflight_area *area;
-	int error = check_counts(connection, &message->payload.inflight);
+	int error = check_counts(connection, message);
 
 	if (error)
 		return error;

@@ -55,7 +55,7 @@ static const struct vhost_user_row rows[VHOST_USER_REQUESTS] = {
 	[VHOST_USER_SET_LOG_BASE] = { "SET_LOG_BASE", vhost_user_set_log_base, VHOST_USER_PROTOCOL_LOG_SHMFD,
 				      SIZE(sizeof(struct vhost_user_log)), FDS(1, 1), .quiesce = QUIESCE_ALL,
 				      .reply = REPLY_OWN },
-	[VHOST_USER_SET_LOG_FD] = { "SET_LOG_FD", vhost_user_set_log_fd, ANY, SIZES(0, SIZE_U64), FDS(0, 1) },
+	[VHOST_USER_SET_LOG_FD] = { "SET_LOG_FD", vhost_user_set_log_fd, ANY, SIZE(0), FDS(1, 1) },
 
 	/* rings */
 	[VHOST_USER_SET_VRING_NUM] = { "SET_VRING_NUM", vhost_user_set_vring_num, ANY, SIZE(SIZE_STATE),
