@@ -2,9 +2,10 @@
 /*
  * Block: requests, and the disks that serve them.
  *
- * A device model (virtio-blk, later NVMe) fills in a struct block_request that it owns, whose segments point straight into
- * guest memory, and submits it to a *channel*: the way to one disk from one sidecore. The request comes back through its
- * @complete on that same sidecore, possibly before block_submit() returns. Nothing is allocated or locked on the way.
+ * A device model (virtio-blk, later NVMe) fills in a struct block_request that it owns, whose segments point straight
+ * into guest memory, and submits it to a *channel*: the way to one disk from one sidecore. The request comes back
+ * through its @complete on that same sidecore, possibly before block_submit() returns. Nothing is allocated or locked
+ * on the way.
  *
  * A disk may be resized, fail or stall; none of that concerns other disks.
  *
@@ -31,10 +32,10 @@ enum block_operation {
 struct block_request {
 	uint8_t operation; /* enum block_operation */
 	bool may_unmap;
-	bool durable;	  /* write, write zeroes: on stable storage before it completes (write-through) */
-	uint64_t offset;  /* bytes; inside the disk: checked by the device model against its own copy of the size */
-	uint64_t length;  /* bytes; for reads and writes the sum of the segments */
-	struct guest_segment *segments; /* may be changed while the request is under way; as they were when it completes */
+	bool durable;	 /* write, write zeroes: on stable storage before it completes (write-through) */
+	uint64_t offset; /* bytes; inside the disk: checked by the device model against its own copy of the size */
+	uint64_t length; /* bytes; for reads and writes the sum of the segments */
+	struct guest_segment *segments; /* a backend may change them until it completes the request */
 	unsigned segment_count;
 
 	/** @complete: on the channel's sidecore. @status: 0 or a negative errno (-EIO, -ENOSPC, -EOPNOTSUPP...). */
@@ -43,10 +44,10 @@ struct block_request {
 	/* the backend's own, from block_submit() to @complete */
 	struct block_channel *channel;
 	struct block_request *next;
-	uint64_t done;	    /* bytes transferred so far: short reads and writes go on from here */
-	uint64_t deadline;  /* clock_nanoseconds() */
-	void *bounce;	    /* aligned copy of a misaligned buffer, while a chunk is under way */
-	unsigned segment_first; /* the first segment that is not wholly transferred ... */
+	uint64_t done;			    /* bytes transferred so far: short reads and writes go on from here */
+	uint64_t deadline;		    /* clock_nanoseconds() */
+	void *bounce;			    /* aligned copy of a misaligned buffer, while a chunk is under way */
+	unsigned segment_first;		    /* the first segment that is not wholly transferred ... */
 	struct guest_segment segment_saved; /* ... and what it was before a short transfer ended inside it */
 	int status;
 	uint8_t stage, retries;
@@ -59,26 +60,26 @@ struct block_channel;
 struct disk_config {
 	const char *name;
 	enum { DISK_FILE, DISK_RAM, DISK_NULL, DISK_NBD } type;
-	const char *path;	/* file, block device */
-	const char *uri;	/* nbd:// nbd+unix:// */
-	uint64_t size;		/* ram and null; a file that does not exist is created with it when not 0. Rounded down */
-	uint32_t block_size;	/* 512 or 4096; 0: 512 */
+	const char *path;    /* file, block device */
+	const char *uri;     /* nbd:// nbd+unix:// */
+	uint64_t size;	     /* ram and null; a file that does not exist is created with it when not 0. Rounded down */
+	uint32_t block_size; /* 512 or 4096; 0: 512 */
 	bool read_only;
-	bool direct;		/* try O_DIRECT, fall back when the file system cannot (disk_state() says so) */
-	uint32_t timeout;	/* nbd: milliseconds that a request may take, reconnects included; 0: 30000 */
-	const char *serial;	/* get-id; at most 20 bytes; NULL: the name */
+	bool direct;	    /* try O_DIRECT, fall back when the file system cannot (disk_state() says so) */
+	uint32_t timeout;   /* nbd: milliseconds that a request may take, reconnects included; 0: 30000 */
+	const char *serial; /* get-id; at most 20 bytes; NULL: the name */
 };
 
 /** struct disk_limits - what the disk is; size may change at run time (disk_resize). */
 struct disk_limits {
 	uint64_t size;
-	uint32_t block_size;	  /* logical */
+	uint32_t block_size; /* logical */
 	uint32_t physical_block_size;
 	uint32_t io_minimum, io_optimal; /* bytes; 0: not known */
 	bool read_only;
 	bool discard, write_zeroes, write_zeroes_unmap;
-	bool flush_needed; /* has a volatile cache */
-	uint32_t discard_alignment; /* bytes */
+	bool flush_needed;			/* has a volatile cache */
+	uint32_t discard_alignment;		/* bytes */
 	uint64_t discard_max, write_zeroes_max; /* bytes in one segment */
 	/* Backends take any alignment of memory (they bounce by themselves) and offsets in multiples of @block_size. */
 };
@@ -101,7 +102,8 @@ const char *disk_kind(const struct disk *disk);	 /* "file", "ram", "null", "nbd"
 const char *disk_state(const struct disk *disk); /* for status: "ok", "direct I/O", "reconnecting" ... */
 
 /**
- * disk_resize() - ram, null: take the new @size. File: grow to @size, or look at the file again (@size 0). Control thread.
+ * disk_resize() - ram, null: take the new @size. File: grow to @size, or look at the file again (@size 0). Control
+ * thread.
  *
  * When a disk shrinks, virtio_blk_resized() follows, and the guest learns it then.
  *
@@ -111,8 +113,8 @@ int disk_resize(struct disk *disk, uint64_t size, const char **error);
 
 /**
  * block_channel_open() - control thread, for use by @sidecore.
- * block_channel_close() - control thread; the channel is idle and its users are detached; @completion (may be NULL) runs
- * when the sidecore has let go of it.
+ * block_channel_close() - control thread; the channel is idle and its users are detached; @completion (may be NULL)
+ * runs when the sidecore has let go of it.
  */
 int block_channel_open(struct disk *disk, struct sidecore *sidecore, struct block_channel **channel);
 void block_channel_close(struct block_channel *channel, struct engine_completion *completion);
@@ -144,8 +146,9 @@ void block_at_batch_end(struct block_channel *channel, struct block_batch_end *e
 /**
  * struct block_worker - one sidecore's share of this room: its io_uring, the poller of its completions, the batch ends.
  *
- * block_worker_create() makes it, and the caller puts it into SIDECORE_SLOT_BLOCK before engine_start(). Where the kernel
- * refuses an io_uring it still serves ram, null and nbd disks, and disk_open() tells why a file cannot be served.
+ * block_worker_create() makes it, and the caller puts it into SIDECORE_SLOT_BLOCK before engine_start(). Where the
+ * kernel refuses an io_uring it still serves ram, null and nbd disks, and disk_open() tells why a file cannot be
+ * served.
  *
  * block_worker_attach(): after engine_start(); the sidecore starts to poll for completions.
  * block_worker_detach(): no request is under way; @completion (not NULL) runs when the sidecore has let go.

@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * File disks: images on file systems and block devices. This file opens, locks and measures them; block/file_io.c serves
- * their requests.
+ * File disks: images on file systems and block devices. This file opens, locks and measures them; block/file_io.c
+ * serves their requests.
  *
  * Opening
  * -------
  * - An image that does not exist is made (sparse) when the configuration gives a size.
  * - The file is locked as a whole with an open-file-description lock: exclusive for a disk that writes, shared for a
- *   read-only one. Two daemons, two disks of one daemon, or QEMU and we cannot write the same image by accident. A block
- *   device that is written is also opened with O_EXCL, which refuses a mounted one.
+ *   read-only one. Two daemons, two disks of one daemon, or QEMU and we cannot write the same image by accident. A
+ *   block device that is written is also opened with O_EXCL, which refuses a mounted one.
  * - The size is what the file has, rounded down to the block size (disk_open()): its ragged end is never touched.
  * - Direct I/O is used when asked for and when the kernel says that the guest's block size is aligned enough for it;
  *   otherwise the page cache is used, and disk_state() says why.
- * - Discard is offered when hole punching works: tried with a hole past the end of a regular file, which changes nothing;
- *   looked up in sysfs for a block device.
+ * - Discard is offered when hole punching works: tried with a hole past the end of a regular file, which changes
+ *   nothing; looked up in sysfs for a block device.
  */
 #include "block/file.h"
 
@@ -86,8 +86,7 @@ static int lock_image(const struct file_disk *file, const struct disk_config *co
 		return 0;
 	if (errno == EAGAIN || errno == EACCES)
 		return disk_error(-EBUSY, "disk %s: %s is locked by another disk or program; stop that first%s",
-				  file->disk.name, config->path,
-				  config->read_only ? "" : ", or make both read_only");
+				  file->disk.name, config->path, config->read_only ? "" : ", or make both read_only");
 	log_warning("disk %s: %s cannot be locked (%s); see to it that nobody else writes it", file->disk.name,
 		    config->path, strerror(errno));
 	return 0;
@@ -122,8 +121,8 @@ static void use_direct_io(struct file_disk *file)
 		rc = 0;
 	}
 	if (rc) {
-		file->state = rc == -ENOSYS ? "buffered: alignment of direct I/O unknown" :
-					      "buffered: no direct I/O in this file system";
+		file->state = rc == -ENOSYS ? "buffered: alignment of direct I/O unknown"
+					    : "buffered: no direct I/O in this file system";
 		return;
 	}
 	if (file->length_alignment > file->disk.limits.block_size) {
@@ -173,7 +172,7 @@ static void read_device_limits(struct file_disk *file, const struct stat *status
 		limits->io_minimum = value;
 	if (!ioctl(file->fd, BLKIOOPT, &value))
 		limits->io_optimal = value;
-	/* fallocate() on a block device zeroes in the device: without that command neither hole nor zero range works. */
+	/* fallocate() on a block device zeroes in the device: without that command it does nothing for us. */
 	if (!zeroes_max) {
 		atomic_store(&file->cannot_punch, true);
 		atomic_store(&file->cannot_zero, true);
@@ -273,8 +272,10 @@ static int file_resize(struct disk *disk, uint64_t size)
 	if (rc)
 		return rc;
 	if (size && (file->block_device || size < now))
-		return disk_error(-EINVAL, "disk %s: only a file can be resized, and only to grow; resize it by its own "
-					   "tools, then ask without a size", disk->name);
+		return disk_error(-EINVAL,
+				  "disk %s: only a file can be resized, and only to grow; resize it by its own "
+				  "tools, then ask without a size",
+				  disk->name);
 	if (size && disk->limits.read_only)
 		return disk_error(-EROFS, "disk %s: it is read_only", disk->name);
 	if (size > now && ftruncate(file->fd, (off_t)size))

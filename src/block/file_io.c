@@ -5,13 +5,14 @@
  * Theory of operation
  * -------------------
  * A request is in one *stage* at a time, and each stage is one system call that the ring makes for us: file_prepare()
- * writes it down, file_kernel_done() looks at its result and either repeats the stage with what is left, goes to the next
- * stage, or finishes.
+ * writes it down, file_kernel_done() looks at its result and either repeats the stage with what is left, goes to the
+ * next stage, or finishes.
  *
  *	read, write	TRANSFER (again after a short one)
  *	flush		SYNC
  *	discard		PUNCH
- *	write zeroes	PUNCH or ZERO_RANGE; ZEROES when the file system can do neither; SYNC after the first two when durable
+ *	write zeroes	PUNCH or ZERO_RANGE; ZEROES when the file system can do neither; SYNC after one of the first
+ *			two when durable
  *
  * Durable writes carry RWF_DSYNC; no second stage.
  *
@@ -155,7 +156,8 @@ static void prepare_zeroes(struct block_request *request, struct io_uring_sqe *e
 	if (left < ZEROES_SIZE)
 		io_uring_prep_write(entry, fd, zeroes->iov_base, (unsigned)left, place);
 	else
-		io_uring_prep_writev(entry, fd, zeroes, (unsigned)min(left / ZEROES_SIZE, (uint64_t)ZEROES_COUNT), place);
+		io_uring_prep_writev(entry, fd, zeroes, (unsigned)min(left / ZEROES_SIZE, (uint64_t)ZEROES_COUNT),
+				     place);
 	if (request->durable)
 		entry->rw_flags = RWF_DSYNC;
 }

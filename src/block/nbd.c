@@ -7,16 +7,17 @@
  * libnbd's state machine makes system calls whenever it likes, so it runs in a helper thread of the disk
  * (block/nbd_thread.c), and sidecores never wait for it. Two stacks without locks connect them:
  *
- *	submissions	A channel collects the requests of a batch and pushes them onto the disk's stack at once; whoever finds
- *			the stack empty writes the thread's eventfd: at most one system call a batch.
+ *	submissions	A channel collects the requests of a batch and pushes them onto the disk's stack at once;
+ *			whoever finds it empty writes the thread's eventfd: at most one system call a batch.
  *	completions	The thread pushes onto the stack of the request's channel; when it finds that empty it posts the
  *			channel's message. The message takes the whole stack with one exchange.
  *
- * Between two exchanges exactly one push finds the stack empty, so there is exactly one post for each exchange: the message
- * is never posted while it waits in a mailbox, and when the last request of a channel is back no post is outstanding.
+ * Between two exchanges exactly one push finds the stack empty, so there is exactly one post for each exchange: the
+ * message is never posted while it waits in a mailbox, and when the last request of a channel is back no post is
+ * outstanding.
  *
- * disk_open() waits for the first connection, at most CONNECT_TIMEOUT: without it nobody knows the size. Later losses of
- * the connection are the thread's business: it connects again and repeats what was under way; requests that take
+ * disk_open() waits for the first connection, at most CONNECT_TIMEOUT: without it nobody knows the size. Later losses
+ * of the connection are the thread's business: it connects again and repeats what was under way; requests that take
  * longer than the disk's timeout fail with -ETIMEDOUT.
  *
  * Context: open, close on the control thread; submit and flush on a channel's sidecore.
@@ -126,7 +127,8 @@ static void nbd_disk_close(struct disk *disk)
 
 static int nbd_resize(struct disk *disk, uint64_t size)
 {
-	return disk_error(-EOPNOTSUPP, "disk %s: an NBD export cannot be resized from here; restart the disk", disk->name);
+	return disk_error(-EOPNOTSUPP, "disk %s: an NBD export cannot be resized from here; restart the disk",
+			  disk->name);
 }
 
 static const char *nbd_state(const struct disk *disk)
@@ -140,7 +142,7 @@ static void take_completed(struct sidecore *sidecore, struct sidecore_message *m
 	struct block_worker *worker = channel->channel.worker;
 	struct block_request *newest, *oldest = NULL;
 
-	/* Release, too: the mailbox is done with the message before the thread finds the stack empty and posts it again. */
+	/* Release, too: the mailbox is done with the message when the thread finds the stack empty and posts it. */
 	newest = atomic_exchange_explicit(&channel->completed, NULL, memory_order_acq_rel);
 	while (newest) {
 		struct block_request *older = newest->next;

@@ -4,8 +4,8 @@
  *
  * Theory of operation
  * -------------------
- * One loop: take what sidecores submitted, issue as many commands as there are slots, wait in poll() for the server, for
- * submissions or for the next deadline, retire what is done, hand it back.
+ * One loop: take what sidecores submitted, issue as many commands as there are slots, wait in poll() for the server,
+ * for submissions or for the next deadline, retire what is done, hand it back.
  *
  * A request is one command, or several chunks one after the other. What is left of it and lies in one segment goes
  * straight between socket and guest memory; several segments go through the slot's buffer (a command for each page
@@ -307,7 +307,8 @@ static bool advance(struct nbd_disk *nbd, struct nbd_slot *slot)
 
 	if (request->operation == BLOCK_READ && slot->bounced)
 		block_scatter(request, slot->bounce, slot->length);
-	if (request->operation == BLOCK_READ || (request->operation == BLOCK_WRITE && request->stage == STAGE_COMMAND)) {
+	if (request->operation == BLOCK_READ ||
+	    (request->operation == BLOCK_WRITE && request->stage == STAGE_COMMAND)) {
 		block_advance(request, slot->length);
 		if (request->done < request->length)
 			return false;

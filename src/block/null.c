@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Null disk: takes every request and does nothing. Reads leave the guest's buffer as it was. For measuring what a request
- * costs on its way, never for data.
+ * Null disk: takes every request and does nothing. Reads leave the guest's buffer as it was. For measuring what a
+ * request costs on its way, never for data.
  */
 #include <errno.h>
 

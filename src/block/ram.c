@@ -5,15 +5,16 @@
  *
  * Theory of operation
  * -------------------
- * Any number of sidecores serve one RAM disk without locks: two requests that overlap in time and place may leave any mix
- * of their bytes, as on every disk; everything else touches different memory.
+ * Any number of sidecores serve one RAM disk without locks: two requests that overlap in time and place may leave any
+ * mix of their bytes, as on every disk; everything else touches different memory.
  *
- * The address range is reserved larger than the disk, so that growing needs no move: sidecores never see the base change.
- * A request that was checked against the size before a shrink still hits memory of ours. What lies past the size is given
- * back to the kernel when the disk shrinks, and again when it grows, so that a late write to it never shows.
+ * The address range is reserved larger than the disk, so that growing needs no move: sidecores never see the base
+ * change. A request that was checked against the size before a shrink still hits memory of ours. What lies past the
+ * size is given back to the kernel when the disk shrinks, and again when it grows, so that a late write to it never
+ * shows.
  *
- * Discard and write zeroes with "may unmap" give whole pages back, which then read as zeroes; their limits are such that
- * one request does not hold the sidecore for long (a MiB of memset is some 100 us).
+ * Discard and write zeroes with "may unmap" give whole pages back, which then read as zeroes; their limits are such
+ * that one request does not hold the sidecore for long (a MiB of memset is some 100 us).
  */
 #include <errno.h>
 #include <string.h>
@@ -37,8 +38,7 @@ struct ram_disk {
 
 static uint8_t *reserve(uint64_t size)
 {
-	uint8_t *memory =
-		mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint8_t *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	return memory == MAP_FAILED ? NULL : memory;
 }
@@ -108,8 +108,8 @@ static int ram_resize(struct disk *disk, uint64_t size)
 	if (!size)
 		return disk_error(-EINVAL, "disk %s: a RAM disk needs a size", disk->name);
 	if (size > ram->capacity)
-		return disk_error(-ENOSPC, "disk %s: it cannot grow past %llu MiB; restart with the new size", disk->name,
-				  (unsigned long long)(ram->capacity >> 20));
+		return disk_error(-ENOSPC, "disk %s: it cannot grow past %llu MiB; restart with the new size",
+				  disk->name, (unsigned long long)(ram->capacity >> 20));
 	if (size > old)
 		ram_release(ram, old, size - old);
 	atomic_store(&disk->size, size);

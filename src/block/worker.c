@@ -16,11 +16,11 @@
  * SINGLE_ISSUER spares the kernel locks, but the thread that submits must be the one that *enabled* the ring. So the
  * control thread makes it disabled and registers its eventfd, and a message lets the sidecore enable it.
  *
- * Sleeping. While we poll, IORING_CQ_EVENTFD_DISABLED keeps the kernel from signalling the eventfd. arm() clears the flag,
- * then a full barrier, then looks at the completion ring; the kernel stores the completion, then (with a full barrier
- * in its own wake-up code) looks at the flag. So either we see the completion or the kernel sees the flag cleared and
- * signals. Task work that is queued after our look wakes a thread that sleeps in epoll_wait() (it returns EINTR),
- * runs, posts the completion and signals the eventfd. No wake-up is lost.
+ * Sleeping. While we poll, IORING_CQ_EVENTFD_DISABLED keeps the kernel from signalling the eventfd. arm() clears the
+ * flag, then a full barrier, then looks at the completion ring; the kernel stores the completion, then (with a full
+ * barrier in its own wake-up code) looks at the flag. So either we see the completion or the kernel sees the flag
+ * cleared and signals. Task work that is queued after our look wakes a thread that sleeps in epoll_wait() (it returns
+ * EINTR), runs, posts the completion and signals the eventfd. No wake-up is lost.
  *
  * A batch of completions ends with the *batch ends* that device models registered: a used ring is published once for
  * the batch.
@@ -199,8 +199,8 @@ void block_worker_flush(struct block_worker *worker)
 	if (worker->ring_error || !io_uring_sq_ready(&worker->ring))
 		return;
 	/*
-	 * A failure (EAGAIN, EBUSY, EINTR: the kernel is short of memory or wants its completions taken first) leaves the
-	 * entries where they are; the worker's next turn tries again.
+	 * A failure (EAGAIN, EBUSY, EINTR: the kernel is short of memory or wants its completions taken first) leaves
+	 * the entries where they are; the worker's next turn tries again.
 	 */
 	io_uring_submit(&worker->ring);
 	worker->poller.pending = io_uring_sq_ready(&worker->ring) != 0;

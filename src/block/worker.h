@@ -43,12 +43,12 @@ static inline struct block_request *block_list_take(struct block_list *list)
 struct block_worker {
 	struct poller poller;
 	struct io_uring ring;
-	int ring_error;	    /* 0, or why there is no ring: a negative errno */
-	unsigned in_kernel; /* requests that occupy a submission entry or are the kernel's */
-	struct block_list overflow;	 /* wait for room in the ring */
+	int ring_error;			  /* 0, or why there is no ring: a negative errno */
+	unsigned in_kernel;		  /* requests that occupy a submission entry or are the kernel's */
+	struct block_list overflow;	  /* wait for room in the ring */
 	struct block_list bounce_waiting; /* wait for a bounce buffer */
-	void *bounce_free;		 /* each free buffer begins with a pointer to the next */
-	void *memory;			 /* bounce buffers, then zeroes */
+	void *bounce_free;		  /* each free buffer begins with a pointer to the next */
+	void *memory;			  /* bounce buffers, then zeroes */
 	struct iovec zeroes[ZEROES_COUNT];
 	struct block_batch_end *ends;
 	struct engine *engine;
@@ -56,8 +56,8 @@ struct block_worker {
 };
 
 /**
- * block_worker_start() - sidecore: give @request to the kernel: its backend's @prepare fills in a submission entry, now or
- * when there is room. When the kernel is done the backend's @kernel_done gets the result.
+ * block_worker_start() - sidecore: give @request to the kernel: its backend's @prepare fills in a submission entry, now
+ * or when there is room. When the kernel is done the backend's @kernel_done gets the result.
  */
 void block_worker_start(struct block_worker *worker, struct block_request *request);
 
@@ -73,7 +73,7 @@ void block_worker_give_bounce(struct block_worker *worker, void *buffer);
 
 void block_worker_at_batch_end(struct block_worker *worker, struct block_batch_end *end);
 
-/** block_worker_run_batch_ends() - sidecore: a batch of completions is through (ends of worker turns and of messages). */
+/** block_worker_run_batch_ends() - sidecore: a batch of completions is through. */
 void block_worker_run_batch_ends(struct block_worker *worker);
 
 #endif

@@ -7,14 +7,14 @@
  * This file is the device: features, configuration space, life of its queues. What happens to requests is in
  * device/virtio_blk_request.c.
  *
- * Configuration space is computed from the disk's limits when it is read; nothing of it is stored but the driver's choice
- * of the cache mode and the size. The size is a copy of the disk's: requests are checked against the copy, and
+ * Configuration space is computed from the disk's limits when it is read; nothing of it is stored but the driver's
+ * choice of the cache mode and the size. The size is a copy of the disk's: requests are checked against the copy, and
  * virtio_blk_resized() takes a new one and has the guest told.
  *
  * Cache mode (virtio 1.3 5.2.5, 5.2.6.2). A disk with a volatile cache offers FLUSH and CONFIG_WCE. A driver that did
  * not take FLUSH cannot ask for durability, so all its writes are durable (write-through); one that took CONFIG_WCE
- * chooses, by the field "writeback", at any time; else write-back is in force. A disk without a cache offers neither, and
- * every completed write is as durable as it gets.
+ * chooses, by the field "writeback", at any time; else write-back is in force. A disk without a cache offers neither,
+ * and every completed write is as durable as it gets.
  *
  * Each queue has its own channel to the disk from its own sidecore, and shares nothing with the other queues but the
  * disk itself, the size and the cache mode (one relaxed load each).
@@ -42,8 +42,8 @@
 #define SIZE_MAX_OFFERED   (1U << 20)
 
 /*
- * Segments offered: with header and status in two descriptors of their own a chain then fits queues of 128 entries, which
- * front-ends make by default; drivers must not make chains longer than their queue even when they use indirect
+ * Segments offered: with header and status in two descriptors of their own a chain then fits queues of 128 entries,
+ * which front-ends make by default; drivers must not make chains longer than their queue even when they use indirect
  * tables (virtio 1.3 2.7.5.3.1), and the device cannot know the size before it offers.
  */
 #define SEGMENTS_OFFERED 126U

@@ -44,8 +44,7 @@ struct blk_range {
 
 _Static_assert(sizeof(struct blk_range) == sizeof(struct guest_segment), "ranges lie where segments do");
 _Static_assert(WRITE_ZEROES_RANGES_MAX <= DISCARD_RANGES_MAX, "room is made for the larger of both");
-_Static_assert(DISCARD_RANGES_MAX <= MEDIUM_SEGMENTS,
-	       "one medium block holds all ranges of a request");
+_Static_assert(DISCARD_RANGES_MAX <= MEDIUM_SEGMENTS, "one medium block holds all ranges of a request");
 
 /** struct blk_request - one chain under way. There is one for each chain id, so a request needs no search. */
 struct blk_request {
@@ -71,7 +70,7 @@ struct blk_queue {
 	struct block_channel *channel;
 	struct virtio_blk_counters *counters;
 	struct block_batch_end batch_end;
-	bool in_turn; /* the turn publishes by itself when it ends */
+	bool in_turn;			/* the turn publishes by itself when it ends */
 	void *medium_free, *large_free; /* blocks, each beginning with a pointer to the next */
 	struct guest_segment *blocks;
 	struct segment_pool pool;

@@ -3,27 +3,27 @@
  * virtio-blk requests: from chains to the disk and back (virtio 1.3 5.2.6).
  *
  * Trust boundary. A chain comes from the guest. The ring has checked its framing; what its bytes say is read here once,
- * into locals, checked, and only the locals are used. A chain that is no request at all (shorter than a header, no place
- * for a status) breaks its queue; a request that asks for something impossible is answered with an error status.
+ * into locals, checked, and only the locals are used. A chain that is no request at all (shorter than a header, no
+ * place for a status) breaks its queue; a request that asks for something impossible is answered with an error status.
  *
  * Theory of operation
  * -------------------
- * Any layout: the header is the first 16 readable bytes, the status is the last writable byte, data is what lies between,
- * however the driver cut it into descriptors (virtio 1.3 2.7.4).
+ * Any layout: the header is the first 16 readable bytes, the status is the last writable byte, data is what lies
+ * between, however the driver cut it into descriptors (virtio 1.3 2.7.4).
  *
- * A turn pops batches of chains within its bounds, makes requests of them and submits them. Requests are preallocated, one
- * for each chain id. A chain whose id is still under way breaks the queue: the driver made available what it had not
- * got back. Segments live in the ring's pool only during the turn, so each request has a copy: a few inside the request,
- * more in a block from the queue's fixed store. When the store is empty the turn stops before that chain; completions
- * refill it, and since they happen only if something is under way, the chain cannot be stuck.
+ * A turn pops batches of chains within its bounds, makes requests of them and submits them. Requests are preallocated,
+ * one for each chain id. A chain whose id is still under way breaks the queue: the driver made available what it had
+ * not got back. Segments live in the ring's pool only during the turn, so each request has a copy: a few inside the
+ * request, more in a block from the queue's fixed store. When the store is empty the turn stops before that chain;
+ * completions refill it, and since they happen only if something is under way, the chain cannot be stuck.
  *
  * A completion writes the status, marks written memory in the dirty log, and pushes the used entry. Publishing and the
- * interrupt are done once for many: at the end of the turn for requests that completed inside it, else at the end of the
- * batch in which the backend delivers completions (block_at_batch_end()).
+ * interrupt are done once for many: at the end of the turn for requests that completed inside it, else at the end of
+ * the batch in which the backend delivers completions (block_at_batch_end()).
  *
  * Discard and write zeroes may have several ranges. All are read and checked before the first is started; they are then
- * done one after the other, and the first failure ends the request. While a range is being submitted its completion only
- * sets a flag, so that a disk that completes at once makes a loop here and not a recursion.
+ * done one after the other, and the first failure ends the request. While a range is being submitted its completion
+ * only sets a flag, so that a disk that completes at once makes a loop here and not a recursion.
  *
  * Used length: a successful read tells its data and the status byte, the others the one byte of status (2.7.8).
  *
@@ -44,24 +44,24 @@ static const struct {
 	[SEGMENTS_LARGE] = { LARGE_SEGMENTS, LARGE_BLOCKS },
 };
 
-static void **free_list(struct blk_queue *blk_queue, enum segment_class class)
+static void **free_list(struct blk_queue *blk_queue, enum segment_class kind)
 {
-	return class == SEGMENTS_MEDIUM ? &blk_queue->medium_free : &blk_queue->large_free;
+	return kind == SEGMENTS_MEDIUM ? &blk_queue->medium_free : &blk_queue->large_free;
 }
 
-static void give_block(struct blk_queue *blk_queue, enum segment_class class, void *block)
+static void give_block(struct blk_queue *blk_queue, enum segment_class kind, void *block)
 {
-	void **list = free_list(blk_queue, class);
+	void **list = free_list(blk_queue, kind);
 
 	*(void **)block = *list;
 	*list = block;
 }
 
-static struct guest_segment *make_blocks(struct blk_queue *blk_queue, enum segment_class class,
+static struct guest_segment *make_blocks(struct blk_queue *blk_queue, enum segment_class kind,
 					 struct guest_segment *memory)
 {
-	for (unsigned i = 0; i < classes[class].blocks; i++, memory += classes[class].segments)
-		give_block(blk_queue, class, memory);
+	for (unsigned i = 0; i < classes[kind].blocks; i++, memory += classes[kind].segments)
+		give_block(blk_queue, kind, memory);
 	return memory;
 }
 
@@ -81,8 +81,8 @@ int blk_queue_create(struct virtio_queue *queue, struct block_channel *channel, 
 	blk_queue->counters = &blk_queue->blk->counters[queue->index];
 	blk_queue->batch_end.run = run_batch_end;
 	blk_queue->requests = calloc(size, sizeof(*blk_queue->requests));
-	blk_queue->blocks = calloc(MEDIUM_BLOCKS * MEDIUM_SEGMENTS + LARGE_BLOCKS * LARGE_SEGMENTS,
-				   sizeof(*blk_queue->blocks));
+	blk_queue->blocks =
+		calloc(MEDIUM_BLOCKS * MEDIUM_SEGMENTS + LARGE_BLOCKS * LARGE_SEGMENTS, sizeof(*blk_queue->blocks));
 	blk_queue->pool.capacity = CHAIN_SEGMENTS_MAX;
 	blk_queue->pool.segments = calloc(CHAIN_SEGMENTS_MAX, sizeof(*blk_queue->pool.segments));
 	if (!blk_queue->requests || !blk_queue->blocks || !blk_queue->pool.segments) {
@@ -109,24 +109,24 @@ void blk_queue_destroy(struct blk_queue *blk_queue)
 /* Gives @request room for @count segments. Return: false when the store has none at the moment. */
 static bool take_segments(struct blk_request *request, unsigned count)
 {
-	enum segment_class class = count <= INLINE_SEGMENTS ? SEGMENTS_INLINE :
-				   count <= MEDIUM_SEGMENTS ? SEGMENTS_MEDIUM :
-							      SEGMENTS_LARGE;
+	enum segment_class kind = count <= INLINE_SEGMENTS   ? SEGMENTS_INLINE
+				   : count <= MEDIUM_SEGMENTS ? SEGMENTS_MEDIUM
+							      : SEGMENTS_LARGE;
 	void **list;
 
 	request->io.segments = request->inline_segments;
-	if (class != SEGMENTS_INLINE) {
-		list = free_list(request->queue, class);
-		if (class == SEGMENTS_MEDIUM && !*list) {
-			class = SEGMENTS_LARGE;
-			list = free_list(request->queue, class);
+	if (kind != SEGMENTS_INLINE) {
+		list = free_list(request->queue, kind);
+		if (kind == SEGMENTS_MEDIUM && !*list) {
+			kind = SEGMENTS_LARGE;
+			list = free_list(request->queue, kind);
 		}
 		if (!*list)
 			return false;
 		request->io.segments = *list;
 		*list = *(void **)*list;
 	}
-	request->segment_class = (uint8_t)class;
+	request->segment_class = (uint8_t)kind;
 	return true;
 }
 
@@ -371,7 +371,8 @@ static void answer_id(struct blk_request *request, const struct chain *chain)
 	struct virtqueue *ring = &request->queue->queue->ring;
 	const char *from = serial;
 
-	memcpy(serial, disk_serial(request->queue->blk->disk), strnlen(disk_serial(request->queue->blk->disk), sizeof(serial)));
+	memcpy(serial, disk_serial(request->queue->blk->disk),
+	       strnlen(disk_serial(request->queue->blk->disk), sizeof(serial)));
 	for (struct guest_segment *segment = chain_writable(chain); length; segment++) {
 		size_t piece = min(length, segment->length);
 
@@ -471,9 +472,9 @@ static enum taken take_chain(struct blk_queue *blk_queue, const struct chain *ch
 	struct virtio_blk_outhdr header;
 
 	if (unlikely(chain->readable_length < sizeof(header) || !chain->writable_length || request->busy)) {
-		virtqueue_break(ring, chain->readable_length < sizeof(header) ? VIRTQUEUE_HEADER_TOO_SHORT :
-				      !chain->writable_length		      ? VIRTQUEUE_NO_STATUS_BYTE :
-										VIRTQUEUE_BAD_HEAD);
+		virtqueue_break(ring, chain->readable_length < sizeof(header) ? VIRTQUEUE_HEADER_TOO_SHORT
+				      : !chain->writable_length		      ? VIRTQUEUE_NO_STATUS_BYTE
+									      : VIRTQUEUE_BAD_HEAD);
 		return BROKEN;
 	}
 	read_segments(chain->segments, 0, &header, sizeof(header));
@@ -527,7 +528,7 @@ static unsigned take_batch(struct blk_queue *blk_queue, unsigned count, int64_t 
 	enum taken taken = TAKEN;
 	unsigned done = 0;
 
-	while (done < count && *bytes > 0) {
+	while (*bytes > 0 && done < count) {
 		const struct chain *chain = &blk_queue->chains[done];
 
 		taken = take_chain(blk_queue, chain);

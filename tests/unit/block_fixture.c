@@ -54,7 +54,9 @@ void block_fixture_start(struct block_fixture *fixture)
 
 void block_fixture_start_sleepy(struct block_fixture *fixture, uint64_t busy_poll)
 {
-	struct engine_config config = { .sidecore_count = 1, .sidecores = { { .cpu = -1 } }, .busy_poll_ns = busy_poll };
+	struct engine_config config = { .sidecore_count = 1,
+					.sidecores = { { .cpu = -1 } },
+					.busy_poll_ns = busy_poll };
 
 	require(!engine_create(&config, &fixture->engine));
 	fixture->sidecore = engine_sidecore(fixture->engine, 0);

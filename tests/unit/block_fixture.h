@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A sidecore with a block worker for tests of disks: the test thread is the control thread, requests are submitted on the
- * sidecore and their results awaited here.
+ * A sidecore with a block worker for tests of disks: the test thread is the control thread, requests are submitted on
+ * the sidecore and their results awaited here.
  */
 #ifndef TESTS_BLOCK_FIXTURE_H
 #define TESTS_BLOCK_FIXTURE_H
@@ -38,11 +38,11 @@ void block_fixture_wait_flag(struct block_fixture *fixture, const bool *flag);
 struct block_channel *block_fixture_channel(struct block_fixture *fixture, struct disk *disk);
 void block_fixture_close(struct block_fixture *fixture, struct block_channel *channel);
 
-/** block_job_buffer() - use [@buffer, +@length) as the job's only segment; block_job_cut(): in @count uneven segments. */
+/** block_job_buffer() - use [@buffer, +@length) as the job's only segment; block_job_cut(): in @count uneven pieces. */
 void block_job_buffer(struct block_job *job, void *buffer, size_t length);
 void block_job_cut(struct block_job *job, void *buffer, size_t length, unsigned count);
 
-/** block_fixture_submit() - submit @count jobs in one batch on the sidecore; block_fixture_await(): until all are back. */
+/** block_fixture_submit() - submit @count jobs in one batch; block_fixture_await(): until they are back. */
 void block_fixture_submit(struct block_fixture *fixture, struct block_channel *channel, struct block_job *jobs,
 			  unsigned count, sem_t *done);
 void block_fixture_await(unsigned count, sem_t *done);

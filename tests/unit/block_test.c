@@ -246,7 +246,9 @@ static void check_transfer(struct place *place, unsigned number, uint64_t offset
 	size_t length = (size_t)transfers[number].blocks * place->kind->block_size;
 	unsigned shift = transfers[number].shift;
 	uint8_t *out = aligned_alloc(4096, 8U << 20), *in = aligned_alloc(4096, 8U << 20);
-	struct block_job job = { .io = { .operation = BLOCK_WRITE, .offset = offset, .durable = transfers[number].durable } };
+	struct block_job job = {
+		.io = { .operation = BLOCK_WRITE, .offset = offset, .durable = transfers[number].durable }
+	};
 	struct guest_segment before[64];
 	sem_t done;
 
@@ -290,7 +292,9 @@ static void check_transfers(struct place *place)
 
 static void check_zeroes(struct place *place, bool may_unmap, bool durable)
 {
-	struct block_job job = { .io = { .operation = BLOCK_WRITE_ZEROES, .may_unmap = may_unmap, .durable = durable } };
+	struct block_job job = {
+		.io = { .operation = BLOCK_WRITE_ZEROES, .may_unmap = may_unmap, .durable = durable }
+	};
 	uint32_t block = place->kind->block_size;
 	size_t length = 64 * (size_t)block, offset = 5 * (size_t)block;
 	uint8_t *bytes = malloc(length);
@@ -502,14 +506,15 @@ static void completions_wake_a_sleeper(void **state)
 		block_fixture_start_sleepy(&place.fixture, 1);
 		open_disk(&place);
 		for (unsigned round = 0; round < 2000; round++) {
-			enum block_operation operation = round % 50 == 49 ? BLOCK_FLUSH :
-							 round % 2	  ? BLOCK_READ :
-									    BLOCK_WRITE;
+			enum block_operation operation = round % 50 == 49 ? BLOCK_FLUSH
+							 : round % 2	  ? BLOCK_READ
+									  : BLOCK_WRITE;
 			bool data = operation != BLOCK_FLUSH;
 
 			memset(bytes, (int)round / 2, 4096);
 			assert_int_equal(io(&place, operation, data ? round / 2 * 4096 : 0, data ? bytes : NULL,
-					    data ? 4096 : 0), 0);
+					    data ? 4096 : 0),
+					 0);
 		}
 		sidecore_read_counters(place.fixture.sidecore, &counters);
 		print_message("%s: %lu sleeps\n", kinds[numbers[i]].name, (unsigned long)counters.sleeps);
@@ -663,8 +668,9 @@ static void nbd_start(struct nbd_place *nbd, const char *const *arguments)
 
 static int nbd_open_disk(struct nbd_place *nbd, uint32_t timeout, bool read_only)
 {
-	struct disk_config config = { .name = "nbd", .type = DISK_NBD, .uri = nbd->place.uri, .timeout = timeout,
-				      .read_only = read_only };
+	struct disk_config config = {
+		.name = "nbd", .type = DISK_NBD, .uri = nbd->place.uri, .timeout = timeout, .read_only = read_only
+	};
 	const char *error;
 	int rc = disk_open(&config, nbd->place.fixture.engine, &nbd->place.disk, &error);
 
@@ -706,7 +712,7 @@ static void nbd_read_only_export(void **state)
 
 static void nbd_errors_come_through(void **state)
 {
-	static const char *const arguments[] = { "--filter=error", "memory", "1M", "error-pread=EIO",
+	static const char *const arguments[] = { "--filter=error",	"memory",	   "1M", "error-pread=EIO",
 						 "error-pwrite=ENOSPC", "error-rate=100%", NULL };
 	uint8_t bytes[8192] = { 0 };
 	struct block_job job = { .io = { .operation = BLOCK_READ } };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * virtio-blk from the driver's side: every request type, every layout, and a table of malformed requests. Requests on RAM
- * disks complete inside a turn, so most tests drive turns by hand, without a running engine; the last ones run a
+ * virtio-blk from the driver's side: every request type, every layout, and a table of malformed requests. Requests on
+ * RAM disks complete inside a turn, so most tests drive turns by hand, without a running engine; the last ones run a
  * file disk on a real sidecore.
  */
 #include "test.h"
@@ -24,11 +24,11 @@
 #define SECTORS	  (DISK_SIZE / 512)
 
 /* Places in the fixture's memory. */
-#define HEADER_AT(slot)	 (FIXTURE_DATA + 64ULL * (slot))
-#define STATUS_AT(slot)	 (FIXTURE_DATA + 0x1000ULL + (slot))
-#define DATA_AT(slot)	 (FIXTURE_DATA + 0x10000ULL + 0x10000ULL * (slot))
-#define INDIRECT_AT	 (FIXTURE_DATA + 0x8000ULL)
-#define NOT_ANSWERED	 0xee
+#define HEADER_AT(slot) (FIXTURE_DATA + 64ULL * (slot))
+#define STATUS_AT(slot) (FIXTURE_DATA + 0x1000ULL + (slot))
+#define DATA_AT(slot)	(FIXTURE_DATA + 0x10000ULL + 0x10000ULL * (slot))
+#define INDIRECT_AT	(FIXTURE_DATA + 0x8000ULL)
+#define NOT_ANSWERED	0xee
 
 #define feature(bit) (1ULL << (bit))
 
@@ -53,8 +53,12 @@ struct setting {
 static void driver_start(struct driver *driver, const struct setting *setting)
 {
 	struct engine_config engine = { .sidecore_count = 1, .sidecores = { { .cpu = -1 } } };
-	struct disk_config config = { .name = "disk", .type = setting->type, .size = DISK_SIZE, .serial = "serial-1",
-				      .block_size = setting->block_size, .read_only = setting->read_only };
+	struct disk_config config = { .name = "disk",
+				      .type = setting->type,
+				      .size = DISK_SIZE,
+				      .serial = "serial-1",
+				      .block_size = setting->block_size,
+				      .read_only = setting->read_only };
 	struct virtio_blk_options options = { .name = "disk", .sidecore = -1, .features_off = setting->features_off };
 	const char *error;
 
@@ -274,14 +278,16 @@ static const struct {
 	/* 22 */ { VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, { 0, 8, 0 }, .status = VIRTIO_BLK_S_IOERR, .read_only = true },
 	/* 23 */ { VIRTIO_BLK_T_WRITE_ZEROES, 0, 9 * 16, { 0, 8, 0 }, .status = VIRTIO_BLK_S_IOERR },
 	/* 24 */ { VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, { 0, 0x00800000, 0 }, .status = VIRTIO_BLK_S_IOERR }, /* 4 GiB */
-	/* 25 */ { VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, { 0, 513, 0 }, .status = VIRTIO_BLK_S_IOERR }, /* above the limit */
+	/* 25 */ { VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, { 0, 513, 0 }, .status = VIRTIO_BLK_S_IOERR }, /* above the limit
+												     */
 	/* 26 */ { VIRTIO_BLK_T_DISCARD, 0, 16, { 1, 8, 0 }, .status = VIRTIO_BLK_S_IOERR, .block_size = 4096 },
 };
 
 static void impossible_requests_are_refused(void **state)
 {
 	for (unsigned i = 0; i < array_size(refused); i++) {
-		struct setting setting = { .type = DISK_RAM, .read_only = refused[i].read_only,
+		struct setting setting = { .type = DISK_RAM,
+					   .read_only = refused[i].read_only,
 					   .block_size = refused[i].block_size };
 		struct virtio_blk_counters counters;
 		struct driver driver;
@@ -290,7 +296,8 @@ static void impossible_requests_are_refused(void **state)
 		driver_start(&driver, &setting);
 		memset(data(&driver, 0), 0, 8192);
 		for (unsigned j = 0; j < 17; j++)
-			write_zone(&driver, j, refused[i].zone.sector, refused[i].zone.num_sectors, refused[i].zone.flags);
+			write_zone(&driver, j, refused[i].zone.sector, refused[i].zone.num_sectors,
+				   refused[i].zone.flags);
 		status = request(&driver, refused[i].type, refused[i].sector, refused[i].length, NULL);
 		if (status != refused[i].status)
 			fail_msg("case %u: status %u, not %u", i, status, refused[i].status);
@@ -311,12 +318,16 @@ static const struct {
 	/* 0 */ { 1, { { HEADER_AT(0), 16, false } }, VIRTQUEUE_NO_STATUS_BYTE },
 	/* 1 */ { 2, { { HEADER_AT(0), 15, false }, { STATUS_AT(0), 1, true } }, VIRTQUEUE_HEADER_TOO_SHORT },
 	/* 2 */ { 1, { { STATUS_AT(0), 1, true } }, VIRTQUEUE_HEADER_TOO_SHORT },
-	/* 3 */ { 3, { { HEADER_AT(0), 8, false }, { DATA_AT(0), 4, false }, { STATUS_AT(0), 1, true } },
-		  VIRTQUEUE_HEADER_TOO_SHORT },
+	/* 3 */
+	{ 3,
+	  { { HEADER_AT(0), 8, false }, { DATA_AT(0), 4, false }, { STATUS_AT(0), 1, true } },
+	  VIRTQUEUE_HEADER_TOO_SHORT },
 	/* 4 */ { 2, { { HEADER_AT(0), 16, false }, { 0x40000000, 1, true } }, VIRTQUEUE_BAD_ADDRESS },
 	/* 5 */ { 2, { { STATUS_AT(0), 1, true }, { HEADER_AT(0), 16, false } }, VIRTQUEUE_READABLE_AFTER_WRITABLE },
-	/* 6 */ { 3, { { HEADER_AT(0), 16, false }, { DATA_AT(0), 0, false }, { STATUS_AT(0), 1, true } },
-		  VIRTQUEUE_ZERO_LENGTH },
+	/* 6 */
+	{ 3,
+	  { { HEADER_AT(0), 16, false }, { DATA_AT(0), 0, false }, { STATUS_AT(0), 1, true } },
+	  VIRTQUEUE_ZERO_LENGTH },
 };
 
 static void nonsense_breaks_the_queue(void **state)
@@ -369,20 +380,22 @@ static const struct {
 	/* header and data in one */
 	/* 2 */ { 2, { { DATA_AT(0) - 16, 1040, false }, { STATUS_AT(0), 1, true } }, VIRTIO_BLK_T_OUT },
 	/* the end of the header with the start of the data, the end of the data with the status */
-	/* 3 */ { 3,
-		  { { HEADER_AT(0), 7, false }, { DATA_AT(0) - 9, 9 + 1024, false }, { STATUS_AT(0), 1, true } },
-		  VIRTIO_BLK_T_OUT },
+	/* 3 */
+	{ 3,
+	  { { HEADER_AT(0), 7, false }, { DATA_AT(0) - 9, 9 + 1024, false }, { STATUS_AT(0), 1, true } },
+	  VIRTIO_BLK_T_OUT },
 	/* more segments than a request holds by itself */
-	/* 4 */ { 8,
-		  { { HEADER_AT(0), 16, false },
-		    { DATA_AT(0), 1, true },
-		    { DATA_AT(0) + 1, 511, true },
-		    { DATA_AT(0) + 512, 3, true },
-		    { DATA_AT(0) + 515, 5, true },
-		    { DATA_AT(0) + 520, 4, true },
-		    { DATA_AT(0) + 524, 499, true },
-		    { DATA_AT(0) + 1023, 2, true } },
-		  VIRTIO_BLK_T_IN },
+	/* 4 */
+	{ 8,
+	  { { HEADER_AT(0), 16, false },
+	    { DATA_AT(0), 1, true },
+	    { DATA_AT(0) + 1, 511, true },
+	    { DATA_AT(0) + 512, 3, true },
+	    { DATA_AT(0) + 515, 5, true },
+	    { DATA_AT(0) + 520, 4, true },
+	    { DATA_AT(0) + 524, 499, true },
+	    { DATA_AT(0) + 1023, 2, true } },
+	  VIRTIO_BLK_T_IN },
 };
 
 static void lay_out(struct driver *driver, unsigned number, struct fixture_buffer *buffers)
@@ -418,7 +431,8 @@ static void any_layout_is_understood(void **state)
 			expected[j] = (uint8_t)(j ^ (j >> 3) ^ number);
 		if (read) {
 			memcpy(data(&driver, 0), expected, sizeof(expected));
-			assert_int_equal(request(&driver, VIRTIO_BLK_T_OUT, 2, sizeof(expected), NULL), VIRTIO_BLK_S_OK);
+			assert_int_equal(request(&driver, VIRTIO_BLK_T_OUT, 2, sizeof(expected), NULL),
+					 VIRTIO_BLK_S_OK);
 			memset(data(&driver, 0), 0, 2048);
 		} else {
 			memcpy(data(&driver, 0), expected, sizeof(expected));
@@ -644,7 +658,8 @@ static void file_disk_on_a_sidecore(void **state)
 			bool write = !(round & 1);
 
 			if (round == 100) /* from now on write-through */
-				assert_int_equal(live.driver.device->ops->config_write(live.driver.device, 32, &off, 1), 0);
+				assert_int_equal(live.driver.device->ops->config_write(live.driver.device, 32, &off, 1),
+						 0);
 			for (unsigned slot = 0; slot < 5; slot++) {
 				memset(data(&live.driver, slot), write ? (int)(round + slot) : 0, 4096);
 				offer(&live.driver, slot, write ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN, slot * 16, 4096);
@@ -752,9 +767,8 @@ static void large_requests_wait_for_segments(void **state)
 			table[i + 1] = (struct vring_desc){ fixture_address(DATA_AT(slot)) + i * PIECE, PIECE,
 							    VRING_DESC_F_NEXT, (uint16_t)(i + 2) };
 		table[PIECES + 1] = (struct vring_desc){ fixture_address(STATUS_AT(slot)), 1, VRING_DESC_F_WRITE, 0 };
-		live.driver.ring.descriptors[slot] =
-			(struct vring_desc){ fixture_address(INDIRECT_AT + slot * 0x1000), (PIECES + 2) * 16,
-					     VRING_DESC_F_INDIRECT, 0 };
+		live.driver.ring.descriptors[slot] = (struct vring_desc){ fixture_address(INDIRECT_AT + slot * 0x1000),
+									  (PIECES + 2) * 16, VRING_DESC_F_INDIRECT, 0 };
 		live.driver.ring.avail->ring[slot] = (uint16_t)slot;
 	}
 	__atomic_store_n(&live.driver.ring.avail->idx, 5, __ATOMIC_RELEASE);
