@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * virtio-net from the driver's side: hand-written rings, split and packed, on one end, and a port that keeps what it gets on
- * the other.
+ * virtio-net from the driver's side: hand-written rings, split and packed, on one end, and a port that keeps what it
+ * gets on the other.
  */
 #include "test.h"
 
@@ -495,8 +495,8 @@ static void frames_fill_as_many_buffers_as_they_need(void **state)
 }
 
 /*
- * A batch of frames, three buffers each, the buffers of 200 segments each: more than the pool holds at a time, so chains that
- * wait have to be moved to its front in between.
+ * A batch of frames, three buffers each, the buffers of 200 segments each: more than the pool holds at a time, so
+ * chains that wait have to be moved to its front in between.
  */
 static void batches_fill_buffers_of_many_segments(void **state)
 {
@@ -882,8 +882,8 @@ static void announcements(void **state)
 }
 
 /*
- * With sidecores that run: two guests, each on a sidecore of its own, send to a third without a pause, while its receive
- * queue is stopped and started again; at the end everything is destroyed. Every frame is accounted for.
+ * With sidecores that run: two guests, each on a sidecore of its own, send to a third without a pause, while its
+ * receive queue is stopped and started again; at the end everything is destroyed. Every frame is accounted for.
  */
 #define RUNNING_ROUNDS 40U
 #define RUNNING_FRAMES 400U
