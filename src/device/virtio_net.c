@@ -5,16 +5,17 @@
  * Theory of operation
  * -------------------
  * A device is a port of a network. Its transmit queues are polled, each by the sidecore it belongs to, and lead into
- * network_forward() (virtio_net_transmit.c). Its receive queues are nobody's: whoever sends to the port uses them, under
- * the port's claim (virtio_net_receive.c), and they are neither polled nor kicked. The control queue exists only where the
- * front-end passes it on (virtio_net_control.c).
+ * network_forward() (virtio_net_transmit.c). Its receive queues are nobody's: whoever sends to the port uses them,
+ * under the port's claim (virtio_net_receive.c), and they are neither polled nor kicked. The control queue exists only
+ * where the front-end passes it on (virtio_net_control.c).
  *
- * Queue numbers (5.1.2): 2n receive, 2n + 1 transmit, and the control queue after the last pair: after the first one when
- * VIRTIO_NET_F_MQ was not negotiated. A front-end that keeps the control queue does not negotiate VIRTIO_NET_F_CTRL_VQ
- * with us, though it may negotiate VIRTIO_NET_F_MQ; then there is none, and all pairs that are started are in use.
+ * Queue numbers (5.1.2): 2n receive, 2n + 1 transmit, and the control queue after the last pair: after the first one
+ * when VIRTIO_NET_F_MQ was not negotiated. A front-end that keeps the control queue does not negotiate
+ * VIRTIO_NET_F_CTRL_VQ with us, though it may negotiate VIRTIO_NET_F_MQ; then there is none, and all pairs that are
+ * started are in use.
  *
- * Life of the port: it is up while at least one receive queue is published in @receivers. Stopping a receive queue withdraws
- * it first; after the engine's barrier no sidecore uses it, and its scratch memory is freed.
+ * Life of the port: it is up while at least one receive queue is published in @receivers. Stopping a receive queue
+ * withdraws it first; after the engine's barrier no sidecore uses it, and its scratch memory is freed.
  *
  * Invariants
  * - Features, header size and mergeable change only while no queue runs.
@@ -46,8 +47,8 @@
 	 BIT(VIRTIO_NET_F_CTRL_RX) | BIT(VIRTIO_NET_F_CTRL_VLAN) | BIT(VIRTIO_NET_F_CTRL_RX_EXTRA) |                   \
 	 BIT(VIRTIO_NET_F_GUEST_ANNOUNCE) | BIT(VIRTIO_NET_F_MQ) | BIT(VIRTIO_NET_F_CTRL_MAC_ADDR) |                   \
 	 BIT(VIRTIO_F_ANY_LAYOUT) | BIT(VIRTIO_F_RING_INDIRECT_DESC) | BIT(VIRTIO_F_RING_EVENT_IDX) |                  \
-	 BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_F_RING_PACKED) | BIT(VIRTIO_F_IN_ORDER) |                                \
-	 BIT(VIRTIO_NET_F_GUEST_USO4) | BIT(VIRTIO_NET_F_GUEST_USO6) | BIT(VIRTIO_NET_F_HOST_USO))
+	 BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_F_RING_PACKED) | BIT(VIRTIO_F_IN_ORDER) | BIT(VIRTIO_NET_F_GUEST_USO4) | \
+	 BIT(VIRTIO_NET_F_GUEST_USO6) | BIT(VIRTIO_NET_F_HOST_USO))
 
 /** struct net_config - configuration space (virtio 1.3 5.1.4), as far as the fields that our features make valid. */
 struct net_config {

@@ -5,12 +5,12 @@
  *
  * Theory of operation
  * -------------------
- * A command is one chain: class, command and data readable, one byte of acknowledgement writable. All readable bytes are
- * copied into a buffer of ours first; a command that is longer than any valid one gets VIRTIO_NET_ERR.
+ * A command is one chain: class, command and data readable, one byte of acknowledgement writable. All readable bytes
+ * are copied into a buffer of ours first; a command that is longer than any valid one gets VIRTIO_NET_ERR.
  *
  * Receive modes, the MAC table and the VLAN table are checked and accepted without being used: filtering is best effort
- * (5.1.6.5.1 to 5.1.6.5.3, "unwanted packets could arrive"), and the switch already delivers only what is for the device or
- * for everybody. A driver cannot make itself see its neighbours' traffic with a receive mode.
+ * (5.1.6.5.1 to 5.1.6.5.3, "unwanted packets could arrive"), and the switch already delivers only what is for the
+ * device or for everybody. A driver cannot make itself see its neighbours' traffic with a receive mode.
  *
  * Commands that change what other sidecores read: the number of pairs is an atomic; offloads change under the port's
  * claim, and when that is taken the command stays in the ring for the next turn.
@@ -98,8 +98,8 @@ static bool receive_mode(const struct virtio_net *net, const struct command *com
 {
 	if (command->length != 1 || command->number > VIRTIO_NET_CTRL_RX_NOBCAST)
 		return false;
-	return has(net, command->number <= VIRTIO_NET_CTRL_RX_ALLMULTI ? VIRTIO_NET_F_CTRL_RX :
-									 VIRTIO_NET_F_CTRL_RX_EXTRA);
+	return has(net,
+		   command->number <= VIRTIO_NET_CTRL_RX_ALLMULTI ? VIRTIO_NET_F_CTRL_RX : VIRTIO_NET_F_CTRL_RX_EXTRA);
 }
 
 /* Two tables, unicast and multicast: a 32-bit count and as many addresses each (5.1.6.5.2). */
@@ -129,7 +129,7 @@ static bool set_mac(struct virtio_net *net, const struct command *command)
 		return false;
 	if (net->port.check_mac && memcmp(command->data, net->port.mac, 6) != 0)
 		return false;
-	/* Byte by byte: the control thread may read them meanwhile (and reads again, as configuration space is read). */
+	/* Byte by byte: the control thread may read them meanwhile, and a mixture is what real hardware shows, too. */
 	for (unsigned i = 0; i < 6; i++)
 		__atomic_store_n(&net->mac[i], command->data[i], __ATOMIC_RELAXED);
 	return true;
@@ -241,8 +241,8 @@ unsigned virtio_net_control_poll(struct virtio_queue *queue, const struct turn *
 		if (!virtqueue_pop(&queue->ring, &chain, 1, &control->pool))
 			break;
 		if (chain.readable_length < 2 || !chain.writable_count) {
-			virtqueue_break(&queue->ring, chain.writable_count ? VIRTQUEUE_HEADER_TOO_SHORT :
-									     VIRTQUEUE_BAD_DIRECTION);
+			virtqueue_break(&queue->ring,
+					chain.writable_count ? VIRTQUEUE_HEADER_TOO_SHORT : VIRTQUEUE_BAD_DIRECTION);
 			break;
 		}
 		if (!port_try_claim(&net->port)) {

@@ -37,7 +37,7 @@ static bool parse_gso(const struct virtio_net_header *header, uint64_t features,
 	if (ecn && (needed == VIRTIO_NET_F_HOST_UFO || needed == VIRTIO_NET_F_HOST_USO ||
 		    !virtio_net_has(features, VIRTIO_NET_F_HOST_ECN)))
 		return false;
-	/* Segments need new checksums, so the driver leaves them to us (5.1.6.2.1); and they have to be of some size. */
+	/* Segments need new checksums, so the driver leaves them to us (5.1.6.2.1); and they are of some size. */
 	if (!offload->checksum_partial || !header->gso_size)
 		return false;
 	offload->ecn = ecn;

@@ -64,8 +64,8 @@ enum {
 };
 
 /**
- * struct virtio_net_header - as it lies in guest memory: little-endian, and for legacy drivers in the guest's own order,
- * which is little-endian, too, on all hosts that rings are read on (ring/chain_walk.h asserts it).
+ * struct virtio_net_header - as it lies in guest memory: little-endian, and for legacy drivers in the guest's own
+ * order, which is little-endian, too, on all hosts that rings are read on (ring/chain_walk.h asserts it).
  * @num_buffers:	not there for legacy drivers without VIRTIO_NET_F_MRG_RXBUF
  */
 struct virtio_net_header {

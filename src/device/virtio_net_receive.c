@@ -8,12 +8,12 @@
  * pushes them; flush unpops the chains that were not needed and publishes. Between two claims nothing is held: all that
  * the queue remembers is in the ring.
  *
- * Popped chains wait in @chains from @head to @count. Their segments lie one behind the other in the pool, in the order of
- * the chains (pop appends), so a frame that fills several chains is copied into one array of segments. When array or pool
- * run full of chains that were used, the waiting ones move to the front.
+ * Popped chains wait in @chains from @head to @count. Their segments lie one behind the other in the pool, in the order
+ * of the chains (pop appends), so a frame that fills several chains is copied into one array of segments. When array or
+ * pool run full of chains that were used, the waiting ones move to the front.
  *
- * With VIRTIO_NET_F_MRG_RXBUF a frame fills as many chains as it needs, all or nothing: when there are too few, the port
- * is full. Without, a frame goes into one chain; a chain that is too small for it is left for another frame.
+ * With VIRTIO_NET_F_MRG_RXBUF a frame fills as many chains as it needs, all or nothing: when there are too few, the
+ * port is full. Without, a frame goes into one chain; a chain that is too small for it is left for another frame.
  *
  * Steering: a flow goes to the pair on which the driver last sent it (virtio 1.3 5.1.6.5.6.1), when that can receive;
  * an unknown flow to one by its hash.

@@ -4,15 +4,15 @@
  *
  * Theory of operation
  * -------------------
- * A turn goes by batches of at most NETWORK_BATCH chains: pop; copy and check each chain's header, which makes a frame or
- * a reason to drop it; hand the frames to network_forward(); push the chains that are done, unpop the others (their
+ * A turn goes by batches of at most NETWORK_BATCH chains: pop; copy and check each chain's header, which makes a frame
+ * or a reason to drop it; hand the frames to network_forward(); push the chains that are done, unpop the others (their
  * receiver is full; they stay in the driver's ring and come again); publish. The driver is notified once a turn.
  *
  * Which chains are done: all before the first frame that the switch left. Chains that are dropped for their header lie
  * among them, and are counted only when they are done, since the ones behind are looked at again.
  *
- * A chain is an error of the driver's queue, not of a frame, and breaks the queue, when it is shorter than the header or
- * has writable buffers.
+ * A chain is an error of the driver's queue, not of a frame, and breaks the queue, when it is shorter than the header
+ * or has writable buffers.
  *
  * Context: the sidecore of the queue.
  */
@@ -28,10 +28,10 @@
 struct transmit_queue {
 	struct frame frames[NETWORK_BATCH];
 	struct chain chains[NETWORK_BATCH];
-	uint8_t drops[NETWORK_BATCH];	    /* of each chain: enum port_drop, or PORT_DROPS: it is a frame */
+	uint8_t drops[NETWORK_BATCH];	     /* of each chain: enum port_drop, or PORT_DROPS: it is a frame */
 	uint8_t frame_chains[NETWORK_BATCH]; /* of each frame: its chain */
-	uint32_t average;		    /* bytes of a chain, lately: how many chains a turn's bytes are good for */
-	uint16_t segments_done;		    /* of the first chain in the ring, which the switch left half way */
+	uint32_t average;		     /* bytes of a chain, lately: how many chains a turn's bytes are good for */
+	uint16_t segments_done;		     /* of the first chain in the ring, which the switch left half way */
 	struct segment_pool pool;
 	struct guest_segment segments[TRANSMIT_SEGMENTS];
 };

@@ -4,10 +4,11 @@
  *
  * Theory of operation
  * -------------------
- * A key (48 bits of MAC, 12 of VLAN) is mixed by a bijection of 60-bit numbers, keyed with random numbers so that nobody
- * can aim at a neighbour's set. The low SET_BITS of the result choose a set, one cache line of WAYS entries; the other 48
- * bits are the entry's *tag*. Since the mixing can be undone, set and tag together are the whole key, and an entry is
- * one word: tag, port, valid. The time at which it was last seen lies beside it in a word of its own, in ticks of 1.07 s.
+ * A key (48 bits of MAC, 12 of VLAN) is mixed by a bijection of 60-bit numbers, keyed with random numbers so that
+ * nobody can aim at a neighbour's set. The low SET_BITS of the result choose a set, one cache line of WAYS entries; the
+ * other 48 bits are the entry's *tag*. Since the mixing can be undone, set and tag together are the whole key, and an
+ * entry is one word: tag, port, valid. The time at which it was last seen lies beside it in a word of its own, in ticks
+ * of 1.07 s.
  *
  * Why no lock is needed
  * - An entry is read with one load and changed with one compare-and-swap. So a reader sees either the old entry or the
@@ -20,10 +21,10 @@
  * - A failed compare-and-swap is not tried again: the address will send another frame.
  *
  * Who may displace whom
- * Entries are counted per port. A new address takes a free or aged way; else, when its port already has its share of the
- * table or has a way in this set, it replaces the port's own oldest one there; else the way of the port with the most
- * entries, if that has more than twice as many as its own. So a flood of source addresses displaces itself and other
- * floods, at most SHARE entries in all, and never the few addresses of a quiet neighbour.
+ * Entries are counted per port. A new address takes a free or aged way; else, when its port already has its share of
+ * the table or has a way in this set, it replaces the port's own oldest one there; else the way of the port with the
+ * most entries, if that has more than twice as many as its own. So a flood of source addresses displaces itself and
+ * other floods, at most SHARE entries in all, and never the few addresses of a quiet neighbour.
  *
  * The counts are kept by whoever wins a compare-and-swap, so they are exact up to changes under way.
  *
@@ -178,20 +179,19 @@ uint16_t address_table_lookup(const struct address_table *table, uint64_t hash, 
 }
 
 /* The winner of an exchange keeps the counts. */
-static void replace(struct address_table *table, struct address_set *set, unsigned way, uint64_t old, uint64_t new)
+static void replace(struct address_table *table, struct address_set *set, unsigned way, uint64_t old, uint64_t entry)
 {
-	if (!atomic_compare_exchange_strong_explicit(&set->entries[way], &old, new, memory_order_relaxed,
+	if (!atomic_compare_exchange_strong_explicit(&set->entries[way], &old, entry, memory_order_relaxed,
 						     memory_order_relaxed))
 		return;
 	if (old & ENTRY_VALID)
 		atomic_fetch_sub_explicit(&table->port_entries[entry_port(old)], 1, memory_order_relaxed);
-	if (new & ENTRY_VALID)
-		atomic_fetch_add_explicit(&table->port_entries[entry_port(new)], 1, memory_order_relaxed);
+	if (entry & ENTRY_VALID)
+		atomic_fetch_add_explicit(&table->port_entries[entry_port(entry)], 1, memory_order_relaxed);
 }
 
 /* The way that a new address of @port may take. Return: WAYS when there is none for it. */
-static unsigned pick_way(const struct address_table *table, const struct address_set *set, uint16_t port,
-			 uint32_t tick)
+static unsigned pick_way(const struct address_table *table, const struct address_set *set, uint16_t port, uint32_t tick)
 {
 	uint32_t mine = atomic_load_explicit(&table->port_entries[port], memory_order_relaxed);
 	unsigned free_way = WAYS, own_way = WAYS, heavy_way = WAYS;
@@ -260,8 +260,7 @@ void address_table_forget_port(struct address_table *table, uint16_t port)
 {
 	for (unsigned i = 0; i < SETS; i++) {
 		for (unsigned way = 0; way < WAYS; way++) {
-			uint64_t entry =
-				atomic_load_explicit(&table->sets[i].entries[way], memory_order_relaxed);
+			uint64_t entry = atomic_load_explicit(&table->sets[i].entries[way], memory_order_relaxed);
 
 			if ((entry & ENTRY_VALID) && entry_port(entry) == port)
 				replace(table, &table->sets[i], way, entry, 0);
@@ -289,8 +288,8 @@ unsigned address_table_read(const struct address_table *table, struct address_ta
 				entries[found].mac[byte] = (uint8_t)(key >> (52 - 8 * byte));
 			entries[found].vlan = (uint16_t)(key & 0xfff);
 			entries[found].port = entry_port(entry);
-			int32_t ticks = (int32_t)(tick_of(now) -
-						  atomic_load_explicit(&set->seen[way], memory_order_relaxed));
+			int32_t ticks =
+				(int32_t)(tick_of(now) - atomic_load_explicit(&set->seen[way], memory_order_relaxed));
 			entries[found].age_seconds =
 				(uint32_t)(((uint64_t)max(ticks, 0) << TICK_SHIFT) / NANOSECONDS_PER_SECOND);
 			found++;

@@ -2,9 +2,9 @@
 /*
  * The internet checksum over what may be guest memory.
  *
- * The inner loop adds 32 bytes at a time in four 64-bit lanes, low and high halves of each word apart, so that there are
- * no carries to take care of: a lane overflows after 2^32 additions, and a piece is at most 2^32 bytes. The compiler
- * makes SSE2 or NEON of it. Bytes may change while they are read (the sender's own loss); each is read once.
+ * The inner loop adds 32 bytes at a time in four 64-bit lanes, low and high halves of each word apart, so that there
+ * are no carries to take care of: a lane overflows after 2^32 additions, and a piece is at most 2^32 bytes. The
+ * compiler makes SSE2 or NEON of it. Bytes may change while they are read (the sender's own loss); each is read once.
  *
  * Context: pure functions.
  */

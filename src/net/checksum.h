@@ -54,7 +54,7 @@ static inline uint16_t checksum_finish(const struct checksum *checksum)
 	return (uint16_t)~checksum_fold(checksum->sum);
 }
 
-/** checksum_nonzero() - TCP and UDP: 0 would mean "none" in UDP; the other zero of ones' complement is sent (RFC 768). */
+/** checksum_nonzero() - 0 would mean "none" in UDP, so the other zero of ones' complement is sent (RFC 768). */
 static inline uint16_t checksum_nonzero(uint16_t checksum)
 {
 	return checksum ? checksum : 0xffff;

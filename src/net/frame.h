@@ -2,9 +2,9 @@
 /*
  * A frame: one Ethernet frame on its way through the switch, without being copied.
  *
- * Its first bytes are copied once into @header when it enters, and from then on *the copy* is looked at, decided upon and
- * delivered; the rest stays in the sender's memory and is copied once, into the receiver's. A sender that changes its
- * memory in the meantime changes only payload, never what was checked.
+ * Its first bytes are copied once into @header when it enters, and from then on *the copy* is looked at, decided upon
+ * and delivered; the rest stays in the sender's memory and is copied once, into the receiver's. A sender that changes
+ * its memory in the meantime changes only payload, never what was checked.
  *
  * Offload state travels with it, in virtio's terms (virtio 1.3 5.1.6): a frame may be a TCP segment of 64 KiB whose
  * checksum was never computed. Whoever cannot take that gets it finished by net/segment.c, at the last moment.
@@ -55,13 +55,16 @@ struct frame_offload {
 /**
  * struct frame - see above. Two cache lines; the first is the header.
  * @header:		the frame's first bytes, the switch's own copy
- * @header_length:	how many: min(length, FRAME_HEADER_MAX) on entry, FRAME_TAG_LENGTH more or less after a change of tag
+ * @header_length:	how many: min(length, FRAME_HEADER_MAX) on entry, FRAME_TAG_LENGTH more or less after a change
+ *			of tag
  * @segments:		the bytes after those
  * @vlan:		set by the switch: VLAN that the frame is in, 0: none
- * @priority:		set by the switch: PCP and DEI bits of the tag that came with the frame, for the one it leaves with
+ * @priority:		set by the switch: PCP and DEI bits of the tag that came with the frame, for the one it leaves
+ *			with
  * @tagged:		set by the switch: @header has the tag of @vlan at FRAME_TAG_OFFSET
- * @segments_done:	a GSO frame that was cut for its receiver, and left at its sender half way because the receiver was
- *			full: segments that are delivered already. The sender keeps it with the frame and gives it back
+ * @segments_done:	a GSO frame that was cut for its receiver, and left at its sender half way because the receiver
+ *			was full: segments that are delivered already. The sender keeps it with the frame and gives it
+ *			back
  */
 struct frame {
 	uint8_t header[FRAME_HEADER_MAX + FRAME_TAG_LENGTH] __attribute__((aligned(CACHE_LINE)));
@@ -76,7 +79,7 @@ struct frame {
 	bool tagged;
 };
 
-/** frame_copy_short() - at most FRAME_HEADER_MAX bytes without a call: two overlapping halves for the lengths that matter. */
+/** frame_copy_short() - a few bytes without a call: two overlapping halves for the lengths that matter. */
 static inline void frame_copy_short(void *to, const void *from, uint32_t length)
 {
 	if (likely(length >= 32 && length <= 64)) {
@@ -91,7 +94,8 @@ static inline void frame_copy_short(void *to, const void *from, uint32_t length)
 void frame_gather(struct frame *frame, struct guest_segment *segments, unsigned count);
 
 /**
- * frame_from_segments() - build a frame out of bytes: copies the header and notes the rest. All other fields are zeroed.
+ * frame_from_segments() - build a frame out of bytes: copies the header and notes the rest. All other fields are
+ * zeroed.
  * @segments:	the frame's bytes; the array is modified (the header's bytes are cut off) and stays referenced
  * @count:	segments; none is empty
  * @length:	sum of the segments' lengths, as already checked by the chain walker
@@ -159,7 +163,7 @@ static inline void frame_copy_out(const struct frame *frame, const struct guest_
  */
 void frame_insert_tag(struct frame *frame, uint16_t tci);
 
-/** frame_remove_tag() - take the tag away that is there: the frame has at least FRAME_LENGTH_MIN + FRAME_TAG_LENGTH bytes. */
+/** frame_remove_tag() - take away the tag that is there (so the frame has FRAME_LENGTH_MIN + FRAME_TAG_LENGTH bytes). */
 void frame_remove_tag(struct frame *frame);
 
 /** frame_load16() - big-endian field of the header copy; @offset + 2 is at most header_length. */

@@ -4,32 +4,35 @@
  *
  * Theory of operation
  * -------------------
- * network_forward() goes over a batch twice. First each frame is *routed*: filtered by what its port may send, its source
- * learned, its destination looked up (once for a run of equal ones). Nothing is counted or delivered yet, so that frames
- * which stay with their sender can be routed again later. Then runs of frames with the same destination are *delivered*,
- * in order, until one has to stay.
+ * network_forward() goes over a batch twice. First each frame is *routed*: filtered by what its port may send, its
+ * source learned, its destination looked up (once for a run of equal ones). Nothing is counted or delivered yet, so
+ * that frames which stay with their sender can be routed again later. Then runs of frames with the same destination are
+ * *delivered*, in order, until one has to stay.
  *
- * Delivery to a port needs its claim (net/port.h). Claims are taken when a batch first comes to a port and kept until the
- * batch is over, at most NETWORK_BATCH of them; then each port is flushed (made visible, notified) once and released.
- * Claims are only ever tried for, so holding several cannot deadlock; none is held while a flood tries for others.
+ * Delivery to a port needs its claim (net/port.h). Claims are taken when a batch first comes to a port and kept until
+ * the batch is over, at most NETWORK_BATCH of them; then each port is flushed (made visible, notified) once and
+ * released. Claims are only ever tried for, so holding several cannot deadlock; none is held while a flood tries for
+ * others.
  *
  * Who waits, and for how long
  * - The receiver of a unicast frame is claimed by another sidecore: the frame and those after it stay with the sender,
  *   which is polled again. A claim lasts for a batch, microseconds.
- * - It is full: likewise, for the network's patience (1 ms), counted from when it was first found full; each time that it
- *   takes something the patience begins anew. So a guest that is slow for a moment loses nothing and slows its
+ * - It is full: likewise, for the network's patience (1 ms), counted from when it was first found full; each time that
+ *   it takes something the patience begins anew. So a guest that is slow for a moment loses nothing and slows its
  *   senders down instead; one that stopped for good holds nobody: its frames are dropped at once, until it takes one.
- * - Flooded frames wait for nobody: FLOOD_TRIES attempts at the claim, then they are dropped for this receiver, by name.
+ * - Flooded frames wait for nobody: FLOOD_TRIES attempts at the claim, then they are dropped for this receiver, by
+ *   name.
  *
- * What a receiver cannot take (net/segment.c) is finished just before delivery, in scratch memory of the sidecore. When the
- * receiver becomes full half way through the segments of a frame, the frame stays, and remembers how many it has sent.
+ * What a receiver cannot take (net/segment.c) is finished just before delivery, in scratch memory of the sidecore. When
+ * the receiver becomes full half way through the segments of a frame, the frame stays, and remembers how many it has
+ * sent.
  *
  * Ports come and go on the control thread: the table holds atomic pointers, and a port is freed only after
  * engine_barrier(), so what a sidecore read from the table is good until its round ends.
  *
  * Invariants
- * - A frame that stays with its sender means the same as when it came: it has the tag it had (a priority tag apart), and
- *   what was changed in its header copy is a checksum that is complete now.
+ * - A frame that stays with its sender means the same as when it came: it has the tag it had (a priority tag apart),
+ *   and what was changed in its header copy is a checksum that is complete now.
  * - Every frame that is done was either handed to a port's transmit or counted in a drop reason, for each receiver.
  *
  * Context: network_forward() on any sidecore, the rest on the control thread.
@@ -206,8 +209,8 @@ static void batch_release(struct batch *batch)
 /* ---- Delivery to one port, under its claim ---- */
 
 /*
- * Cut @frame, and complete checksums, for @to. Return: true when the frame is done with; false when the port is full, with
- * frame->segments_done telling how far it came.
+ * Cut @frame, and complete checksums, for @to. Return: true when the frame is done with; false when the port is full,
+ * with frame->segments_done telling how far it came.
  */
 static bool deliver_finished(struct batch *batch, struct port *to, struct frame *frame)
 {

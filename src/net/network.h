@@ -40,14 +40,14 @@ void network_remove_port(struct network *network, struct port *port);
  * @frames:	at most NETWORK_BATCH
  * @turn:	of the caller
  *
- * Frames are forwarded in order. A frame whose receiver is full or claimed ends the batch: it and those after it stay the
- * caller's (left in its ring, pending), until the network's patience with that receiver is over.
+ * Frames are forwarded in order. A frame whose receiver is full or claimed ends the batch: it and those after it stay
+ * the caller's (left in its ring, pending), until the network's patience with that receiver is over.
  *
  * Return: frames that are done with (delivered, or dropped with a counted reason).
  */
 unsigned network_forward(struct port *from, struct frame *frames, unsigned count, const struct turn *turn);
 
-/** network_worker_create() - scratch memory of one sidecore for this room (segmentation); goes into SIDECORE_SLOT_NET. */
+/** network_worker_create() - scratch memory of one sidecore (segmentation); goes into SIDECORE_SLOT_NET. */
 struct network_worker *network_worker_create(void);
 void network_worker_destroy(struct network_worker *worker);
 

@@ -4,8 +4,8 @@
  * network_forward() and leave it through a port's @transmit, on the sidecore of the sender.
  *
  * A receiver may therefore be used by several sidecores. Each port that is not made for that is guarded by a *claim*: a
- * test-and-set that a sender takes for a batch and never waits for; who does not get it keeps its frames in its own ring and
- * goes on with other work. With one sidecore the claim is never contended.
+ * test-and-set that a sender takes for a batch and never waits for; who does not get it keeps its frames in its own
+ * ring and goes on with other work. With one sidecore the claim is never contended.
  *
  * Counters are per sidecore, so that no cache line is shared; status adds them up.
  */
@@ -67,12 +67,13 @@ struct port_ops {
 	const char *kind; /* "virtio-net", "tap", ... */
 
 	/**
-	 * @transmit: deliver frames to the port, in order, as far as it has room. The caller holds the claim. Frames and
-	 * what they refer to are the caller's, valid during the call only. What is delivered is counted here, as out_frames
-	 * and out_bytes of port_counters(port, turn).
+	 * @transmit: deliver frames to the port, in order, as far as it has room. The caller holds the claim. Frames
+	 * and what they refer to are the caller's, valid during the call only. What is delivered is counted here, as
+	 * out_frames and out_bytes of port_counters(port, turn).
 	 * @turn:	of the sender: sidecore and clock
 	 *
-	 * Return: frames dealt with (delivered, or dropped and counted by the port); fewer than @count when the port is full.
+	 * Return: frames dealt with (delivered, or dropped and counted by the port); fewer than @count when the port is
+	 * full.
 	 */
 	unsigned (*transmit)(struct port *port, struct frame *const *frames, unsigned count, const struct turn *turn);
 

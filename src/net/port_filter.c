@@ -4,8 +4,8 @@
  *
  * Theory of operation
  * -------------------
- * Inside the network a frame is in a VLAN, a number; whether its header copy carries the tag at the moment is a property
- * of the copy (frame->tagged), and changes on the way out to what the receiver takes.
+ * Inside the network a frame is in a VLAN, a number; whether its header copy carries the tag at the moment is a
+ * property of the copy (frame->tagged), and changes on the way out to what the receiver takes.
  *
  *	mode	in, untagged		in, tagged v			out, for VLAN v
  *	NONE	VLAN 0, as it is	VLAN 0, tag is payload		VLAN 0 only, as it is
@@ -15,8 +15,8 @@
  * Only 0x8100 is a tag in this sense; service tags (0x88a8) are payload. VLAN 4095 is reserved and dropped.
  *
  * Anti-spoofing looks through up to two tags of either kind, since a NONE port carries them as payload and the receiver
- * may strip them; a port that is bound to IPv4 addresses may not send more than two. Checked are the Ethernet source, the
- * IPv4 source, and in ARP and RARP both sender addresses. Unspecified addresses pass where protocols need them: ARP
+ * may strip them; a port that is bound to IPv4 addresses may not send more than two. Checked are the Ethernet source,
+ * the IPv4 source, and in ARP and RARP both sender addresses. Unspecified addresses pass where protocols need them: ARP
  * probes (RFC 5227 2.1.1), RARP, and DHCP requests, which are UDP from port 68 to port 67 (RFC 2131 4.1).
  *
  * All of it is decided upon the header copy, which is what will be delivered.

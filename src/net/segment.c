@@ -5,10 +5,11 @@
  *
  * Theory of operation
  * -------------------
- * A *plan* is made first: the headers, at most SEGMENT_HEADER_MAX bytes, are copied once, parsed and checked against the
- * offload state. Nothing is parsed twice, so what the sender changes afterwards changes only payload. Then segments come
- * out in batches. Each has headers of its own (the first bytes in its frame's header copy, the rest in scratch memory)
- * and guest segments that are slices of the original payload: the payload is still copied only once, into the receiver.
+ * A *plan* is made first: the headers, at most SEGMENT_HEADER_MAX bytes, are copied once, parsed and checked against
+ * the offload state. Nothing is parsed twice, so what the sender changes afterwards changes only payload. Then segments
+ * come out in batches. Each has headers of its own (the first bytes in its frame's header copy, the rest in scratch
+ * memory) and guest segments that are slices of the original payload: the payload is still copied only once, into the
+ * receiver.
  *
  *	TCPV4, TCPV6	headers repeated up to the end of the TCP header; sequence number advances, FIN and PSH only on
  *			the last segment, CWR only on the first (RFC 3168 6.1.2), IPv4 identification counts up

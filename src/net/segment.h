@@ -25,7 +25,7 @@ struct segment_plan {
 	uint16_t network;    /* offset of the IP header */
 	uint16_t transport;  /* offset of the TCP or UDP header */
 	uint16_t repeated;   /* header bytes that each segment starts with */
-	uint16_t first;	     /* header bytes of the first segment: more than @repeated for UDP fragments, which share one */
+	uint16_t first;	     /* header bytes of the first segment; of UDP fragments only it has the UDP header */
 	uint16_t next_header; /* IPv6 fragments: offset of the field that will say "fragment" */
 	bool ipv6;
 	bool partial;	     /* leave the checksums of the segments to the receiver */
@@ -67,7 +67,7 @@ static inline bool segment_needed(const struct frame_offload *offload, const str
 	case FRAME_GSO_UDP_FRAGMENT:
 		return !abilities->ufo;
 	default:
-		/* The offload state does not tell the IP version: a receiver of USO takes both, as virtio's bits say. */
+		/* The offload state does not tell the IP version: a receiver has to take both. */
 		return !abilities->uso4 || !abilities->uso6;
 	}
 }

@@ -161,8 +161,8 @@ static void floods_displace_only_floods(void **state)
 }
 
 /*
- * Two threads learn the same 64 addresses, each from the port that is its own for that address, and look them up: an answer
- * must be one of the two ports of that very address, never another's.
+ * Two threads learn the same 64 addresses, each from the port that is its own for that address, and look them up: an
+ * answer must be one of the two ports of that very address, never another's.
  */
 struct stress {
 	struct address_table *table;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A network for unit tests: an engine whose sidecores do not run (the test is the sidecore), ports that keep what they are
- * given, frames from bytes, and a checker of packets that shares no code with what it checks.
+ * A network for unit tests: an engine whose sidecores do not run (the test is the sidecore), ports that keep what they
+ * are given, frames from bytes, and a checker of packets that shares no code with what it checks.
  */
 #ifndef TESTS_NET_FIXTURE_H
 #define TESTS_NET_FIXTURE_H

@@ -658,8 +658,9 @@ static void ports_come_and_go(void **state)
 }
 
 /*
- * Two sidecores send to the same port and flood each other, while its receiver is full every now and then. Every frame that
- * is done was delivered or is counted as dropped, by each receiver, and a receiver is used by one sidecore at a time.
+ * Two sidecores send to the same port and flood each other, while its receiver is full every now and then. Every frame
+ * that is done was delivered or is counted as dropped, by each receiver, and a receiver is used by one sidecore at a
+ * time.
  */
 #define STRESS_BATCHES 20000U
 

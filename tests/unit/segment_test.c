@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Segmentation: each kind of frame is cut and every byte of what comes out is checked against what went in, with checksums
- * and header fields worked out by code of the test's own.
+ * Segmentation: each kind of frame is cut and every byte of what comes out is checked against what went in, with
+ * checksums and header fields worked out by code of the test's own.
  */
 #include "test.h"
 

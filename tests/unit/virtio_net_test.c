@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * virtio-net from the driver's side: hand-written rings, split and packed, on one end, and a port that keeps what it gets on
- * the other.
+ * virtio-net from the driver's side: hand-written rings, split and packed, on one end, and a port that keeps what it
+ * gets on the other.
  */
 #include "test.h"
 
@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "device/virtio_net_internal.h"
 #include "net_fixture.h"
 #include "ring_fixture.h"
@@ -494,8 +495,8 @@ static void frames_fill_as_many_buffers_as_they_need(void **state)
 }
 
 /*
- * A batch of frames, three buffers each, the buffers of 200 segments each: more than the pool holds at a time, so chains that
- * wait have to be moved to its front in between.
+ * A batch of frames, three buffers each, the buffers of 200 segments each: more than the pool holds at a time, so
+ * chains that wait have to be moved to its front in between.
  */
 static void batches_fill_buffers_of_many_segments(void **state)
 {
@@ -880,6 +881,135 @@ static void announcements(void **state)
 	stop(3);
 }
 
+/*
+ * With sidecores that run: two guests, each on a sidecore of its own, send to a third without a pause, while its
+ * receive queue is stopped and started again; at the end everything is destroyed. Every frame is accounted for.
+ */
+#define RUNNING_ROUNDS 40U
+#define RUNNING_FRAMES 400U
+
+static unsigned stops;
+static uint32_t stopped_base;
+
+static void note_stopped(struct virtio_queue *queue, uint32_t base, void *context)
+{
+	stopped_base = base;
+	stops++;
+}
+
+static void stop_running(struct virtio_queue *queue)
+{
+	unsigned before = stops;
+
+	virtio_queue_stop(queue, note_stopped, NULL);
+	while (stops == before)
+		engine_run_completions(fixture.engine);
+}
+
+/* Keep eight buffers of @length bytes available. Return: how many were offered. */
+static unsigned keep_offering(struct ring_fixture *ring, uint32_t length, bool writable)
+{
+	uint16_t used = __atomic_load_n(&ring->used->idx, __ATOMIC_ACQUIRE);
+	unsigned offered = 0;
+
+	for (; (uint16_t)(ring->avail->idx - used) < 8; offered++) {
+		uint16_t id = ring->avail->idx % 8;
+
+		offer(ring, id, FIXTURE_DATA + id * 0x1000U, length, 4096, writable, false);
+	}
+	return offered;
+}
+
+static uint64_t all_drops_of(struct virtio_device *of)
+{
+	struct port_counters sum;
+	uint64_t all = 0;
+
+	port_read_counters(virtio_net_port(of), &sum);
+	for (unsigned i = 0; i < PORT_DROPS; i++)
+		all += sum.drops[i];
+	return all;
+}
+
+/* Devices 0 and 1 send, on sidecores 0 and 1; device 2 receives, and is known by its address. */
+static void start_three(struct virtio_device *devices[3])
+{
+	static struct test_frame hello;
+
+	packed = false;
+	net_fixture_start(&fixture, 2, &(struct network_config){ .name = "test", .patience_ns = 100000 });
+	for (unsigned i = 0; i < 3; i++) {
+		const struct virtio_net_config_options options = { .name = "nic", .mac = { 2, 0, 0, 0, 0, (uint8_t)(i + 1) },
+								   .queue_pairs = 1, .sidecore = i == 1 };
+
+		assert_int_equal(virtio_net_create(&options, fixture.engine, fixture.network, &devices[i]), 0);
+		assert_int_equal(devices[i]->ops->features_acked(devices[i], MODERN), 0);
+		ring_fixture_start(&rings[i], false, true, false);
+		for (unsigned j = 0; j < 8; j++)
+			memcpy((uint8_t *)fixture_bytes(&rings[i], FIXTURE_DATA + j * 0x1000U) + 12,
+			       (uint8_t[]){ 2, 0, 0, 0, 0, 3, 2, 0, 0, 0, 0, (uint8_t)(i + 1) }, 12);
+	}
+	memcpy(hello.bytes, "\377\377\377\377\377\377\2\0\0\0\0\3\x88\xb5", 14);
+	hello.length = 60;
+	test_frame_build(&hello, 0);
+	fixture.turn.now = clock_nanoseconds();
+	network_forward(virtio_net_port(devices[2]), &hello.frame, 1, &fixture.turn);
+
+	assert_int_equal(engine_start(fixture.engine), 0);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(virtio_queue_start(&devices[i]->queues[TRANSMIT], &rings[i].config, -1), 0);
+}
+
+static void queues_stop_and_start_under_load(void **state)
+{
+	struct engine_completion completion = { .done = note_destroyed };
+	struct virtio_device *devices[3];
+	struct port_counters sum;
+	unsigned sent = 0;
+
+	start_three(devices);
+	for (unsigned round = 0; round < RUNNING_ROUNDS; round++) {
+		unsigned until = sent + RUNNING_FRAMES;
+
+		assert_int_equal(virtio_queue_start(&devices[2]->queues[RECEIVE], &rings[2].config, -1), 0);
+		while (sent < until) {
+			sent += keep_offering(&rings[0], 76, false) + keep_offering(&rings[1], 76, false);
+			/* Every third round its driver is asleep. */
+			if (round % 3 != 2)
+				keep_offering(&rings[2], 2048, true);
+			engine_run_completions(fixture.engine);
+		}
+		stop_running(&devices[2]->queues[RECEIVE]);
+		/* What was popped was used or given back: the ring can go on from here. */
+		assert_int_equal(stopped_base, rings[2].used->idx);
+		rings[2].config.avail_base = (uint16_t)stopped_base;
+		rings[2].config.used_base = (uint16_t)stopped_base;
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		while (__atomic_load_n(&rings[i].used->idx, __ATOMIC_ACQUIRE) != rings[i].avail->idx)
+			engine_run_completions(fixture.engine);
+		stop_running(&devices[i]->queues[TRANSMIT]);
+	}
+
+	port_read_counters(virtio_net_port(devices[2]), &sum);
+	assert_int_equal((uint16_t)sum.out_frames, rings[2].used->idx);
+	assert_true(sum.out_frames > RUNNING_FRAMES);
+	/* One drop is its own first frame, which had nowhere to go. */
+	assert_int_equal(sum.drops[PORT_DROP_NO_DESTINATION], 1);
+	assert_int_equal(sum.out_frames + all_drops_of(devices[2]), sent + 1);
+	assert_int_equal(all_drops_of(devices[0]) + all_drops_of(devices[1]), 0);
+
+	for (unsigned i = 0; i < 3; i++) {
+		destroyed = false;
+		virtio_net_destroy(devices[i], &completion);
+		while (!destroyed)
+			engine_run_completions(fixture.engine);
+		ring_fixture_stop(&rings[i]);
+	}
+	engine_stop(fixture.engine);
+	net_fixture_stop(&fixture);
+}
+
 static int use_split(void **state)
 {
 	packed = false;
@@ -919,6 +1049,7 @@ int main(void)
 		SPLIT_AND_PACKED(pairs_are_enabled_by_command),
 		cmocka_unit_test(configuration_space),
 		cmocka_unit_test(announcements),
+		cmocka_unit_test(queues_stop_and_start_under_load),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
