@@ -73,13 +73,14 @@ def disks(serve, tmp_path):
 
 # -- every form of ring
 
-MATRIX = list(itertools.product((False, True), repeat=4))
+# Requests of a disk complete in any order, so it does not offer IN_ORDER (virtio 1.3 2.7.9 leaves that to the device).
+MATRIX = list(itertools.product((False, True), repeat=3))
 
 
-@pytest.mark.parametrize("packed, indirect, event_idx, in_order", MATRIX)
-def test_matrix(disks, packed, indirect, event_idx, in_order):
+@pytest.mark.parametrize("packed, indirect, event_idx", MATRIX)
+def test_matrix(disks, packed, indirect, event_idx):
 	"""All requests, then depth and more than twice around a ring of 64."""
-	disk = disks.plug("file", packed=packed, indirect=indirect, event_idx=event_idx, in_order=in_order, queue_size=64)
+	disk = disks.plug("file", packed=packed, indirect=indirect, event_idx=event_idx, queue_size=64)
 	data = os.urandom(64 << 10)
 	result = disk.write(2048, data)
 	assert (result.status, result.length) == (S_OK, 1)
@@ -386,10 +387,10 @@ def test_grown_file_is_seen(disks):
 	assert disk.read(2 * SECTORS - 8, 4096).data == bytes(4096)
 
 
-@pytest.mark.parametrize("packed, in_order", itertools.product((False, True), repeat=2))
-def test_restart_with_requests_in_flight(disks, packed, in_order):
+@pytest.mark.parametrize("packed", (False, True))
+def test_restart_with_requests_in_flight(disks, packed):
 	"""The daemon is killed amid writes: every request completes once after the restart, none is lost."""
-	disk = disks.plug("file", packed=packed, in_order=in_order, inflight=True, queue_size=128)
+	disk = disks.plug("file", packed=packed, inflight=True, queue_size=128)
 	pending = {}
 	for number in range(32):
 		data = bytes([number]) * 4096
