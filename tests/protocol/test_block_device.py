@@ -377,6 +377,7 @@ def test_grown_file_is_seen(disks):
 	disk.connection.set_backend_req_fd(theirs.fileno())
 	theirs.close()
 	os.truncate(disks.image, 2 * SIZE)
+	assert disks.server.control(command="resize", disk="file") == {"disk": "file", "size": 2 * SIZE}
 	with Connection(sock=ours) as channel:
 		message = channel.recv("CONFIG_CHANGE_MSG")
 	assert message.request == BackendRequest.CONFIG_CHANGE_MSG and not message.payload
