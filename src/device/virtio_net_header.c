@@ -2,10 +2,18 @@
 /*
  * virtio-net's frame header, checked on the way in, made on the way out. See device/virtio_net_header.h.
  *
- * What is not checked here is what needs the frame's own headers (is this really TCP over IPv4?): a receiver that takes
- * the frame whole looks at that itself, as it must with any frame, and for the others net/segment.c does.
+ * Segmentation is checked against the frame's own headers as well: a receiver that takes the frame whole trusts the
+ * type that it is told. Where the segment's payload begins is looked at by whoever cuts it (net/segment.c, or the
+ * receiver).
  */
 #include "device/virtio_net_header.h"
+
+#include <arpa/inet.h>
+#include <linux/if_ether.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <netinet/udp.h>
+#include <stddef.h>
 
 static bool parse_gso(const struct virtio_net_header *header, uint64_t features, struct frame_offload *offload)
 {
@@ -62,6 +70,45 @@ bool virtio_net_header_parse(const struct virtio_net_header *header, uint64_t fe
 	if (likely(header->gso_type == VIRTIO_NET_HDR_GSO_NONE))
 		return true;
 	return parse_gso(header, features, offload);
+}
+
+static uint16_t field16(const struct frame *frame, uint32_t offset)
+{
+	uint16_t field;
+
+	memcpy(&field, frame->header + offset, sizeof(field));
+	return ntohs(field);
+}
+
+/* The protocol above IP as the first header names it; IPv6 extension headers are not followed. */
+static bool protocol_possible(uint16_t ether_type, uint8_t protocol, uint8_t wanted)
+{
+	if (ether_type == ETH_P_IP)
+		return protocol == wanted;
+	return protocol != (wanted == IPPROTO_TCP ? IPPROTO_UDP : IPPROTO_TCP);
+}
+
+bool virtio_net_gso_fits(const struct frame *frame)
+{
+	const struct frame_offload *offload = &frame->offload;
+	bool tcp = offload->gso == FRAME_GSO_TCPV4 || offload->gso == FRAME_GSO_TCPV6;
+	uint16_t ether_type, checksum = tcp ? offsetof(struct tcphdr, check) : offsetof(struct udphdr, check);
+	uint32_t network = ETH_HLEN;
+
+	if (frame->header_length < ETH_HLEN + 2 * 4 + 20)
+		return false; /* two tags and an IPv4 header: no segment is shorter */
+	ether_type = field16(frame, 12);
+	for (unsigned tags = 0; tags < 2 && (ether_type == ETH_P_8021Q || ether_type == ETH_P_8021AD); tags++) {
+		ether_type = field16(frame, network + 2);
+		network += 4;
+	}
+	if ((ether_type != ETH_P_IP && ether_type != ETH_P_IPV6) || offload->checksum_offset != checksum)
+		return false;
+	if ((offload->gso == FRAME_GSO_TCPV4 && ether_type != ETH_P_IP) ||
+	    (offload->gso == FRAME_GSO_TCPV6 && ether_type != ETH_P_IPV6))
+		return false;
+	return protocol_possible(ether_type, frame->header[network + (ether_type == ETH_P_IP ? 9U : 6U)],
+				 tcp ? IPPROTO_TCP : IPPROTO_UDP);
 }
 
 void virtio_net_header_build(const struct frame *frame, bool checksum, uint16_t buffers,

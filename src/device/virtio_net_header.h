@@ -103,6 +103,12 @@ bool virtio_net_header_parse(const struct virtio_net_header *header, uint64_t fe
 			     struct frame_offload *offload);
 
 /**
+ * virtio_net_gso_fits() - is a frame with segmentation state of the protocol that its state says?
+ * @frame:	with its offload state, and the header that was copied
+ */
+bool virtio_net_gso_fits(const struct frame *frame);
+
+/**
  * virtio_net_header_build() - the header of a frame for a driver (virtio 1.3 5.1.6.4).
  * @frame:	one that the driver can take as it is
  * @checksum:	the driver has VIRTIO_NET_F_GUEST_CSUM, and did not switch it off

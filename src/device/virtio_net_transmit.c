@@ -116,6 +116,8 @@ static bool parse_chain(struct virtio_net *net, struct virtio_queue *queue, stru
 	}
 	frame_from_segments(frame, segments, (unsigned)(chain->segments + chain->readable_count - segments), length);
 	frame->offload = offload;
+	if (unlikely(offload.gso != FRAME_GSO_NONE && !virtio_net_gso_fits(frame)))
+		*drop = PORT_DROP_BAD_OFFLOAD;
 	return true;
 }
 

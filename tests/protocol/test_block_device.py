@@ -152,7 +152,8 @@ def test_configuration(disks):
 	assert disk.config.capacity == large.config.capacity == SECTORS, "capacity is in sectors of 512 (5.2.4)"
 	assert disk.config.blk_size == 512 and large.config.blk_size == 4096
 	assert disk.config.seg_max and disk.config.seg_max <= 254, "a chain also needs header and status"
-	assert disk.features & BLK_FLUSH and disk.features & BLK_CONFIG_WCE
+	cached = disks.plug("file")
+	assert cached.features & BLK_FLUSH and cached.features & BLK_CONFIG_WCE, "a file has a cache above it"
 	assert disk.config.max_discard_sectors and disk.config.max_discard_seg > 1 and disk.config.discard_sector_alignment
 	assert disk.config.max_write_zeroes_sectors and disk.config.max_write_zeroes_seg > 1
 	assert fixed.features & BLK_RO and not disk.features & BLK_RO
