@@ -8,8 +8,8 @@
  *
  * Queues that are not polled (receive queues) have neither home nor requests in flight: unpublish, barrier, stopped.
  *
- * The drain has to be asked for on the home sidecore, because in_flight is counted there; it is asked for after the barrier,
- * because until then another turn may still submit.
+ * The drain has to be asked for on the home sidecore, because in_flight is counted there; it is asked for after the
+ * barrier, because until then another turn may still submit.
  */
 #include "device/virtio_device.h"
 

@@ -9,16 +9,17 @@
  *
  * What the ring calls when config.inflight is not NULL (same sidecore as the queue):
  *
- *	pop	while virtqueue_inflight_next_replay() says yes: walk that chain (split: from head replay.id; packed: over
- *		replay.descriptors, none of it read from the ring), then virtqueue_inflight_take_replay(). avail_next does
- *		not move: it already stands behind these chains (virtqueue_inflight_open() told the bases).
- *		After that, for each chain of the ring, when it has been walked: virtqueue_inflight_take(); false: break the
- *		queue with VIRTQUEUE_BAD_HEAD (the driver made an id available that it has not got back).
+ *	pop	while virtqueue_inflight_next_replay() says yes: walk that chain (split: from head replay.id; packed:
+ *		over replay.descriptors, none of it read from the ring), then virtqueue_inflight_take_replay().
+ *		avail_next does not move: it already stands behind these chains (virtqueue_inflight_open() told the
+ *		bases). After that, for each chain of the ring, when it has been walked: virtqueue_inflight_take();
+ *		false: break the queue with VIRTQUEUE_BAD_HEAD (the driver made an id available that it has not got
+ *		back).
  *	pending, arm	virtqueue_inflight_replays() > 0 is work, too.
  *	unpop	virtqueue_inflight_untake(); true: it was a replay, leave avail_next alone.
  *	push	virtqueue_inflight_push().
- *	publish	virtqueue_inflight_publishing() just before the store that shows the batch to the driver (split: used idx;
- *		packed: flags of the first descriptor, which must be a release store or stand behind one), then
+ *	publish	virtqueue_inflight_publishing() just before the store that shows the batch to the driver (split: used
+ *		idx; packed: flags of the first descriptor, which must be a release store or stand behind one), then
  *		virtqueue_inflight_published() right after it. Nothing in between.
  *
  * Context: open and close on the control thread while the queue is stopped; the rest on the queue's sidecore.
@@ -77,7 +78,7 @@ void inflight_area_forget(struct inflight_area *area);
 struct inflight_ring {
 	const guest_byte *descriptors; /* split: table; packed: ring */
 	uint16_t size;
-	uint16_t used_index;	       /* split: idx of the used ring in guest memory; packed: used base as configured */
+	uint16_t used_index; /* split: idx of the used ring in guest memory; packed: used base as configured */
 	bool packed;
 };
 
@@ -101,8 +102,8 @@ bool virtqueue_inflight_damaged(const struct virtqueue_inflight *inflight);
  * struct inflight_replay - a chain that was in flight when the back-end went away.
  * @id:			split: head; packed: buffer id
  * @slots:		packed: descriptors of the chain; split: 1
- * @descriptors:	packed: private copies of the chain's @slots ring descriptors (AVAIL and USED bits mean nothing);
- *			split: NULL. As hostile as those in the ring
+ * @descriptors:	packed: private copies of the chain's @slots ring descriptors (AVAIL and USED bits mean
+ *			nothing); split: NULL. As hostile as those in the ring
  */
 struct inflight_replay {
 	uint16_t id;

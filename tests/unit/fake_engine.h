@@ -11,8 +11,8 @@
 #include "engine/engine.h"
 
 struct fake_engine {
-	unsigned attached;  /* pollers */
-	int attach_error;   /* for the next engine_attach() */
+	unsigned attached; /* pollers */
+	int attach_error;  /* for the next engine_attach() */
 	unsigned barriers, detaches, messages;
 	unsigned waiting; /* steps that have not run */
 };

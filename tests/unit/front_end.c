@@ -17,8 +17,7 @@ void front_end_start(struct front_end *front_end, struct event_base *base, int f
 	*front_end = (struct front_end){ .fd = fd, .base = base };
 	front_end->memory_fd = memfd_create("guest", MFD_CLOEXEC);
 	assert(front_end->memory_fd >= 0 && !ftruncate(front_end->memory_fd, FRONT_END_MEMORY));
-	front_end->memory =
-		mmap(NULL, FRONT_END_MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, front_end->memory_fd, 0);
+	front_end->memory = mmap(NULL, FRONT_END_MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, front_end->memory_fd, 0);
 	assert(front_end->memory != MAP_FAILED);
 }
 
@@ -74,8 +73,9 @@ enum outcome front_end_receive(struct front_end *front_end, uint32_t request)
 	struct vhost_user_message *reply = &front_end->reply;
 	struct iovec part = { &reply->header, sizeof(reply->header) };
 	char control[CMSG_SPACE(sizeof(int) * 8)];
-	struct msghdr header = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control,
-				 .msg_controllen = sizeof(control) };
+	struct msghdr header = {
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)
+	};
 	struct cmsghdr *rights;
 	ssize_t got;
 

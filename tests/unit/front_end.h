@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A vhost-user front-end for unit tests, in one thread with the server: what it sends is handled by turning the event loop
- * and the fake engine until both are idle.
+ * A vhost-user front-end for unit tests, in one thread with the server: what it sends is handled by turning the event
+ * loop and the fake engine until both are idle.
  */
 #ifndef TESTS_FRONT_END_H
 #define TESTS_FRONT_END_H
@@ -12,9 +12,9 @@
 
 #include "transport/vhost_user/message.h"
 
-#define FRONT_END_MEMORY 0x200000U
-#define FRONT_END_GUEST	 0x100000ULL	      /* guest address of its memory */
-#define FRONT_END_USER	 0x7f1200000000ULL    /* its own address of it */
+#define FRONT_END_MEMORY	    0x200000U
+#define FRONT_END_GUEST		    0x100000ULL	      /* guest address of its memory */
+#define FRONT_END_USER		    0x7f1200000000ULL /* its own address of it */
 #define FRONT_END_RING(index, part) (FRONT_END_USER + 0x10000ULL * (index) + 0x4000ULL * (part))
 
 enum outcome {
@@ -61,7 +61,9 @@ enum outcome front_end_memory(struct front_end *front_end);
 /** front_end_negotiate() - SET_OWNER and all protocol features; @features: for SET_FEATURES, 0: not sent. */
 void front_end_negotiate(struct front_end *front_end, uint64_t features);
 
-/** front_end_start_queue() - size 16, base 0, addresses, eventfds for kick and call (returned, -1: not wanted), enable. */
+/**
+ * front_end_start_queue() - size 16, base 0, addresses, eventfds for kick and call (returned, -1: not wanted), enable.
+ */
 void front_end_start_queue(struct front_end *front_end, uint32_t index, int *kick, int *call);
 
 #endif

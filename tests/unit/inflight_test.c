@@ -98,9 +98,9 @@ static void test_sizes(void **state)
 		bool packed;
 		uint64_t bytes;
 	} cases[] = {
-		/* 0 */ { 1, 128, false, 2112 },	/* 16 + 128 * 16 = 2064, to 64 */
+		/* 0 */ { 1, 128, false, 2112 }, /* 16 + 128 * 16 = 2064, to 64 */
 		/* 1 */ { 2, 128, false, 4224 },
-		/* 2 */ { 1, 128, true, 4160 },		/* 32 + 128 * 32 = 4128 */
+		/* 2 */ { 1, 128, true, 4160 }, /* 32 + 128 * 32 = 4128 */
 		/* 3 */ { 0, 128, false, 0 },
 		/* 4 */ { 1, 0, true, 0 },
 		/* 5 */ { 1, 32769, true, 0 },
@@ -123,14 +123,14 @@ static void test_areas_that_lie(void **state)
 		int result;
 	} cases[] = {
 		/* 0 */ { 4224, 0, 2, 128, false, 0 },
-		/* 1 */ { 4224, 0, 3, 128, false, -EINVAL },	/* more queues than bytes */
+		/* 1 */ { 4224, 0, 3, 128, false, -EINVAL }, /* more queues than bytes */
 		/* 2 */ { 4224, 0, 2, 256, false, -EINVAL },
-		/* 3 */ { 4224, 0, 2, 128, true, -EINVAL },	/* packed entries are larger */
+		/* 3 */ { 4224, 0, 2, 128, true, -EINVAL },	  /* packed entries are larger */
 		/* 4 */ { 1 << 20, 0, 200, 128, false, -EINVAL }, /* more than the file has */
-		/* 5 */ { 4224, 64, 2, 128, false, -EINVAL },	/* past the end by the offset */
+		/* 5 */ { 4224, 64, 2, 128, false, -EINVAL },	  /* past the end by the offset */
 		/* 6 */ { 2112, 2112, 1, 128, false, 0 },
-		/* 7 */ { 2112, 4, 1, 128, false, -EINVAL },	/* fields would not be aligned */
-		/* 8 */ { 4225, 0, 2, 128, false, -EINVAL },	/* a byte more than the file has */
+		/* 7 */ { 2112, 4, 1, 128, false, -EINVAL }, /* fields would not be aligned */
+		/* 8 */ { 4225, 0, 2, 128, false, -EINVAL }, /* a byte more than the file has */
 		/* 9 */ { 4224, UINT64_MAX - 7, 2, 128, false, -EINVAL },
 		/* 10 */ { 4224, 0, 0, 128, false, -EINVAL },
 		/* 11 */ { 4224, 0, 2, 0, false, -EINVAL },
@@ -142,8 +142,9 @@ static void test_areas_that_lie(void **state)
 	assert_int_equal(made.mmap_size, 4224);
 	assert_int_equal(ftruncate(fd, 64), -1); /* sealed */
 	for (size_t i = 0; i < array_size(cases); i++) {
-		struct inflight_description claim = { cases[i].size, cases[i].offset, cases[i].queues,
-						      cases[i].queue_size, { 0 } };
+		struct inflight_description claim = {
+			cases[i].size, cases[i].offset, cases[i].queues, cases[i].queue_size, { 0 }
+		};
 		struct inflight_area *area = NULL;
 		int result = inflight_area_map(fd, &claim, cases[i].packed, &area);
 
@@ -167,10 +168,10 @@ static void test_layout(void **state)
 	offer(&fixture, 3, 7);
 	struct chain chain;
 	assert_int_equal(virtqueue_pop(&fixture.ring.queue, &chain, 1, &fixture.ring.pool), 1);
-	assert_int_equal(*(uint64_t *)(region + 0), 0);	 /* features */
-	assert_int_equal(*(uint16_t *)(region + 8), 1);	 /* version */
+	assert_int_equal(*(uint64_t *)(region + 0), 0); /* features */
+	assert_int_equal(*(uint16_t *)(region + 8), 1); /* version */
 	assert_int_equal(*(uint16_t *)(region + 10), FIXTURE_SIZE);
-	assert_int_equal(region[16 + 3 * 16], 1);	 /* inflight */
+	assert_int_equal(region[16 + 3 * 16], 1);		      /* inflight */
 	assert_int_equal(*(uint64_t *)(region + 16 + 3 * 16 + 8), 1); /* counter */
 	virtqueue_push(&fixture.ring.queue, chain.id, chain.slots, 0);
 	virtqueue_publish(&fixture.ring.queue);
@@ -184,9 +185,9 @@ static void test_layout(void **state)
 	start_queue(&fixture);
 	offer(&fixture, 3, 7);
 	assert_int_equal(virtqueue_pop(&fixture.ring.queue, &chain, 1, &fixture.ring.pool), 1);
-	assert_int_equal(*(uint16_t *)(region + 12), 1); /* free_head */
-	assert_int_equal(*(uint16_t *)(region + 14), 1); /* old_free_head */
-	assert_int_equal(region[32], 1);		 /* entry 0: inflight */
+	assert_int_equal(*(uint16_t *)(region + 12), 1);      /* free_head */
+	assert_int_equal(*(uint16_t *)(region + 14), 1);      /* old_free_head */
+	assert_int_equal(region[32], 1);		      /* entry 0: inflight */
 	assert_int_equal(*(uint16_t *)(region + 32 + 6), 1);  /* num */
 	assert_int_equal(*(uint16_t *)(region + 32 + 16), 3); /* id */
 	assert_int_equal(*(uint32_t *)(region + 32 + 20), 7); /* len */
@@ -259,9 +260,9 @@ static void test_replay_packed(void **state)
 }
 
 enum point {
-	PUSHED,		/* nothing published */
-	PUBLISHING,	/* linked, the driver has not seen it */
-	VISIBLE,	/* the driver has seen it, flags not cleared */
+	PUSHED,	    /* nothing published */
+	PUBLISHING, /* linked, the driver has not seen it */
+	VISIBLE,    /* the driver has seen it, flags not cleared */
 	PUBLISHED,
 };
 
@@ -364,8 +365,8 @@ static void run_random(bool packed, unsigned seed)
 
 			if (slots[id] || outstanding + chain > FIXTURE_SIZE)
 				continue;
-			assert_true(virtqueue_inflight_take(fixture.inflight, id,
-							    (uint16_t)((step * 3) % FIXTURE_SIZE), chain));
+			assert_true(virtqueue_inflight_take(fixture.inflight, id, (uint16_t)((step * 3) % FIXTURE_SIZE),
+							    chain));
 			slots[id] = chain;
 			outstanding += chain;
 			if (action == 0) { /* and give it back */
@@ -413,12 +414,13 @@ static void run_random(bool packed, unsigned seed)
 			virtqueue_inflight_published(fixture.inflight);
 		} else {
 			uint16_t expected;
-crash:
+		crash:
 			expected = fixture.used_base;
 			crash(&fixture);
 			assert_int_equal(open_region(&fixture), 0);
 			if (fixture.used_base != expected)
-				fail_msg("seed %u step %u: used base %x, not %x", seed, step, fixture.used_base, expected);
+				fail_msg("seed %u step %u: used base %x, not %x", seed, step, fixture.used_base,
+					 expected);
 			for (unsigned i = 0; i < count; i++) {
 				assert_true(virtqueue_inflight_next_replay(fixture.inflight, &replay));
 				if (replay.id != order[i] || replay.slots != slots[order[i]])
@@ -483,6 +485,26 @@ static void test_nonsense(void **state)
 	assert_true(refused > 10 && taken > 10); /* both paths were met */
 }
 
+/* A crash between two stores may leave an entry in no list: it comes back, or the region would run dry some day. */
+static void test_lost_entry(void **state)
+{
+	struct fixture fixture;
+	uint8_t *region;
+
+	start(&fixture, true);
+	assert_int_equal(open_region(&fixture), 0);
+	region = fixture.bytes + 576;
+	*(uint16_t *)(void *)(region + 12) =
+		1; /* free_head and old_free_head: entry 0 is in no list, and not in flight */
+	*(uint16_t *)(void *)(region + 14) = 1;
+	crash(&fixture);
+	assert_int_equal(open_region(&fixture), 0);
+	assert_int_equal(virtqueue_inflight_replays(fixture.inflight), 0);
+	for (uint16_t id = 0; id < FIXTURE_SIZE; id++)
+		assert_true(virtqueue_inflight_take(fixture.inflight, id, id, 1));
+	stop(&fixture);
+}
+
 static void test_misfits(void **state)
 {
 	struct fixture fixture;
@@ -511,17 +533,12 @@ static void test_misfits(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_sizes),
-		cmocka_unit_test(test_areas_that_lie),
-		cmocka_unit_test(test_layout),
-		cmocka_unit_test(test_replay_split),
-		cmocka_unit_test(test_replay_packed),
-		cmocka_unit_test(test_crash_split),
-		cmocka_unit_test(test_crash_packed),
-		cmocka_unit_test(test_id_twice),
-		cmocka_unit_test(test_random),
-		cmocka_unit_test(test_nonsense),
-		cmocka_unit_test(test_misfits),
+		cmocka_unit_test(test_sizes),	      cmocka_unit_test(test_areas_that_lie),
+		cmocka_unit_test(test_layout),	      cmocka_unit_test(test_replay_split),
+		cmocka_unit_test(test_replay_packed), cmocka_unit_test(test_crash_split),
+		cmocka_unit_test(test_crash_packed),  cmocka_unit_test(test_id_twice),
+		cmocka_unit_test(test_random),	      cmocka_unit_test(test_nonsense),
+		cmocka_unit_test(test_lost_entry),    cmocka_unit_test(test_misfits),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -113,13 +113,16 @@ enum file {
 	REGULAR,
 };
 
-#define WORDS(...) { __VA_ARGS__ }
+#define WORDS(...)                                                                                                     \
+	{                                                                                                              \
+		__VA_ARGS__                                                                                            \
+	}
 
 struct refusal {
 	const char *what;
 	enum stage stage;
 	uint32_t request;
-	uint32_t flags; /* 0: version and need_reply */
+	uint32_t flags;	       /* 0: version and need_reply */
 	uint32_t length, size; /* bytes sent; as the header says, 0: the same */
 	uint64_t words[9];
 	unsigned fds;
@@ -127,7 +130,10 @@ struct refusal {
 	enum outcome outcome;
 };
 
-#define STATE(index, num) { (uint64_t)(num) << 32 | (index) }
+#define STATE(index, num)                                                                                              \
+	{                                                                                                              \
+		(uint64_t)(num) << 32 | (index)                                                                        \
+	}
 
 static const struct refusal refusals[] = {
 	/* header */
@@ -182,6 +188,8 @@ static const struct refusal refusals[] = {
 	  .file = MEMORY, .outcome = REFUSED },
 	{ "a region without file", NEGOTIATED, VHOST_USER_SET_MEM_TABLE, .length = 40,
 	  .words = WORDS(1, FRONT_END_GUEST, 4096, FRONT_END_USER, 0), .outcome = REFUSED },
+	{ "two files for a region", NEGOTIATED, VHOST_USER_SET_MEM_TABLE, .length = 40,
+	  .words = WORDS(1, FRONT_END_GUEST, 4096, FRONT_END_USER, 0), .fds = 2, .file = MEMORY, .outcome = REFUSED },
 	{ "an empty region", NEGOTIATED, VHOST_USER_SET_MEM_TABLE, .length = 40,
 	  .words = WORDS(1, FRONT_END_GUEST, 0, FRONT_END_USER, 0), .fds = 1, .file = MEMORY, .outcome = REFUSED },
 	{ "larger than the file", NEGOTIATED, VHOST_USER_SET_MEM_TABLE, .length = 40,
@@ -193,8 +201,9 @@ static const struct refusal refusals[] = {
 	  .words = WORDS(1, FRONT_END_GUEST, 4096, FRONT_END_USER, UINT64_MAX - 4095), .fds = 1, .file = MEMORY,
 	  .outcome = REFUSED },
 	{ "regions overlap", NEGOTIATED, VHOST_USER_SET_MEM_TABLE, .length = 72,
-	  .words = WORDS(2, FRONT_END_GUEST, 8192, FRONT_END_USER, 0, FRONT_END_GUEST + 4096, 4096, FRONT_END_USER + 8192,
-			 0), .fds = 2, .file = MEMORY, .outcome = REFUSED },
+	  .words = WORDS(2, FRONT_END_GUEST, 8192, FRONT_END_USER, 0, FRONT_END_GUEST + 4096, 4096,
+			 FRONT_END_USER + 8192, 0),
+	  .fds = 2, .file = MEMORY, .outcome = REFUSED },
 	{ "above the quota", NEGOTIATED, VHOST_USER_ADD_MEM_REG, .length = 40,
 	  .words = WORDS(0, FRONT_END_GUEST, 1ULL << 40, FRONT_END_USER, 0), .fds = 1, .file = MEMORY,
 	  .outcome = REFUSED },
@@ -264,29 +273,30 @@ static const struct refusal refusals[] = {
 	  .file = REGULAR, .outcome = REFUSED },
 
 	/* device */
-	{ "config size and payload differ", NEGOTIATED, VHOST_USER_GET_CONFIG, .length = 20,
-	  .words = STATE(0, 16), .outcome = CLOSED },
+	{ "config size and payload differ", NEGOTIATED, VHOST_USER_GET_CONFIG, .length = 20, .words = STATE(0, 16),
+	  .outcome = CLOSED },
 	{ "config of 2^32 - 1", NEGOTIATED, VHOST_USER_SET_CONFIG, .length = 20, .words = STATE(0, UINT32_MAX),
 	  .outcome = REFUSED },
 	{ "written past the end", NEGOTIATED, VHOST_USER_SET_CONFIG, .length = 20, .words = STATE(17, 8),
 	  .outcome = REFUSED },
 	{ "write at 2^32 - 4", NEGOTIATED, VHOST_USER_SET_CONFIG, .length = 20, .words = STATE(UINT32_MAX - 3, 8),
 	  .outcome = REFUSED },
-	{ "read-only field", NEGOTIATED, VHOST_USER_SET_CONFIG, .length = 20, .words = STATE(0, 8), .outcome = REFUSED },
-	{ "unknown kind of write", NEGOTIATED, VHOST_USER_SET_CONFIG, .length = 20,
-	  .words = WORDS(8ULL << 32 | 16, 2), .outcome = REFUSED },
+	{ "read-only field", NEGOTIATED, VHOST_USER_SET_CONFIG, .length = 20, .words = STATE(0, 8),
+	  .outcome = REFUSED },
+	{ "unknown kind of write", NEGOTIATED, VHOST_USER_SET_CONFIG, .length = 20, .words = WORDS(8ULL << 32 | 16, 2),
+	  .outcome = REFUSED },
 	{ "back-end channel into a pipe", NEGOTIATED, VHOST_USER_SET_BACKEND_REQ_FD, .fds = 1, .file = PIPE,
 	  .outcome = REFUSED },
-	{ "in-flight for 0 queues", NEGOTIATED, VHOST_USER_GET_INFLIGHT_FD, .length = 24, .words = WORDS(0, 0, 16 << 16),
-	  .outcome = CLOSED },
+	{ "in-flight for 0 queues", NEGOTIATED, VHOST_USER_GET_INFLIGHT_FD, .length = 24,
+	  .words = WORDS(0, 0, 16 << 16), .outcome = CLOSED },
 	{ "in-flight for 5 of 4 queues", NEGOTIATED, VHOST_USER_GET_INFLIGHT_FD, .length = 24,
 	  .words = WORDS(0, 0, 16 << 16 | 5), .outcome = CLOSED },
 	{ "in-flight size too small", NEGOTIATED, VHOST_USER_SET_INFLIGHT_FD, .length = 24,
 	  .words = WORDS(64, 0, 16 << 16 | 4), .fds = 1, .file = MEMORY, .outcome = REFUSED },
 	{ "in-flight past the file", NEGOTIATED, VHOST_USER_SET_INFLIGHT_FD, .length = 24,
 	  .words = WORDS(4096, FRONT_END_MEMORY, 16 << 16 | 4), .fds = 1, .file = MEMORY, .outcome = REFUSED },
-	{ "in-flight of 22 bytes", NEGOTIATED, VHOST_USER_GET_INFLIGHT_FD, .length = 22, .words = WORDS(0, 0, 16 << 16 | 4),
-	  .outcome = CLOSED },
+	{ "in-flight of 22 bytes", NEGOTIATED, VHOST_USER_GET_INFLIGHT_FD, .length = 22,
+	  .words = WORDS(0, 0, 16 << 16 | 4), .outcome = CLOSED },
 	{ "log fd that is missing", NEGOTIATED, VHOST_USER_SET_LOG_FD, .outcome = CLOSED },
 	{ "in-flight queue size 65535", NEGOTIATED, VHOST_USER_SET_INFLIGHT_FD, .length = 24,
 	  .words = WORDS(1ULL << 40, 0, 65535U << 16 | 4), .fds = 1, .file = MEMORY, .outcome = REFUSED },
@@ -387,7 +397,8 @@ static void test_negotiation(void **state)
 
 	for (int net = 0; net < 2; net++) {
 		begin(net ? VIRTIO_ID_NET : VIRTIO_ID_BLOCK);
-		assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_GET_FEATURES, NULL, 0, NULL, 0), REPLIED);
+		assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_GET_FEATURES, NULL, 0, NULL, 0),
+				 REPLIED);
 		assert_int_equal(fixture.front_end.reply.payload.u64,
 				 fixture.fake.device.features | VHOST_USER_LOG_ALL | VHOST_USER_PROTOCOL_FEATURES);
 		assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_GET_PROTOCOL_FEATURES, NULL, 0, NULL, 0),
@@ -397,12 +408,14 @@ static void test_negotiation(void **state)
 		assert_int_equal(!!(offered >> VHOST_USER_PROTOCOL_RARP & 1), net);
 		assert_int_equal(!!(offered >> VHOST_USER_PROTOCOL_NET_MTU & 1), net);
 		front_end_negotiate(&fixture.front_end, FEATURES);
-		assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_GET_QUEUE_NUM, NULL, 0, NULL, 0), REPLIED);
+		assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_GET_QUEUE_NUM, NULL, 0, NULL, 0),
+				 REPLIED);
 		assert_int_equal(fixture.front_end.reply.payload.u64, FAKE_DEVICE_QUEUES);
 		assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_GET_MAX_MEM_SLOTS, NULL, 0, NULL, 0),
 				 REPLIED);
 		assert_int_equal(fixture.front_end.reply.payload.u64, GUEST_MEMORY_REGIONS_MAX);
-		assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_RESET_OWNER, NULL, 0, NULL, 0), ACCEPTED);
+		assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_RESET_OWNER, NULL, 0, NULL, 0),
+				 ACCEPTED);
 		assert_int_equal(fixture.fake.acks, 1);
 		assert_int_equal(fixture.fake.device.acked_features, 1ULL << VIRTIO_F_VERSION_1);
 		if (net) {
@@ -412,7 +425,8 @@ static void test_negotiation(void **state)
 			assert_int_equal(fixture.fake.mtu, 1400);
 			assert_int_equal(front_end_u64(&fixture.front_end, VHOST_USER_NET_SET_MTU, 67), REFUSED);
 			assert_int_equal(front_end_u64(&fixture.front_end, VHOST_USER_NET_SET_MTU, 9001), REFUSED);
-			assert_int_equal(front_end_u64(&fixture.front_end, VHOST_USER_NET_SET_MTU, 65536 + 1400), REFUSED);
+			assert_int_equal(front_end_u64(&fixture.front_end, VHOST_USER_NET_SET_MTU, 65536 + 1400),
+					 REFUSED);
 			assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_SEND_RARP, mac, 8, NULL, 0),
 					 ACCEPTED);
 			assert_memory_equal(fixture.fake.announced, mac, 6);
@@ -457,7 +471,10 @@ static void test_config(void **state)
 	finish();
 }
 
-/* The orders in which QEMU, virtio-user and Cloud Hypervisor send what a queue needs, and others: it starts when all is there. */
+/*
+ * The orders in which QEMU, virtio-user and Cloud Hypervisor send what a queue needs, and others: it starts when all is
+ * there.
+ */
 static void test_orders(void **state)
 {
 	enum { F, M, N, A, K, E, STEPS };
@@ -512,7 +529,8 @@ static void test_old_front_end(void **state)
 	uint64_t no_fd = VHOST_USER_VRING_NO_FD, features = 1ULL << VIRTIO_F_VERSION_1;
 	struct vhost_user_vring_state num = { 0, 16 }, base = { 0, 5 };
 	struct vhost_user_memory_table table = { 1, 0, { { FRONT_END_GUEST, FRONT_END_MEMORY, FRONT_END_USER, 0 } } };
-	struct vhost_user_vring_address address = { .descriptor = FRONT_END_USER, .available = FRONT_END_USER + 4096,
+	struct vhost_user_vring_address address = { .descriptor = FRONT_END_USER,
+						    .available = FRONT_END_USER + 4096,
 						    .used = FRONT_END_USER + 8192 };
 
 	begin(VIRTIO_ID_BLOCK);
@@ -520,7 +538,8 @@ static void test_old_front_end(void **state)
 	front_end_call(&fixture.front_end, VHOST_USER_SET_OWNER, NULL, 0, NULL, 0);
 	front_end_call(&fixture.front_end, VHOST_USER_SET_FEATURES, &features, 8, NULL, 0);
 	/* The table as front-ends send it that do not cut it to size. */
-	front_end_call(&fixture.front_end, VHOST_USER_SET_MEM_TABLE, &table, sizeof(table), &fixture.front_end.memory_fd, 1);
+	front_end_call(&fixture.front_end, VHOST_USER_SET_MEM_TABLE, &table, sizeof(table),
+		       &fixture.front_end.memory_fd, 1);
 	front_end_call(&fixture.front_end, VHOST_USER_SET_VRING_NUM, &num, 8, NULL, 0);
 	front_end_call(&fixture.front_end, VHOST_USER_SET_VRING_BASE, &base, 8, NULL, 0);
 	front_end_call(&fixture.front_end, VHOST_USER_SET_VRING_ADDR, &address, sizeof(address), NULL, 0);
@@ -579,16 +598,20 @@ static void test_memory_change(void **state)
 	fd = fixture.front_end.memory_fd;
 	before = queue_of(0)->ring.config.memory;
 	region = before->regions[0];
-	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_ADD_MEM_REG, &more, sizeof(more), &fd, 1), ACCEPTED);
+	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_ADD_MEM_REG, &more, sizeof(more), &fd, 1),
+			 ACCEPTED);
 	assert_true(runs(0));
 	assert_int_equal(fixture.connection.memory->region_count, 2);
 	assert_ptr_equal(queue_of(0)->ring.config.memory, fixture.connection.memory);
 	assert_ptr_equal(queue_of(0)->ring.config.memory->regions[0], region);
 	assert_int_equal(fixture.connection.memory_size, FRONT_END_MEMORY + 0x10000);
 	/* Without an fd, and with one as older front-ends do. */
-	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_REM_MEM_REG, &more, sizeof(more), NULL, 0), ACCEPTED);
-	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_ADD_MEM_REG, &more, sizeof(more), &fd, 1), ACCEPTED);
-	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_REM_MEM_REG, &more, sizeof(more), &fd, 1), ACCEPTED);
+	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_REM_MEM_REG, &more, sizeof(more), NULL, 0),
+			 ACCEPTED);
+	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_ADD_MEM_REG, &more, sizeof(more), &fd, 1),
+			 ACCEPTED);
+	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_REM_MEM_REG, &more, sizeof(more), &fd, 1),
+			 ACCEPTED);
 	assert_true(runs(0));
 	/* The whole table again: the mapping is kept. */
 	assert_int_equal(front_end_memory(&fixture.front_end), ACCEPTED);
@@ -686,7 +709,8 @@ static void test_call_swap_race(void **state)
 	before = queue_of(0)->ring.counters.notifications;
 	assert_int_equal(pthread_create(&thread, NULL, notify_often, queue_of(0)), 0);
 	for (unsigned i = 0; i < 1000; i++)
-		assert_int_equal(front_end_file(&fixture.front_end, VHOST_USER_SET_VRING_CALL, 0, calls[i & 1]), ACCEPTED);
+		assert_int_equal(front_end_file(&fixture.front_end, VHOST_USER_SET_VRING_CALL, 0, calls[i & 1]),
+				 ACCEPTED);
 	pthread_join(thread, NULL);
 	for (unsigned i = 0; i < 2; i++) {
 		if (read(calls[i], &value, 8) == 8)
@@ -783,7 +807,8 @@ static void test_config_change(void **state)
 	front_end_negotiate(&fixture.front_end, FEATURES);
 	fixture.fake.device.config_changed(&fixture.fake.device); /* nobody to tell yet */
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_SET_BACKEND_REQ_FD, NULL, 0, &pair[1], 1), ACCEPTED);
+	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_SET_BACKEND_REQ_FD, NULL, 0, &pair[1], 1),
+			 ACCEPTED);
 	close(pair[1]);
 	fixture.fake.device.config_changed(&fixture.fake.device);
 	assert_int_equal(recv(pair[0], &header, sizeof(header), MSG_DONTWAIT), sizeof(header));
@@ -807,13 +832,16 @@ static void test_inflight(void **state)
 	front_end_negotiate(&fixture.front_end, FEATURES);
 	front_end_memory(&fixture.front_end);
 	/* The payload without padding, as some front-ends have it. */
-	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_GET_INFLIGHT_FD, &description, 20, NULL, 0), REPLIED);
+	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_GET_INFLIGHT_FD, &description, 20, NULL, 0),
+			 REPLIED);
 	assert_int_equal(fixture.front_end.reply.header.size, 20);
-	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_GET_INFLIGHT_FD, &description, 24, NULL, 0), REPLIED);
+	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_GET_INFLIGHT_FD, &description, 24, NULL, 0),
+			 REPLIED);
 	assert_int_equal(fixture.front_end.reply.fd_count, 1);
 	description = fixture.front_end.reply.payload.inflight;
 	fd = dup(fixture.front_end.reply.fds[0]);
-	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_SET_INFLIGHT_FD, &description, 24, &fd, 1), ACCEPTED);
+	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_SET_INFLIGHT_FD, &description, 24, &fd, 1),
+			 ACCEPTED);
 	front_end_start_queue(&fixture.front_end, 0, NULL, NULL);
 	assert_true(runs(0));
 	assert_non_null(queue_of(0)->ring.config.inflight);
@@ -831,7 +859,8 @@ static void test_inflight(void **state)
 	front_end_negotiate(&fixture.front_end, FEATURES);
 	front_end_memory(&fixture.front_end);
 	used_index = (uint16_t *)(void *)(fixture.front_end.memory + 0x8002);
-	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_SET_INFLIGHT_FD, &description, 24, &fd, 1), ACCEPTED);
+	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_SET_INFLIGHT_FD, &description, 24, &fd, 1),
+			 ACCEPTED);
 	*used_index = 0;
 	front_end_start_queue(&fixture.front_end, 0, NULL, NULL);
 	assert_true(runs(0));
@@ -863,12 +892,14 @@ static void test_repetition(void **state)
 
 		assert_int_equal(front_end_memory(&fixture.front_end), ACCEPTED);
 		assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_SET_LOG_BASE, log, 16, &fd, 1), REPLIED);
-		assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_SET_BACKEND_REQ_FD, NULL, 0, &pair[0], 1),
-				 ACCEPTED);
+		assert_int_equal(
+			front_end_call(&fixture.front_end, VHOST_USER_SET_BACKEND_REQ_FD, NULL, 0, &pair[0], 1),
+			ACCEPTED);
 		front_end_call(&fixture.front_end, VHOST_USER_GET_INFLIGHT_FD, &description, 24, NULL, 0);
 		description = fixture.front_end.reply.payload.inflight;
 		assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_SET_INFLIGHT_FD, &description, 24,
-						fixture.front_end.reply.fds, 1), ACCEPTED);
+						fixture.front_end.reply.fds, 1),
+				 ACCEPTED);
 		front_end_start_queue(&fixture.front_end, 0, NULL, NULL);
 		assert_true(runs(0));
 		if (i > 1)
@@ -882,22 +913,14 @@ static void test_repetition(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_refusals),
-		cmocka_unit_test(test_pieces),
-		cmocka_unit_test(test_negotiation),
-		cmocka_unit_test(test_config),
-		cmocka_unit_test(test_orders),
-		cmocka_unit_test(test_old_front_end),
-		cmocka_unit_test(test_packed_bases),
-		cmocka_unit_test(test_memory_change),
-		cmocka_unit_test(test_slow_drain),
-		cmocka_unit_test(test_call_swap),
-		cmocka_unit_test(test_call_swap_race),
-		cmocka_unit_test(test_broken_queue),
-		cmocka_unit_test(test_status_and_reset),
-		cmocka_unit_test(test_log),
-		cmocka_unit_test(test_config_change),
-		cmocka_unit_test(test_inflight),
+		cmocka_unit_test(test_refusals),	 cmocka_unit_test(test_pieces),
+		cmocka_unit_test(test_negotiation),	 cmocka_unit_test(test_config),
+		cmocka_unit_test(test_orders),		 cmocka_unit_test(test_old_front_end),
+		cmocka_unit_test(test_packed_bases),	 cmocka_unit_test(test_memory_change),
+		cmocka_unit_test(test_slow_drain),	 cmocka_unit_test(test_call_swap),
+		cmocka_unit_test(test_call_swap_race),	 cmocka_unit_test(test_broken_queue),
+		cmocka_unit_test(test_status_and_reset), cmocka_unit_test(test_log),
+		cmocka_unit_test(test_config_change),	 cmocka_unit_test(test_inflight),
 		cmocka_unit_test(test_repetition),
 	};
 

@@ -221,14 +221,17 @@ static void test_path_that_is_no_socket(void **state)
 	assert_int_equal(access(fixture.address.sun_path, F_OK), 0);
 	memset(path, 'a', sizeof(path));
 	path[199] = 0;
-	assert_int_equal(vhost_user_server_create(&options, &fixture.fake.device, fixture.base, &fixture.server, &error),
-			 -ENAMETOOLONG);
+	assert_int_equal(
+		vhost_user_server_create(&options, &fixture.fake.device, fixture.base, &fixture.server, &error),
+		-ENAMETOOLONG);
 	options.path = path;
-	assert_int_equal(vhost_user_server_create(&options, &fixture.fake.device, fixture.base, &fixture.server, &error),
-			 -ENAMETOOLONG);
+	assert_int_equal(
+		vhost_user_server_create(&options, &fixture.fake.device, fixture.base, &fixture.server, &error),
+		-ENAMETOOLONG);
 	options.path = "/nonexistent/folder/socket";
-	assert_int_equal(vhost_user_server_create(&options, &fixture.fake.device, fixture.base, &fixture.server, &error),
-			 -ENOENT);
+	assert_int_equal(
+		vhost_user_server_create(&options, &fixture.fake.device, fixture.base, &fixture.server, &error),
+		-ENOENT);
 }
 
 /* Client mode: connects when the front-end is there, and again when it went away. */
@@ -252,7 +255,8 @@ static void test_client(void **state)
 			continue;
 		connections++;
 		front_end_start(&fixture.front_end, fixture.base, fd);
-		assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_GET_FEATURES, NULL, 0, NULL, 0), REPLIED);
+		assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_GET_FEATURES, NULL, 0, NULL, 0),
+				 REPLIED);
 		front_end_stop(&fixture.front_end);
 	}
 	assert_int_equal(connections, 2);

@@ -24,8 +24,8 @@ static bool config_size_agrees(const struct vhost_user_message *message)
 
 /*
  * The part of [@offset, +@size) that the device has. Front-ends of another age know a shorter or longer structure than
- * we (virtio-blk's has grown several times): what lies behind ours reads as zeroes, which is what features that were not
- * offered look like.
+ * we (virtio-blk's has grown several times): what lies behind ours reads as zeroes, which is what features that were
+ * not offered look like.
  */
 static uint32_t readable_part(const struct virtio_device *device, uint32_t offset, uint32_t size)
 {
@@ -62,9 +62,9 @@ int vhost_user_set_config(struct vhost_user_connection *connection, struct vhost
 		return vhost_user_refuse(connection, -EINVAL, "outside of the configuration space");
 	if (config->flags > VHOST_USER_CONFIG_FLAGS_MIGRATION)
 		return vhost_user_refuse(connection, -EINVAL, "unknown kind of write to the configuration space");
-	error = device->ops->config_write ?
-			device->ops->config_write(device, config->offset, config->bytes, config->size) :
-			-EINVAL;
+	error = device->ops->config_write
+			? device->ops->config_write(device, config->offset, config->bytes, config->size)
+			: -EINVAL;
 	/* A migration may send fields that a driver cannot write; they are this end's configuration and stay so. */
 	if (error && config->flags != VHOST_USER_CONFIG_FLAGS_MIGRATION)
 		return vhost_user_refuse(connection, error, "field of the configuration space that is read-only");

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * vhost-user connection: framing, dispatch, quiescing.
+ * vhost-user connection: dispatch, quiescing, life. Framing is in transport/vhost_user/framing.c.
  *
  * Theory of operation
  * -------------------
@@ -8,21 +8,22 @@
  *
  *	READING    bytes come in as they come, never waiting; the header is checked against its row of the message table
  *	           (messages.c) before the payload is read, and the number of file descriptors after it
- *	QUIESCING  the running queues that the row names are stopped (virtio_queue_stop()), which may take as long as a disk
- *	           takes; the connection reads nothing meanwhile, everybody else goes on
- *	           then, in one go: the handler, a plain function that finds its queues at rest; the queues that should run
- *	           now are started, with whatever memory and addresses there are now; the reply
+ *	QUIESCING  the running queues that the row names are stopped (virtio_queue_stop()), which may take as long as a
+ *	           disk takes; the connection reads nothing meanwhile, everybody else goes on
+ *	           then, in one go: the handler, a plain function that finds its queues at rest; the queues that should
+ *	           run now are started, with whatever memory and addresses there are now; the reply
  *	REPLYING   only when the front-end's socket is full
  *	CLOSING    all queues are being stopped; then everything of the session is released
  *
- * So handlers need no lock and no second half, and a slow drain delays its own connection only. One message is handled for
- * each call from the event loop, so that a front-end that floods us does not starve the others'.
+ * So handlers need no lock and no second half, and a slow drain delays its own connection only. One message is handled
+ * for each call from the event loop, so that a front-end that floods us does not starve the others'.
  *
- * Trust boundary: everything that arrives here is hostile: header, payload, file descriptors and their number, order and
- * repetition of messages. A payload has been copied out of the socket once and cannot change. File descriptors are taken
- * with whatever bytes bring them and owned by the message; those that a handler did not keep are closed in one place,
- * release_fds(). What is refused is counted, named in the status, logged through the device's limit, and answered with an
- * error where the front-end asked for an acknowledgement (REPLY_ACK), else by closing the connection.
+ * Trust boundary: everything that arrives here is hostile: header, payload, file descriptors and their number, order
+ * and repetition of messages. A payload has been copied out of the socket once and cannot change. File descriptors are
+ * taken with whatever bytes bring them and owned by the message; those that a handler did not keep are closed in one
+ * place, vhost_user_release_fds(). What is refused is counted, named in the status, logged through the device's limit,
+ * and answered with an error where the front-end asked for an acknowledgement (REPLY_ACK), else by closing the
+ * connection.
  *
  * Context: control thread.
  */
@@ -43,17 +44,6 @@
 static void handle_message(struct vhost_user_connection *connection);
 static void finish_closing(struct vhost_user_connection *connection);
 
-/* ---- receiving --------------------------------------------------------------------------------------------------- */
-
-static void release_fds(struct vhost_user_message *message)
-{
-	for (unsigned i = 0; i < message->fd_count; i++) {
-		if (message->fds[i] >= 0)
-			close(message->fds[i]);
-	}
-	message->fd_count = 0;
-}
-
 static void expect_message(struct vhost_user_connection *connection)
 {
 	connection->state = CONNECTION_READING;
@@ -62,129 +52,6 @@ static void expect_message(struct vhost_user_connection *connection)
 	connection->row = NULL;
 	connection->reason = NULL;
 	event_add(connection->readable, NULL);
-}
-
-/*
- * Own the file descriptors that came with some bytes; those for which the message has no room are closed.
- * Return: false when there were too many.
- */
-static bool take_fds(struct vhost_user_message *message, struct msghdr *header)
-{
-	bool fit = !(header->msg_flags & MSG_CTRUNC); /* the kernel closed the ones beyond our buffer */
-	struct cmsghdr *control;
-
-	for (control = CMSG_FIRSTHDR(header); control; control = CMSG_NXTHDR(header, control)) {
-		size_t count = (control->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-
-		if (control->cmsg_level != SOL_SOCKET || control->cmsg_type != SCM_RIGHTS)
-			continue;
-		for (size_t i = 0; i < count; i++) {
-			int fd;
-
-			memcpy(&fd, CMSG_DATA(control) + i * sizeof(int), sizeof(fd));
-			if (message->fd_count < VHOST_USER_FDS_MAX) {
-				message->fds[message->fd_count++] = fd;
-			} else {
-				close(fd);
-				fit = false;
-			}
-		}
-	}
-	return fit;
-}
-
-/* Read up to @length bytes. Return: bytes; 0 at the end of the connection; -EAGAIN and other errors. */
-static ssize_t receive(struct vhost_user_connection *connection, void *to, size_t length)
-{
-	union {
-		char bytes[CMSG_SPACE(sizeof(int) * VHOST_USER_FDS_MAX)];
-		struct cmsghdr alignment;
-	} control;
-	struct iovec part = { .iov_base = to, .iov_len = length };
-	struct msghdr header = {
-		.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
-	};
-	ssize_t got;
-
-	do {
-		got = recvmsg(connection->fd, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	} while (got < 0 && errno == EINTR);
-	if (got < 0)
-		return -errno;
-	if (!take_fds(&connection->message, &header))
-		return -EMFILE;
-	return got;
-}
-
-/* The header is there: what can be said before the payload. Return: NULL when all is well. */
-static const char *check_header(struct vhost_user_connection *connection)
-{
-	const struct vhost_user_header *header = &connection->message.header;
-	const struct vhost_user_row *row = vhost_user_row(header->request);
-
-	if ((header->flags & VHOST_USER_VERSION_MASK) != VHOST_USER_VERSION)
-		return "protocol version is not 1";
-	if (header->flags & ~(VHOST_USER_VERSION_MASK | VHOST_USER_NEED_REPLY))
-		return "flags that a request does not have";
-	if (!row)
-		return "unknown request";
-	connection->row = row;
-	if (!row->handler)
-		return "of a protocol feature that is not offered";
-	if (header->size < row->size_min || header->size > row->size_max)
-		return "payload has the wrong size";
-	return NULL;
-}
-
-/* The message is complete. Return: NULL when all is well. */
-static const char *check_message(const struct vhost_user_connection *connection)
-{
-	const struct vhost_user_message *message = &connection->message;
-	const struct vhost_user_row *row = connection->row;
-
-	if (message->fd_count < row->fds_min || message->fd_count > row->fds_max)
-		return "wrong number of file descriptors";
-	return NULL;
-}
-
-/* Return: 0 when the message is complete; -EAGAIN; -ECONNRESET; -EPROTO and others, with a reason. */
-static int receive_message(struct vhost_user_connection *connection)
-{
-	struct vhost_user_message *message = &connection->message;
-	size_t header_size = sizeof(message->header), wanted;
-	ssize_t got;
-
-	for (;;) {
-		bool in_header = connection->received < header_size;
-		char *to;
-
-		/* Header and payload are read apart: the payload's size is checked before a byte of it is read. */
-		wanted = in_header ? header_size - connection->received :
-				     header_size + message->header.size - connection->received;
-		if (!wanted)
-			break;
-		to = in_header ? (char *)&message->header + connection->received :
-				 (char *)&message->payload + (connection->received - header_size);
-		got = receive(connection, to, wanted);
-		if (got == 0) {
-			if (!connection->received)
-				return -ECONNRESET;
-			return vhost_user_refuse(connection, -EPROTO, "connection ended within a message");
-		}
-		if (got == -EMFILE)
-			return vhost_user_refuse(connection, -EPROTO, "too many file descriptors");
-		if (got < 0)
-			return (int)got;
-		connection->received += (size_t)got;
-		if (connection->received == header_size) {
-			memset(&message->payload, 0, sizeof(message->payload));
-			connection->reason = check_header(connection);
-			if (connection->reason)
-				return -EPROTO;
-		}
-	}
-	connection->reason = check_message(connection);
-	return connection->reason ? -EPROTO : 0;
 }
 
 static const char *message_name(const struct vhost_user_connection *connection)
@@ -204,8 +71,8 @@ static void record_refusal(struct vhost_user_connection *connection, int error)
 		log_limited(&device->log_limit, LOG_LEVEL_WARNING, "%s: vhost-user %s refused: %s", device->name,
 			    connection->row->name, connection->reason);
 	else
-		log_limited(&device->log_limit, LOG_LEVEL_WARNING, "%s: vhost-user message %u refused: %s", device->name,
-			    connection->message.header.request, connection->reason);
+		log_limited(&device->log_limit, LOG_LEVEL_WARNING, "%s: vhost-user message %u refused: %s",
+			    device->name, connection->message.header.request, connection->reason);
 }
 
 static void close_because_of_message(struct vhost_user_connection *connection, int error)
@@ -217,53 +84,9 @@ static void close_because_of_message(struct vhost_user_connection *connection, i
 
 /* ---- replying ---------------------------------------------------------------------------------------------------- */
 
-/* Return: 0 when all of the reply is out; -EAGAIN; errors. */
-static int send_reply(struct vhost_user_connection *connection)
-{
-	struct vhost_user_message *message = &connection->message;
-	size_t total = sizeof(message->header) + message->header.size;
-	union {
-		char bytes[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr alignment;
-	} control = { 0 };
-
-	_Static_assert(offsetof(struct vhost_user_message, payload) >= sizeof(message->header), "sent in two parts");
-	while (connection->sent < total) {
-		bool in_header = connection->sent < sizeof(message->header);
-		struct iovec parts[2] = {
-			{ (char *)&message->header + connection->sent,
-			  in_header ? sizeof(message->header) - connection->sent : 0 },
-			{ (char *)&message->payload + (in_header ? 0 : connection->sent - sizeof(message->header)),
-			  in_header ? message->header.size : total - connection->sent },
-		};
-		struct msghdr header = { .msg_iov = in_header ? parts : parts + 1, .msg_iovlen = in_header ? 2 : 1 };
-		ssize_t sent;
-
-		if (connection->reply_fd >= 0) {
-			header.msg_control = &control;
-			header.msg_controllen = sizeof(control);
-			control.alignment.cmsg_level = SOL_SOCKET;
-			control.alignment.cmsg_type = SCM_RIGHTS;
-			control.alignment.cmsg_len = CMSG_LEN(sizeof(int));
-			memcpy(CMSG_DATA(&control.alignment), &connection->reply_fd, sizeof(int));
-		}
-		sent = sendmsg(connection->fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL);
-		if (sent < 0 && errno == EINTR)
-			continue;
-		if (sent < 0)
-			return -errno;
-		connection->sent += (size_t)sent;
-		if (connection->reply_fd >= 0) { /* went with the first byte */
-			close(connection->reply_fd);
-			connection->reply_fd = -1;
-		}
-	}
-	return 0;
-}
-
 static void push_reply(struct vhost_user_connection *connection)
 {
-	int error = send_reply(connection);
+	int error = vhost_user_send_reply(connection);
 
 	if (!error) {
 		expect_message(connection);
@@ -408,12 +231,13 @@ static void dispatch(struct vhost_user_connection *connection)
 
 	connection->messages++;
 	event_del(connection->readable);
-	if (feature != VHOST_USER_ANY_TIME && !vhost_user_negotiated(connection, (enum vhost_user_protocol_feature)feature))
+	if (feature != VHOST_USER_ANY_TIME &&
+	    !vhost_user_negotiated(connection, (enum vhost_user_protocol_feature)feature))
 		error = vhost_user_refuse(connection, -EPROTO, "its protocol feature has not been negotiated");
 	else
 		error = named_queue(connection, &named);
 	if (error) {
-		release_fds(&connection->message);
+		vhost_user_release_fds(&connection->message);
 		answer(connection, error);
 		return;
 	}
@@ -430,7 +254,7 @@ static void handle_message(struct vhost_user_connection *connection)
 	int error, named, start_error;
 
 	error = connection->row->handler(connection, &connection->message);
-	release_fds(&connection->message);
+	vhost_user_release_fds(&connection->message);
 	if (connection->row->reply == REPLY_ACK && quiesce_needed(connection)) {
 		/* Also after a refusal: what was stopped for the message goes on as it was. */
 		named_queue(connection, &named);
@@ -445,7 +269,7 @@ static void handle_message(struct vhost_user_connection *connection)
 static void socket_readable(evutil_socket_t fd, short what, void *context)
 {
 	struct vhost_user_connection *connection = context;
-	int error = receive_message(connection);
+	int error = vhost_user_receive(connection);
 
 	if (!error)
 		dispatch(connection);
@@ -479,8 +303,9 @@ static void ring_broken(struct virtio_queue *queue)
 int vhost_user_connection_init(struct vhost_user_connection *connection, struct virtio_device *device,
 			       struct event_base *base)
 {
-	*connection = (struct vhost_user_connection){ .device = device, .base = base, .fd = -1, .reply_fd = -1,
-						      .backend_fd = -1 };
+	*connection = (struct vhost_user_connection){
+		.device = device, .base = base, .fd = -1, .reply_fd = -1, .backend_fd = -1
+	};
 	connection->overdue = event_new(base, -1, 0, quiesce_overdue, connection);
 	connection->finished = event_new(base, -1, 0, connection_finished, connection);
 	if (connection->overdue && connection->finished)
@@ -539,7 +364,7 @@ void vhost_user_connection_close(struct vhost_user_connection *connection, const
 	connection->state = CONNECTION_CLOSING;
 	event_del(connection->readable);
 	event_del(connection->writable);
-	release_fds(&connection->message);
+	vhost_user_release_fds(&connection->message);
 	/* Now, not when the queues have stopped: who waits for a reply sees the end at once. */
 	shutdown(connection->fd, SHUT_RDWR);
 	/* A message's own quiesce that is under way ends in finish_closing(), which looks again for running queues. */

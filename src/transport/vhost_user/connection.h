@@ -49,7 +49,7 @@ enum vhost_user_connection_state {
 struct vhost_user_connection {
 	struct virtio_device *device;
 	struct event_base *base;
-	uint64_t memory_max; /* quota, bytes; 0: none */
+	uint64_t memory_max;					  /* quota, bytes; 0: none */
 	void (*closed)(struct vhost_user_connection *connection); /* from the event loop, once for each open */
 	void *context;
 
@@ -112,6 +112,21 @@ static inline bool vhost_user_negotiated(const struct vhost_user_connection *con
 {
 	return connection->protocol_features >> feature & 1;
 }
+
+/* framing.c */
+
+/**
+ * vhost_user_receive() - read on at the message that is coming in.
+ * Return: 0 when it is complete and its header and file descriptors agree with its row; -EAGAIN; -ECONNRESET at the
+ * end; -EPROTO, with a reason; other errors of the socket.
+ */
+int vhost_user_receive(struct vhost_user_connection *connection);
+
+/** vhost_user_send_reply() - send connection->message. Return: 0 when all of it is out; -EAGAIN; errors. */
+int vhost_user_send_reply(struct vhost_user_connection *connection);
+
+/** vhost_user_release_fds() - close what a handler did not keep. */
+void vhost_user_release_fds(struct vhost_user_message *message);
 
 /* rings.c */
 

@@ -92,13 +92,16 @@ int vhost_user_reset_owner(struct vhost_user_connection *connection, struct vhos
 int vhost_user_get_queue_num(struct vhost_user_connection *connection, struct vhost_user_message *message)
 {
 	/*
-	 * Of a network card, QEMU compares this with its number of queue pairs, Cloud Hypervisor with its number of queues: the
-	 * number of queues is right for both. (A QEMU that asks for too many pairs is refused at their rings.)
+	 * Of a network card, QEMU compares this with its number of queue pairs, Cloud Hypervisor with its number of
+	 * queues: the number of queues is right for both. (A QEMU that asks for too many pairs is refused at their
+	 * rings.)
 	 */
 	return reply_u64(message, connection->device->queue_count);
 }
 
-/* The driver starts over. Memory and files of the front-end stay: it does not send them again. All queues are stopped. */
+/*
+ * The driver starts over. Memory and files of the front-end stay: it does not send them again. All queues are stopped.
+ */
 static void reset_device(struct vhost_user_connection *connection)
 {
 	struct virtio_device *device = connection->device;

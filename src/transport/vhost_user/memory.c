@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Guest memory and the dirty log. Every change makes a new map beside the old one; only when it is complete does it take its
- * place. All queues are stopped, so nobody else holds the old one. Context and trust boundary:
+ * Guest memory and the dirty log. Every change makes a new map beside the old one; only when it is complete does it
+ * take its place. All queues are stopped, so nobody else holds the old one. Context and trust boundary:
  * transport/vhost_user/connection.c.
  */
 #include <errno.h>
@@ -177,7 +177,8 @@ int vhost_user_set_log_base(struct vhost_user_connection *connection, struct vho
 
 	error = dirty_log_map(message->fds[0], message->payload.log.size, message->payload.log.offset, &log);
 	if (error)
-		return vhost_user_refuse(connection, error, "dirty log that is empty, wraps or is larger than its file");
+		return vhost_user_refuse(connection, error,
+					 "dirty log that is empty, wraps or is larger than its file");
 	dirty_log_unmap(connection->log);
 	connection->log = log;
 	/* Front-ends wait for a reply of any payload. */

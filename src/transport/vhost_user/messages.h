@@ -30,8 +30,8 @@ enum vhost_user_reply {
 /**
  * struct vhost_user_row - all that the dispatcher knows of a message.
  * @name:	in the specification's words, for people
- * @handler:	Return: 0, or -errno with a reason by vhost_user_refuse(). Runs with the queues of @quiesce stopped; never
- *		blocks. NULL: known by name only, refused
+ * @handler:	Return: 0, or -errno with a reason by vhost_user_refuse(). Runs with the queues of @quiesce stopped;
+ *		never blocks. NULL: known by name only, refused
  * @feature:	protocol feature that must have been negotiated, or VHOST_USER_ANY_TIME
  * @size_min, @size_max: of the payload; equal for most
  * @fds_min, @fds_max: file descriptors

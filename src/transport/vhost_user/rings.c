@@ -5,11 +5,11 @@
  * Theory of operation
  * -------------------
  * Front-ends send the messages of a ring in different orders (virtio-user sets the interrupt's fd first and enables
- * queues before they are known; QEMU enables before SET_FEATURES; memory may come before or after the addresses). So each
- * handler only notes what it was told, and after each message that may have changed something vhost_user_rings_start()
- * starts the queues for which everything has come together: kick, enable, size, addresses, features, and memory that
- * contains them. Ring addresses are translated anew at each start, so they are never stale. A ring whose addresses are in
- * no region waits: front-ends with memory slots remove and add regions one by one.
+ * queues before they are known; QEMU enables before SET_FEATURES; memory may come before or after the addresses). So
+ * each handler only notes what it was told, and after each message that may have changed something
+ * vhost_user_rings_start() starts the queues for which everything has come together: kick, enable, size, addresses,
+ * features, and memory that contains them. Ring addresses are translated anew at each start, so they are never stale. A
+ * ring whose addresses are in no region waits: front-ends with memory slots remove and add regions one by one.
  *
  * A queue that its guest broke does not start again by itself when an unrelated message stopped it for a moment: only
  * when the front-end starts it anew.
@@ -17,10 +17,11 @@
  * "Started" should, by the letter, wait for the first kick; like other back-ends we start when the kick's fd is
  * known, which differs only in that an empty ring is polled.
  *
- * Interrupts: call_fd is one file descriptor number for the life of the connection, known to the sidecore. SET_VRING_CALL
- * replaces the file behind it with dup3(), which is atomic for a concurrent write(): each interrupt goes to the old file or
- * to the new one. One that went to the old file just before may be seen by nobody, so the new file is signalled once; a
- * spurious interrupt is harmless (virtio 1.3 2.7.10). Where the front-end wants none, an eventfd of our own takes them.
+ * Interrupts: call_fd is one file descriptor number for the life of the connection, known to the sidecore.
+ * SET_VRING_CALL replaces the file behind it with dup3(), which is atomic for a concurrent write(): each interrupt goes
+ * to the old file or to the new one. One that went to the old file just before may be seen by nobody, so the new file
+ * is signalled once; a spurious interrupt is harmless (virtio 1.3 2.7.10). Where the front-end wants none, an eventfd
+ * of our own takes them.
  *
  * Context: control thread. Trust boundary: transport/vhost_user/connection.c.
  */
@@ -131,8 +132,8 @@ static void set_bases(const struct vhost_user_vring *vring, struct virtqueue_con
 		return;
 	}
 	/*
-	 * DPDK's virtio-user leaves the upper half empty, which would mean position 0 with a wrap counter of 0. Nothing is
-	 * outstanding when a ring is started, so both halves are the same.
+	 * DPDK's virtio-user leaves the upper half empty, which would mean position 0 with a wrap counter of 0. Nothing
+	 * is outstanding when a ring is started, so both halves are the same.
 	 */
 	config->used_base = vring->base >> HALF ? (uint16_t)(vring->base >> HALF) : config->avail_base;
 }
@@ -226,7 +227,7 @@ int vhost_user_rings_start(struct vhost_user_connection *connection, int named)
 	return result;
 }
 
-/* ---- messages; the queue that each names exists (connection.c) and is stopped ------------------------------------- */
+/* ---- messages; the queue that each names exists (connection.c) and is stopped ---------------------------------- */
 
 static struct vhost_user_vring *state_vring(struct vhost_user_connection *connection,
 					    const struct vhost_user_message *message)
@@ -387,7 +388,8 @@ int vhost_user_set_vring_call(struct vhost_user_connection *connection, struct v
 	if (dup3(fd, vring->call_fd, O_CLOEXEC) < 0)
 		error = -errno;
 	/* The interrupt that may have gone to the old file. EAGAIN: one is pending anyway. */
-	else if (queue->state == VIRTIO_QUEUE_RUNNING && write(vring->call_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+	else if (queue->state == VIRTIO_QUEUE_RUNNING && write(vring->call_fd, &one, sizeof(one)) < 0 &&
+		 errno != EAGAIN)
 		error = vhost_user_refuse(connection, -EINVAL, "file descriptor that cannot be signalled");
 	if (own >= 0)
 		close(own);

@@ -2,10 +2,10 @@
 /*
  * vhost-user server: the socket of one device, and its one connection at a time.
  *
- * Server mode: we listen. A second front-end is refused while one is connected: its connection is accepted and closed, so
- * that it does not wait for ever. While a connection is closing (requests in flight are coming back) newcomers stay in the
- * socket's backlog: a front-end that reconnects at once is served as soon as the device is at rest. A socket file that is
- * already there is removed only when nobody listens behind it, and ours only while it is still ours.
+ * Server mode: we listen. A second front-end is refused while one is connected: its connection is accepted and closed,
+ * so that it does not wait for ever. While a connection is closing (requests in flight are coming back) newcomers stay
+ * in the socket's backlog: a front-end that reconnects at once is served as soon as the device is at rest. A socket
+ * file that is already there is removed only when nobody listens behind it, and ours only while it is still ours.
  *
  * Client mode: the front-end listens; we connect, and again a second after a connection ended or could not be made.
  *
@@ -36,7 +36,7 @@ struct vhost_user_server {
 	struct event_base *base;
 	struct sockaddr_un address;
 	bool client;
-	int listener; /* -1 in client mode */
+	int listener;	     /* -1 in client mode */
 	dev_t socket_device; /* identity of our socket file */
 	ino_t socket_inode;
 	struct event *accept_event; /* server mode */
@@ -139,15 +139,19 @@ static int listen_on(struct vhost_user_server *server, uint32_t mode, const char
 		*reason = "cannot make a socket";
 		return -errno;
 	}
-	/* The mode that bind() gives the file; chmod() afterwards undoes what the umask took, never the other way round. */
+	/*
+	 * The mode that bind() gives the file; chmod() afterwards undoes what the umask took, never the other way
+	 * round.
+	 */
 	fchmod(server->listener, mode);
 	if (bind(server->listener, address, sizeof(server->address)) &&
 	    (errno != EADDRINUSE || !remove_stale_socket(&server->address) ||
 	     bind(server->listener, address, sizeof(server->address)))) {
 		error = -errno;
-		*reason = error == -EADDRINUSE ? "the socket's path is in use: another program listens there, or it is "
-						 "no socket; stop it, or choose another path" :
-						 "cannot make the socket file; does its folder exist, may it be written?";
+		*reason = error == -EADDRINUSE
+				  ? "the socket's path is in use: another program listens there, or it is "
+				    "no socket; stop it, or choose another path"
+				  : "cannot make the socket file; does its folder exist, may it be written?";
 		return error;
 	}
 	if (!lstat(server->address.sun_path, &status)) {
