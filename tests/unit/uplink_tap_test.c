@@ -355,7 +355,9 @@ int main(void)
 		cmocka_unit_test(test_header),	       cmocka_unit_test(test_one_queue), cmocka_unit_test(test_queues),
 		cmocka_unit_test(test_interface_down), cmocka_unit_test(test_checksums),
 	};
+	int failed;
 
 	enter_namespace();
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	failed = cmocka_run_group_tests(tests, NULL, NULL);
+	return !failed && no_tap ? 77 : failed; /* 77: skipped, as far as meson counts */
 }
