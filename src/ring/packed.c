@@ -58,6 +58,13 @@ static inline void advance(const struct virtqueue *queue, uint16_t *position, bo
 	*position = (uint16_t)next;
 }
 
+/* After each write to the rings: a page that is marked before may be copied, and its mark cleared, before the write. */
+static inline void log_write(struct virtqueue *queue, const guest_byte *host, uint64_t length)
+{
+	if (unlikely(queue->config.log && queue->config.log_used))
+		dirty_log_mark_host(queue->config.log, queue->config.memory, host, length);
+}
+
 /* Chains that a crashed predecessor had taken: walked over their saved descriptors (ring/inflight.h). */
 static unsigned pop_replays(struct virtqueue *queue, struct chain *chains, unsigned count, struct segment_pool *pool)
 {
@@ -191,14 +198,12 @@ bool packed_publish(struct virtqueue *queue)
 
 	if (!queue->first_valid)
 		return false;
-	if (unlikely(queue->config.log && queue->config.log_used))
-		dirty_log_mark_host(queue->config.log, queue->config.memory, queue->config.descriptors,
-				    (uint64_t)queue->config.size * sizeof(struct descriptor));
 	if (unlikely(queue->config.inflight))
 		virtqueue_inflight_publishing(queue->config.inflight, queue->used_next, queue->used_wrap);
 	guest_store16_release(slot(queue, queue->first_position) + DESCRIPTOR_FLAGS_OFFSET, queue->first_flags);
 	if (unlikely(queue->config.inflight))
 		virtqueue_inflight_published(queue->config.inflight);
+	log_write(queue, queue->config.descriptors, (uint64_t)queue->config.size * sizeof(struct descriptor));
 	queue->first_valid = false;
 	queue->used_published = queue->used_next;
 	return interrupt_wanted(queue, old);
@@ -216,9 +221,11 @@ void packed_arm(struct virtqueue *queue)
 	}
 	/* Release: whoever sees the flags sees the position. */
 	guest_store16_release(queue->config.device_area + EVENT_FLAGS, flags);
+	log_write(queue, queue->config.device_area, 4);
 }
 
 void packed_disarm(struct virtqueue *queue)
 {
 	guest_store16(queue->config.device_area + EVENT_FLAGS, EVENT_DISABLE);
+	log_write(queue, queue->config.device_area, 4);
 }

@@ -143,6 +143,14 @@ void split_push(struct virtqueue *queue, uint16_t id, uint32_t written)
 		virtqueue_inflight_push(queue->config.inflight, id);
 }
 
+/* After each write to it: a page that is marked before may be copied, and its mark cleared, before the write. */
+static inline void log_device_area(struct virtqueue *queue)
+{
+	if (unlikely(queue->config.log && queue->config.log_used))
+		dirty_log_mark_host(queue->config.log, queue->config.memory, queue->config.device_area,
+				    USED_RING + USED_ENTRY_SIZE * queue->config.size + 2U);
+}
+
 /* Does the driver want an interrupt for the entries [old, new)? (2.7.7.2, 2.7.10) */
 static inline bool interrupt_wanted(struct virtqueue *queue, uint16_t old, uint16_t new)
 {
@@ -161,14 +169,12 @@ bool split_publish(struct virtqueue *queue)
 
 	if (old == new)
 		return false;
-	if (unlikely(queue->config.log && queue->config.log_used))
-		dirty_log_mark_host(queue->config.log, queue->config.memory, queue->config.device_area,
-				    USED_RING + USED_ENTRY_SIZE * queue->config.size + 2U);
 	if (unlikely(queue->config.inflight))
 		virtqueue_inflight_publishing(queue->config.inflight, new, false);
 	guest_store16_release(queue->config.device_area + USED_INDEX, new);
 	if (unlikely(queue->config.inflight))
 		virtqueue_inflight_published(queue->config.inflight);
+	log_device_area(queue);
 	queue->used_published = new;
 	return interrupt_wanted(queue, old, new);
 }
@@ -179,6 +185,7 @@ void split_arm(struct virtqueue *queue)
 		guest_store16(avail_event(queue), queue->avail_next);
 	else
 		guest_store16(queue->config.device_area + USED_FLAGS, 0);
+	log_device_area(queue);
 }
 
 void split_disarm(struct virtqueue *queue)
@@ -187,6 +194,8 @@ void split_disarm(struct virtqueue *queue)
 	 * With event index there is nothing to write: avail_event stays where it is, and the driver kicks once when it
 	 * passes it, that is, not again until 65,536 chains later.
 	 */
-	if (!queue->config.event_index)
-		guest_store16(queue->config.device_area + USED_FLAGS, USED_NO_NOTIFY);
+	if (queue->config.event_index)
+		return;
+	guest_store16(queue->config.device_area + USED_FLAGS, USED_NO_NOTIFY);
+	log_device_area(queue);
 }
