@@ -291,6 +291,12 @@ def light_net(machine, server, mode, size, packed, seconds, gso=False):
     return result
 
 
+def fill_disk(machine, server):
+    """Random writes, each block many times over: memory that was never written is one page of zeroes, always in cache."""
+    run_bench(machine, ["block", "--socket", server.sockets[0], "--depth", "128", "--read-percent", "0", "--seconds", "1"])
+    server.fail_if_gone()
+
+
 def light_block(machine, server, depth, seconds):
     result = run_bench(machine, ["block", "--socket", server.sockets[0], "--depth", str(depth), "--seconds",
                                  str(seconds), "--pages", machine.pages, "--server-pid", str(server.pid)])

@@ -74,6 +74,8 @@ def block_case(backend, depth):
     def measure(start):
         def run(machine, seconds):
             with start(machine, backend) as server:
+                if backend == "ram":
+                    processes.fill_disk(machine, server)
                 return processes.light_block(machine, server, depth, seconds)
         return run
 
