@@ -5,7 +5,7 @@
  * Theory of operation
  * -------------------
  * A round is: read the clock, run messages, run timers that are due, give turns to pollers as the scheduler says.
- *Awake, the engine itself makes no system call (the clock is read through the vDSO).
+ * Awake, the engine itself makes no system call (the clock is read through the vDSO).
  *
  * Rounds without work go on for spin_ns after the last work; then the sidecore goes to sleep:
  *
@@ -18,30 +18,30 @@
  *	7. asleep = false, disarm each poller, next round
  *
  * A wake-up costs one round; when that round finds nothing (a late kick, a hostile peer that kicks in vain), the
- *sidecore goes straight back to sleep, because only work restarts the spinning, not wake-ups.
+ * sidecore goes straight back to sleep, because only work restarts the spinning, not wake-ups.
  *
  * Why no wake-up is ever lost
  * ---------------------------
  * Pollers. Say a peer makes work available at some moment, that is, it stores the work (avail index, bytes of a socket)
- *and then looks whether it must notify, with a full barrier of its own in between (virtio 1.3 2.7.13.4.1; the kernel
- *does the same for sockets). Both sides write, then read what the other wrote; with a full barrier on each side at
- *least one reads the new value: a. the look of step 4 (or that inside arm) comes after the work's store: it is found,
- *and the sleep is aborted; b. otherwise the peer's look comes after step 2, and it notifies: it writes wake_fd. In case
- *b the write happens at any time from step 2 on. wake_fd is in the epoll set from its attach to its detach,
+ * and then looks whether it must notify, with a full barrier of its own in between (virtio 1.3 2.7.13.4.1; the kernel
+ * does the same for sockets). Both sides write, then read what the other wrote; with a full barrier on each side at
+ * least one reads the new value: a. the look of step 4 (or that inside arm) comes after the work's store: it is found,
+ * and the sleep is aborted; b. otherwise the peer's look comes after step 2, and it notifies: it writes wake_fd. In case
+ * b the write happens at any time from step 2 on. wake_fd is in the epoll set from its attach to its detach,
  * edge-triggered: a write puts it on the set's ready list *whether or not* somebody is in epoll_pwait2(), and it stays
- *there until epoll_pwait2() has returned it. So an edge between steps 2 and 6 makes step 6 return at once. An edge that
- *was left over from earlier does so too: a needless round, never a lost one. An edge is lost only with the fd itself,
- *which stays open until the detach is complete. The eventfds are never read, as that would be a system call for each
- *wake-up: each further write is an edge of its own for epoll, whatever the counter holds, and a counter that is never
- *read takes 2^64 - 2 writes before they block the writer. Pollers that hold work back (pending) would be told by nobody
- *when they may go on: with one of them step 5 says no.
+ * there until epoll_pwait2() has returned it. So an edge between steps 2 and 6 makes step 6 return at once. An edge that
+ * was left over from earlier does so too: a needless round, never a lost one. An edge is lost only with the fd itself,
+ * which stays open until the detach is complete. The eventfds are never read, as that would be a system call for each
+ * wake-up: each further write is an edge of its own for epoll, whatever the counter holds, and a counter that is never
+ * read takes 2^64 - 2 writes before they block the writer. Pollers that hold work back (pending) would be told by nobody
+ * when they may go on: with one of them step 5 says no.
  *
  * Messages. The same argument, with accesses in place of fences: poster: CAS on the mailbox, then load asleep;
- *sidecore: store asleep, then load the mailbox; all seq_cst (engine/mailbox.h). message_fd is in the epoll set for
- *ever, edge-triggered. A poster that saw asleep just before step 7 writes in vain: a needless wake-up later.
+ * sidecore: store asleep, then load the mailbox; all seq_cst (engine/mailbox.h). message_fd is in the epoll set for
+ * ever, edge-triggered. A poster that saw asleep just before step 7 writes in vain: a needless wake-up later.
  *
  * Timers belong to the sidecore's own thread: none can appear between step 4 and step 6 but by a turn or message, and
- *then the deadline is read after those.
+ * then the deadline is read after those.
  *
  * How long to spin
  * ----------------
@@ -52,10 +52,10 @@
  * Accounting
  * ----------
  * One reading of the cycle counter a turn: the end of one is the start of the next. Cycles of turns with work, messages
- *and timers are busy, all others empty; the time inside epoll_pwait2() is neither.
+ * and timers are busy, all others empty; the time inside epoll_pwait2() is neither.
  *
  * Context: everything here runs on the sidecore's thread, except sidecore_post(), the accessors, and set-up and end,
- *when there is no thread.
+ * when there is no thread.
  */
 #include "engine/sidecore.h"
 

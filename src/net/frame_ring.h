@@ -5,11 +5,11 @@
  * Theory of operation
  * -------------------
  * @head and @tail count frames for ever (they wrap with 32 bits; the number of slots is a power of two). The producer
- *fills slots from tail on and then publishes them at once by storing tail; the consumer reads slots from head on, in
+ * fills slots from tail on and then publishes them at once by storing tail; the consumer reads slots from head on, in
  * place, and gives them back by storing head.
  *
  * Either side may wait for the other in its own way (an epoll set, poll); a flag says that it does, so that the other
- *one makes a system call for it only then:
+ * one makes a system call for it only then:
  *
  *	consumer: waits = true; look for frames; none: sleep	producer: store tail; waits? clear it and wake
  *	producer: waits = true; look for room; none: sleep	consumer: store head; waits? clear it and wake
@@ -17,12 +17,12 @@
  * Why each order is what it is
  * - tail: the store releases the slots' contents, the consumer's load acquires them.
  * - head: the store releases the consumer's reads of the slots, the producer's load acquires that: it overwrites
- *nothing that is still being read.
+ * nothing that is still being read.
  * - No wake-up is lost: the store of tail (head) and the load of the flag, the store of the flag and the load of tail
  *(head) are all seq_cst, so in their single total order either the waiting side's look follows the other's store and
- *finds what it waits for, or the other's load of the flag follows its store and finds it set.
+ * finds what it waits for, or the other's load of the flag follows its store and finds it set.
  * - Who clears a flag always wakes after it. So when the waiting side had stopped waiting and begun anew in between, it
- *is woken in vain, never forgotten.
+ * is woken in vain, never forgotten.
  *
  * Context: functions say whose they are. Nothing here blocks or makes a system call.
  */

@@ -6,20 +6,20 @@
  * Theory of operation
  * -------------------
  * libslirp makes system calls for all it does, some of which may block (DNS, a full disk of log lines), so it has a
- *thread of its own, kept off the sidecores' CPUs. Frames cross between it and the network in two frame rings
+ * thread of its own, kept off the sidecores' CPUs. Frames cross between it and the network in two frame rings
  *(net/frame_ring.h):
  *
  *	to_slirp	transmit, on any sidecore under the port's claim, fills; the thread empties
  *	from_slirp	the thread fills; the poller, on the owning sidecore, empties: frames are forwarded from the
- *slots themselves and released when the network has taken them
+ * slots themselves and released when the network has taken them
  *
  * Each side wakes the other through an eventfd, only when it waits. When to_slirp is full, the port is full: senders
- *wait. When from_slirp is nearly full, the thread reads from no socket until half of it is free, so that TCP's own flow
- *control reaches the far end; what must be sent all the same and finds no room is dropped and counted.
+ * wait. When from_slirp is nearly full, the thread reads from no socket until half of it is free, so that TCP's own flow
+ * control reaches the far end; what must be sent all the same and finds no room is dropped and counted.
  *
  * Context: struct slirp's members say whose they are. libslirp is called by the thread only, and before and after its
- *life by the control thread. libslirp keeps some state in globals (the time, the name server), hence the lock around
- *it: contended by the threads of several such uplinks at most, never by a sidecore.
+ * life by the control thread. libslirp keeps some state in globals (the time, the name server), hence the lock around
+ * it: contended by the threads of several such uplinks at most, never by a sidecore.
  */
 #include <errno.h>
 #include <libslirp.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The stream uplink: frames over a stream socket in QEMU's way (-netdev stream, passt, gvproxy): 4 bytes of length in
- *network order, then the frame, without offloads.
+ * network order, then the frame, without offloads.
  *
  * Theory of operation
  * -------------------
@@ -12,19 +12,19 @@
  *	CONNECTED	frames flow
  *
  * All of it is done by the poller, without ever blocking. What the sidecore watches while it sleeps is an epoll set of
- *the uplink's own (an epoll descriptor can itself be watched), with the timer, the listening socket and the connection
- *in it: so the poller's wake_fd stays the same while sockets come and go. It is edge-triggered through and through;
- *nobody reads its events, the poller just looks at everything.
+ * the uplink's own (an epoll descriptor can itself be watched), with the timer, the listening socket and the connection
+ * in it: so the poller's wake_fd stays the same while sockets come and go. It is edge-triggered through and through;
+ * nobody reads its events, the poller just looks at everything.
  *
  * In: bytes are received into a buffer, complete frames in it are forwarded from where they lie, and the rest moves to
- *the front when none of them is left. Nothing is received while frames wait for their receiver.
+ * the front when none of them is left. Nothing is received while frames wait for their receiver.
  *
  * Out: transmit copies frames into a buffer of bounded size, flush sends it. What the socket does not take stays for
- *the next flush, or for the poller, which the kernel wakes when there is room (EPOLLOUT). A buffer that stays full
- *makes the port full, and the switch drops with that reason when its patience is over.
+ * the next flush, or for the poller, which the kernel wakes when there is room (EPOLLOUT). A buffer that stays full
+ * makes the port full, and the switch drops with that reason when its patience is over.
  *
  * The peer is not trusted: a length that no frame can have closes the connection; there is no way to find the next
- *frame.
+ * frame.
  *
  * Context: everything but transmit and flush runs on the owning sidecore. Members under "claim" belong to who holds the
  * port's claim; the poller takes it, too, to change the connection or to send the rest.
