@@ -244,7 +244,7 @@ static void publish(struct blk_queue *blk_queue)
 	struct virtqueue *ring = &blk_queue->queue->ring;
 
 	if (virtqueue_publish(ring))
-		virtqueue_notify(ring);
+		virtqueue_notify(ring, sidecore_notifier(blk_queue->queue->home));
 }
 
 static void run_batch_end(struct block_batch_end *end)

@@ -303,7 +303,7 @@ static void receive_flush(struct port *port, const struct turn *turn)
 		if (unlikely(queue->ring.broken))
 			virtio_queue_report_break(queue);
 		if (virtqueue_publish(&queue->ring))
-			virtqueue_notify(&queue->ring);
+			virtqueue_notify(&queue->ring, sidecore_notifier(turn->sidecore));
 	}
 }
 

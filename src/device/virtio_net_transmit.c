@@ -230,6 +230,6 @@ unsigned virtio_net_transmit_poll(struct virtio_queue *queue, const struct turn 
 		bytes_left -= bytes;
 	}
 	if (notify)
-		virtqueue_notify(&queue->ring);
+		virtqueue_notify(&queue->ring, sidecore_notifier(turn->sidecore));
 	return work;
 }

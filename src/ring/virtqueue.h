@@ -102,6 +102,7 @@ struct segment_pool {
 	uint32_t used;
 };
 
+struct notifier;	   /* base/notifier.h */
 struct virtqueue_inflight; /* ring/inflight.h */
 
 /** struct virtqueue_config - all that a transport knows of a queue when it starts it. Addresses are host addresses. */
@@ -195,8 +196,12 @@ void virtqueue_push(struct virtqueue *queue, uint16_t id, uint16_t slots, uint32
  */
 bool virtqueue_publish(struct virtqueue *queue);
 
-/** virtqueue_notify() - interrupt the driver: one eventfd write, never blocks. The only system call of the data path. */
-void virtqueue_notify(struct virtqueue *queue);
+/**
+ * virtqueue_notify() - interrupt the driver. The only system call of the data path; never waits, whatever the front-end
+ * did to its eventfd.
+ * @notifier:	of the calling thread
+ */
+void virtqueue_notify(struct virtqueue *queue, struct notifier *notifier);
 
 /**
  * virtqueue_arm() - ask the driver to kick from now on (before a sidecore sleeps).
