@@ -90,6 +90,24 @@ static inline struct guest_segment *chain_writable(const struct chain *chain)
 	return chain->segments + chain->readable_count;
 }
 
+/** Segments that come with what a chain moves, and what each one more costs: as much as to copy so many bytes. */
+#define CHAIN_SEGMENTS_FREE 4U
+#define CHAIN_SEGMENT_COST  128U
+
+/**
+ * chain_cost() - what a chain costs of its turn, in bytes. Not only what it moves: a thousand buffers of one byte are a
+ * thousand descriptors to read, check and translate.
+ */
+static inline uint64_t chain_cost(const struct chain *chain)
+{
+	unsigned segments = (unsigned)chain->readable_count + chain->writable_count;
+	uint64_t bytes = (uint64_t)chain->readable_length + chain->writable_length;
+
+	if (likely(segments <= CHAIN_SEGMENTS_FREE))
+		return bytes;
+	return bytes + (uint64_t)(segments - CHAIN_SEGMENTS_FREE) * CHAIN_SEGMENT_COST;
+}
+
 /**
  * struct segment_pool - where pop puts segments; owned by the caller, reset by it when the chains are done with.
  *
