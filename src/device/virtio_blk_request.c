@@ -244,7 +244,7 @@ static void publish(struct blk_queue *blk_queue)
 	struct virtqueue *ring = &blk_queue->queue->ring;
 
 	if (virtqueue_publish(ring))
-		virtqueue_notify(ring);
+		virtqueue_notify(ring, sidecore_notifier(blk_queue->queue->home));
 }
 
 static void run_batch_end(struct block_batch_end *end)
@@ -486,7 +486,7 @@ static enum taken take_chain(struct blk_queue *blk_queue, const struct chain *ch
 	request->id = chain->id;
 	request->slots = chain->slots;
 	request->written = 1;
-	request->cost = (uint64_t)chain->readable_length + chain->writable_length;
+	request->cost = chain_cost(chain);
 	request->busy = true;
 	request->range_next = 0;
 	request->range_count = 0;

@@ -56,13 +56,18 @@ static bool memory_damaged(const struct virtqueue_config *config)
 	       (config->inflight && virtqueue_inflight_damaged(config->inflight));
 }
 
+void virtio_queue_check_memory(struct virtio_queue *queue)
+{
+	if (unlikely(!(queue->turns++ & (TURNS_PER_LOOK - 1)) && memory_damaged(&queue->ring.config)))
+		virtqueue_break(&queue->ring, VIRTQUEUE_MEMORY_DAMAGED);
+}
+
 static unsigned poll_queue(struct poller *poller, const struct turn *turn)
 {
 	struct virtio_queue *queue = container_of(poller, struct virtio_queue, poller);
 	unsigned work;
 
-	if (unlikely(!(queue->turns++ & (TURNS_PER_LOOK - 1)) && memory_damaged(&queue->ring.config)))
-		virtqueue_break(&queue->ring, VIRTQUEUE_MEMORY_DAMAGED);
+	virtio_queue_check_memory(queue);
 	work = queue->device->ops->poll(queue, turn);
 	if (unlikely(queue->ring.broken))
 		virtio_queue_report_break(queue);

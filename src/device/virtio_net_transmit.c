@@ -30,7 +30,7 @@ struct transmit_queue {
 	struct chain chains[NETWORK_BATCH];
 	uint8_t drops[NETWORK_BATCH];	     /* of each chain: enum port_drop, or PORT_DROPS: it is a frame */
 	uint8_t frame_chains[NETWORK_BATCH]; /* of each frame: its chain */
-	uint32_t average;		     /* bytes of a chain, lately: how many chains a turn's bytes are good for */
+	uint32_t average;		     /* cost of a chain, lately: how many chains a turn's bytes are good for */
 	uint16_t segments_done;		     /* of the first chain in the ring, which the switch left half way */
 	struct segment_pool pool;
 	struct guest_segment segments[TRANSMIT_SEGMENTS];
@@ -186,7 +186,7 @@ static unsigned transmit_batch(struct virtio_net *net, struct virtio_queue *queu
 	return done;
 }
 
-/* Pop what the rest of the turn is good for. @bytes: out, of what was popped. Return: number of chains. */
+/* Pop what the rest of the turn is good for. @bytes: out, what it costs. Return: number of chains. */
 static unsigned pop_batch(struct virtio_queue *queue, uint32_t requests, uint64_t bytes_left, uint64_t *bytes)
 {
 	struct transmit_queue *transmit = queue->model;
@@ -199,7 +199,7 @@ static unsigned pop_batch(struct virtio_queue *queue, uint32_t requests, uint64_
 		return 0;
 	/* The chain that reaches the limit is the last one. */
 	for (*bytes = 0; keep < count && (!keep || *bytes < bytes_left); keep++)
-		*bytes += transmit->chains[keep].readable_length;
+		*bytes += chain_cost(&transmit->chains[keep]);
 	while (count > keep)
 		virtqueue_unpop(&queue->ring, &transmit->chains[--count]);
 	transmit->average = (uint32_t)max(*bytes / count, 64ULL);
@@ -230,6 +230,6 @@ unsigned virtio_net_transmit_poll(struct virtio_queue *queue, const struct turn 
 		bytes_left -= bytes;
 	}
 	if (notify)
-		virtqueue_notify(&queue->ring);
+		virtqueue_notify(&queue->ring, sidecore_notifier(turn->sidecore));
 	return work;
 }

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "base/file_kind.h"
 #include "memory/shrink_guard.h"
 
 struct dirty_log {
@@ -27,6 +28,8 @@ int dirty_log_map(int fd, uint64_t size, uint64_t offset, struct dirty_log **res
 
 	if (!size || !checked_add(offset, size, &end) || end > INT64_MAX - 4096)
 		return -EINVAL;
+	if (!file_is_memory(fd))
+		return -EMEDIUMTYPE;
 	if (fstat(fd, &status) < 0)
 		return -errno;
 	if (S_ISREG(status.st_mode) && end > (uint64_t)status.st_size)

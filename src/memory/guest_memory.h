@@ -140,8 +140,9 @@ struct guest_memory {
  * @guest_address, @size, @user_address:	as in struct guest_region
  * @region:		the result, with one reference
  *
- * Return: 0; -EINVAL when sizes or sums are impossible or the file is too small for the region (checked with fstat, so
- * that a lie is found here and not by a fault); the negative errno of mmap.
+ * Return: 0; -EMEDIUMTYPE when the file is not memory (base/file_kind.h): a page fault must not make a sidecore wait for
+ * a disk, a network or another program; -EINVAL when sizes or sums are impossible or the file is too small for the region
+ * (checked with fstat, so that a lie is found here and not by a fault); the negative errno of mmap.
  */
 int guest_region_map(int fd, uint64_t file_offset, uint64_t guest_address, uint64_t size, uint64_t user_address,
 		     struct guest_region **region);

@@ -17,9 +17,14 @@
  * Who waits, and for how long
  * - The receiver of a unicast frame is claimed by another sidecore: the frame and those after it stay with the sender,
  *   which is polled again. A claim lasts for a batch, microseconds.
- * - It is full: likewise, for the network's patience (1 ms), counted from when it was first found full; each time that
- *   it takes something the patience begins anew. So a guest that is slow for a moment loses nothing and slows its
- *   senders down instead; one that stopped for good holds nobody: its frames are dropped at once, until it takes one.
+ * - It is full: likewise, for as long as the network's patience (1 ms) lasts. Time for which it held senders is spent;
+ *   what it takes earns some back, as much as that would take at a pace that nobody may stay below for long
+ *   (FRAME_EARNS_NS, BYTE_EARNS_NS: 62,500 frames or 1 Gbit/s). So a guest that is slow for a moment loses nothing and
+ *   slows its senders down instead. One that stopped for good holds nobody: its frames are dropped at once, until it
+ *   takes some. And one that takes a frame now and then, just in time, cannot hold its senders, and what they have for
+ *   others, to a crawl: they wait for it at most the patience, plus what it earned, in all.
+ * - A frame for everybody costs as much as all its copies. When those of a batch have used up the sender's turn, or
+ *   come to FLOOD_COPIES, the rest of the batch stays for its next turn.
  * - Flooded frames wait for nobody: FLOOD_TRIES attempts at the claim, then they are dropped for this receiver, by
  *   name.
  *
@@ -52,6 +57,13 @@
 
 #define AGING_SECONDS 300U
 #define PATIENCE_NS   NANOSECONDS_PER_MILLISECOND
+
+/** What a receiver that holds senders earns for a frame: the larger of both. */
+#define FRAME_EARNS_NS (16 * NANOSECONDS_PER_MICROSECOND)
+#define BYTE_EARNS_NS  8ULL
+
+/** Copies of flooded frames in one batch, after which no other is begun. */
+#define FLOOD_COPIES 256U
 
 /** Attempts at a claim for a flooded frame. A claim is held for a batch, so this is a few of those. */
 #define FLOOD_TRIES 256U
@@ -90,6 +102,8 @@ struct batch {
 	struct route routes[NETWORK_BATCH];
 	struct port *claimed[NETWORK_BATCH];
 	unsigned claimed_count;
+	unsigned flood_copies; /* frames flooded so far, times their receivers; and likewise their bytes */
+	uint64_t flood_bytes;
 };
 
 /* ---- Control thread ---- */
@@ -129,6 +143,7 @@ int network_add_port(struct network *network, struct port *port)
 	port->network = network;
 	port->number = number;
 	port->full_since = 0;
+	port->patience_spent = 0;
 	atomic_store_explicit(&port->up, false, memory_order_relaxed);
 	atomic_flag_clear_explicit(&port->claim, memory_order_relaxed);
 	/* Release: a sidecore that finds the port finds it as it was set up. */
@@ -288,12 +303,45 @@ static unsigned deliver(struct batch *batch, struct port *to, struct frame *fram
 
 /* ---- Unicast ---- */
 
+/* What @to earned by taking @done of @frames, and of the next one the segments after the first @before. */
+static uint64_t earned(const struct frame *frames, unsigned count, unsigned done, uint16_t before)
+{
+	uint64_t sum = 0, rest;
+
+	for (unsigned i = 0; i < done; i++)
+		sum += max(frames[i].length * BYTE_EARNS_NS, FRAME_EARNS_NS);
+	if (done < count) {
+		rest = (uint64_t)(frames[done].segments_done - (done ? 0 : before)) * frames[done].offload.gso_size;
+		sum += rest * BYTE_EARNS_NS;
+	}
+	return sum;
+}
+
+/*
+ * @to has just taken @done of @count frames: account for its time.
+ * Return: true when the patience with it is over.
+ */
+static bool patience_over(struct batch *batch, struct port *to, const struct frame *frames, unsigned count,
+			  unsigned done, uint16_t segments_done)
+{
+	uint64_t now = batch->turn->now, patience = batch->network->patience_ns, income;
+
+	/* Another sidecore's round may have begun a little later than ours. */
+	if (to->full_since && now > to->full_since)
+		to->patience_spent += now - to->full_since;
+	to->full_since = done < count ? max(now, to->full_since) : 0;
+	/* Never more than the patience: who is back need not pay for all the time that it was away. */
+	to->patience_spent = min(to->patience_spent, patience);
+	income = earned(frames, count, done, segments_done);
+	to->patience_spent -= min(to->patience_spent, income);
+	return done < count && to->patience_spent >= patience;
+}
+
 /* Frames with one receiver. Return: frames that are done with. */
 static unsigned forward_unicast(struct batch *batch, struct port *to, struct frame *frames, unsigned count)
 {
 	uint16_t segments_done = frames->segments_done;
 	unsigned done;
-	bool progress;
 
 	if (unlikely(!atomic_load_explicit(&to->up, memory_order_acquire))) {
 		port_drop(to, batch->turn, PORT_DROP_LINK_DOWN, count);
@@ -305,18 +353,14 @@ static unsigned forward_unicast(struct batch *batch, struct port *to, struct fra
 	}
 
 	done = deliver(batch, to, frames, count);
-	if (likely(done == count)) {
-		to->full_since = 0;
+	if (likely(done == count && !to->patience_spent && !to->full_since))
+		return count;
+	if (patience_over(batch, to, frames, count, done, segments_done)) {
+		port_drop(to, batch->turn, PORT_DROP_FULL, count - done);
 		return count;
 	}
-
-	progress = done || frames->segments_done != segments_done;
-	if (progress || !to->full_since) {
-		to->full_since = batch->turn->now;
-	} else if (batch->turn->now - to->full_since >= batch->network->patience_ns) {
-		port_drop(to, batch->turn, PORT_DROP_FULL, count);
+	if (done == count)
 		return count;
-	}
 	counter_add(&port_counters(to, batch->turn)->waits, 1);
 	return done;
 }
@@ -361,6 +405,8 @@ static void forward_flood(struct batch *batch, struct frame *frame)
 			continue;
 		anybody = true;
 		flood_to(batch, to, frame);
+		batch->flood_copies++;
+		batch->flood_bytes += frame->length;
 	}
 	if (anybody)
 		counter_add(&port_counters(batch->from, batch->turn)->flooded, 1);
@@ -435,6 +481,22 @@ static bool same_route(const struct route *a, const struct route *b)
 	return a->to == b->to && a->drop == b->drop;
 }
 
+/* Have flooded frames cost the sender its turn? */
+static bool flooded_enough(const struct batch *batch)
+{
+	return batch->flood_copies >= FLOOD_COPIES || batch->flood_bytes >= batch->turn->bytes;
+}
+
+/* The frames [0, count), one after the other, to everybody. Return: frames that are done with. */
+static unsigned forward_floods(struct batch *batch, struct frame *frames, unsigned count)
+{
+	unsigned done = 0;
+
+	while (done < count && !flooded_enough(batch))
+		forward_flood(batch, &frames[done++]);
+	return done;
+}
+
 /* Frames that stay get back the tag that they came with: they will be routed again. */
 static void restore_tags(struct frame *frames, const bool *tagged, unsigned count)
 {
@@ -463,6 +525,8 @@ unsigned network_forward(struct port *from, struct frame *frames, unsigned count
 	batch.turn = turn;
 	batch.worker = sidecore_slot(turn->sidecore, SIDECORE_SLOT_NET);
 	batch.claimed_count = 0;
+	batch.flood_copies = 0;
+	batch.flood_bytes = 0;
 	count = min(count, NETWORK_BATCH);
 
 	route_batch(&batch, count);
@@ -486,8 +550,11 @@ unsigned network_forward(struct port *from, struct frame *frames, unsigned count
 		} else if (route->drop != PORT_PASS) {
 			port_drop(from, turn, route->drop, run);
 		} else {
-			for (unsigned i = 0; i < run; i++)
-				forward_flood(&batch, &frames[done + i]);
+			taken = forward_floods(&batch, frames + done, run);
+			if (unlikely(taken < run)) {
+				done += taken;
+				break;
+			}
 		}
 	}
 	batch_release(&batch);

@@ -3,9 +3,9 @@
 #include "ring/virtqueue.h"
 
 #include <errno.h>
-#include <unistd.h>
 
 #include "base/counter.h"
+#include "base/notifier.h"
 #include "ring/layout.h"
 
 #define POSITION_WRAP (1U << 15)
@@ -141,14 +141,9 @@ bool virtqueue_publish(struct virtqueue *queue)
 	return wanted;
 }
 
-void virtqueue_notify(struct virtqueue *queue)
+void virtqueue_notify(struct virtqueue *queue, struct notifier *notifier)
 {
-	uint64_t one = 1;
-
-	if (queue->config.call_fd < 0)
-		return;
-	/* EAGAIN: the counter is full, so the front-end has an interrupt pending that it has not looked at for 2^64 - 2. */
-	if (write(queue->config.call_fd, &one, sizeof(one)) == sizeof(one))
+	if (queue->config.call_fd >= 0 && !notifier_signal(notifier, queue->config.call_fd))
 		counter_add(&queue->counters.notifications, 1);
 }
 

@@ -90,6 +90,24 @@ static inline struct guest_segment *chain_writable(const struct chain *chain)
 	return chain->segments + chain->readable_count;
 }
 
+/** Segments that come with what a chain moves, and what each one more costs: as much as to copy so many bytes. */
+#define CHAIN_SEGMENTS_FREE 4U
+#define CHAIN_SEGMENT_COST  128U
+
+/**
+ * chain_cost() - what a chain costs of its turn, in bytes. Not only what it moves: a thousand buffers of one byte are a
+ * thousand descriptors to read, check and translate.
+ */
+static inline uint64_t chain_cost(const struct chain *chain)
+{
+	unsigned segments = (unsigned)chain->readable_count + chain->writable_count;
+	uint64_t bytes = (uint64_t)chain->readable_length + chain->writable_length;
+
+	if (likely(segments <= CHAIN_SEGMENTS_FREE))
+		return bytes;
+	return bytes + (uint64_t)(segments - CHAIN_SEGMENTS_FREE) * CHAIN_SEGMENT_COST;
+}
+
 /**
  * struct segment_pool - where pop puts segments; owned by the caller, reset by it when the chains are done with.
  *
@@ -102,6 +120,7 @@ struct segment_pool {
 	uint32_t used;
 };
 
+struct notifier;	   /* base/notifier.h */
 struct virtqueue_inflight; /* ring/inflight.h */
 
 /** struct virtqueue_config - all that a transport knows of a queue when it starts it. Addresses are host addresses. */
@@ -195,8 +214,12 @@ void virtqueue_push(struct virtqueue *queue, uint16_t id, uint16_t slots, uint32
  */
 bool virtqueue_publish(struct virtqueue *queue);
 
-/** virtqueue_notify() - interrupt the driver: one eventfd write, never blocks. The only system call of the data path. */
-void virtqueue_notify(struct virtqueue *queue);
+/**
+ * virtqueue_notify() - interrupt the driver. The only system call of the data path; never waits, whatever the front-end
+ * did to its eventfd.
+ * @notifier:	of the calling thread
+ */
+void virtqueue_notify(struct virtqueue *queue, struct notifier *notifier);
 
 /**
  * virtqueue_arm() - ask the driver to kick from now on (before a sidecore sleeps).

@@ -8,8 +8,11 @@
 #include <sys/stat.h>
 
 #include "base/checked.h"
+#include "base/file_kind.h"
 #include "transport/vhost_user/connection.h"
 #include "transport/vhost_user/handlers.h"
+
+#define NOT_MEMORY "file that is not memory: it must be a memfd or in tmpfs or hugetlbfs"
 
 static int memory_refuse(struct vhost_user_connection *connection, int error)
 {
@@ -17,6 +20,8 @@ static int memory_refuse(struct vhost_user_connection *connection, int error)
 	case -EINVAL:
 		return vhost_user_refuse(connection, error,
 					 "memory region that wraps, overlaps another or is larger than its file");
+	case -EMEDIUMTYPE:
+		return vhost_user_refuse(connection, error, NOT_MEMORY);
 	case -ENOSPC:
 		return vhost_user_refuse(connection, error, "too many memory regions");
 	case -ENOENT:
@@ -60,7 +65,7 @@ static struct guest_region *find_same(const struct guest_memory *memory, const s
 {
 	struct stat status;
 
-	if (fstat(fd, &status))
+	if (!file_is_memory(fd) || fstat(fd, &status))
 		return NULL;
 	for (unsigned i = 0; i < memory->region_count; i++) {
 		struct guest_region *region = memory->regions[i];
@@ -178,7 +183,9 @@ int vhost_user_set_log_base(struct vhost_user_connection *connection, struct vho
 	error = dirty_log_map(message->fds[0], message->payload.log.size, message->payload.log.offset, &log);
 	if (error)
 		return vhost_user_refuse(connection, error,
-					 "dirty log that is empty, wraps or is larger than its file");
+					 error == -EMEDIUMTYPE
+						 ? NOT_MEMORY
+						 : "dirty log that is empty, wraps or is larger than its file");
 	dirty_log_unmap(connection->log);
 	connection->log = log;
 	/* Front-ends wait for a reply of any payload. */
