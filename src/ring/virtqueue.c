@@ -177,6 +177,9 @@ void virtqueue_break(struct virtqueue *queue, enum virtqueue_break_reason reason
 {
 	if (queue->broken)
 		return;
+	/* Memory whose file shrank reads as zeroes: what looks malformed then is its consequence. Name the cause. */
+	if (queue->config.memory && guest_memory_damaged(queue->config.memory))
+		reason = VIRTQUEUE_MEMORY_DAMAGED;
 	__atomic_store_n(&queue->broken, (uint8_t)reason, __ATOMIC_RELAXED);
 	counter_add(&queue->counters.breaks, 1);
 }

@@ -60,7 +60,10 @@ static int install(struct vhost_user_connection *connection, struct guest_memory
 	return 0;
 }
 
-/* The very region that is wanted, mapped already: front-ends send the whole table again for a small change. */
+/*
+ * The very region that is wanted, mapped already: front-ends send the whole table again for a small change, and QEMU before
+ * 8.0 adds and removes each region once for each queue pair of a network card.
+ */
 static struct guest_region *find_same(const struct guest_memory *memory, const struct vhost_user_region *wanted, int fd)
 {
 	struct stat status;
@@ -149,6 +152,8 @@ int vhost_user_add_mem_reg(struct vhost_user_connection *connection, struct vhos
 	uint64_t size;
 	int error;
 
+	if (find_same(connection->memory, wanted, message->fds[0]))
+		return 0;
 	if (!checked_add(connection->memory_size, wanted->size, &size) || !within_quota(connection, size))
 		return vhost_user_refuse(connection, -EDQUOT, "more guest memory than this device may map");
 	error = guest_region_map(message->fds[0], wanted->mmap_offset, wanted->guest_address, wanted->size,
@@ -168,6 +173,9 @@ int vhost_user_rem_mem_reg(struct vhost_user_connection *connection, struct vhos
 	struct guest_memory *map;
 	int error;
 
+	/* Removed already, for another queue pair. What lies there with another size or user address is a mistake. */
+	if (!guest_memory_find(connection->memory, wanted->guest_address))
+		return 0;
 	error = guest_memory_without(connection->memory, wanted->guest_address, wanted->user_address, wanted->size,
 				     &map);
 	if (error)
