@@ -385,13 +385,15 @@ static int run_all(struct run *run)
 		process_print_log(&run->daemon, 20);
 		return -1;
 	}
-	if (!run_tour_wanted(options))
-		print_hints(run);
+	if (options->console >= 0)
+		print_hints(run); /* afterwards the terminal is the guest's */
 	if (start_guests(run))
 		return -1;
-	if (!run_tour_wanted(options))
-		return wait_for_guests(run);
-	return run_tour(run) ? 0 : -1;
+	if (run_tour_wanted(options))
+		return run_tour(run) ? 0 : -1;
+	if (options->console < 0)
+		print_hints(run);
+	return wait_for_guests(run);
 }
 
 /* A guest that went away in the middle of the tour is the reason of what failed: its last words. */
