@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "cli/run.h"
 
 #define ARGUMENTS_MAX 96
@@ -40,11 +41,48 @@ static void add_option(struct command_line *line, const char *option, const char
 	add(line, "%s", value);
 }
 
+#if defined(__x86_64__)
+/* Cycles and nanoseconds of one moment: again when something came in between. */
+static void read_clocks(uint64_t *cycles, uint64_t *nanoseconds)
+{
+	for (unsigned i = 0; i < 100; i++) {
+		uint64_t before = clock_nanoseconds(), after;
+
+		*cycles = clock_cycles();
+		after = clock_nanoseconds();
+		*nanoseconds = before;
+		if (after - before < NANOSECONDS_PER_MICROSECOND)
+			return;
+	}
+}
+#endif
+
+/*
+ * TCG shows the guest the host's own time stamp counter. A guest finds out its frequency by comparing it with a timer, and when
+ * the host takes the emulated CPU away just then, the guest's time runs at a multiple of ours for ever: time limits end early
+ * and latencies are wrong. So it is told.
+ */
+static void describe_clock(char *words, size_t size)
+{
+	words[0] = '\0';
+#if defined(__x86_64__)
+	uint64_t cycles[2], nanoseconds[2];
+
+	read_clocks(&cycles[0], &nanoseconds[0]);
+	usleep(50000);
+	read_clocks(&cycles[1], &nanoseconds[1]);
+	snprintf(words, size, " tsc_early_khz=%llu",
+		 (unsigned long long)((double)(cycles[1] - cycles[0]) * 1e6 / (double)(nanoseconds[1] - nanoseconds[0])));
+#else
+	(void)size;
+#endif
+}
+
 /* An emulated CPU takes seconds to unpack the kernel; it gets the unpacked file when there is one. */
 static void add_kernel(struct command_line *line, const struct run *run, unsigned index, bool console)
 {
 	const struct run_options *options = &run->options;
-	char unpacked[PATH_MAX];
+	char unpacked[PATH_MAX], clock[64] = "";
 
 	if (!options->kernel && options->image_count)
 		return; /* boots from its disk */
@@ -62,14 +100,16 @@ static void add_kernel(struct command_line *line, const struct run *run, unsigne
 		add(line, "-initrd");
 		add(line, "%s/initrd.img", options->guest_folder);
 	}
+	if (strcmp(run->accelerator, "kvm"))
+		describe_clock(clock, sizeof(clock));
 	add(line, "-append");
 	if (options->kernel)
-		add(line, "console=ttyS0 %s", options->append ? options->append : "");
+		add(line, "console=ttyS0%s %s", clock, options->append ? options->append : "");
 	else
-		add(line, "console=ttyS0 panic=-1 quiet loglevel=4 random.trust_cpu=on mitigations=off tsc=nowatchdog%s "
+		add(line, "console=ttyS0 panic=-1 quiet loglevel=4 random.trust_cpu=on mitigations=off tsc=nowatchdog%s%s "
 			  "sidecore.name=%s%s %s",
-		    strcmp(run->accelerator, "kvm") ? " norandmaps" : "", run->guests[index].name, console ? " sidecore.shell" : "",
-		    options->append ? options->append : "");
+		    clock, strcmp(run->accelerator, "kvm") ? " norandmaps" : "", run->guests[index].name,
+		    console ? " sidecore.shell" : "", options->append ? options->append : "");
 }
 
 static void add_devices(struct command_line *line, const struct run *run, unsigned index)

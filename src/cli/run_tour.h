@@ -19,6 +19,8 @@ struct tour {
 	struct run *run;
 	struct report report;
 	struct report_row *row; /* the step under way */
+	struct report_row none; /* ... which it is when the user has asked us to stop */
+	enum report_section section; /* of the steps that follow */
 	struct tour_sample start;
 };
 

@@ -95,6 +95,7 @@ static void latency_step(struct tour *tour, unsigned index, unsigned depth)
 
 void tour_disks(struct tour *tour)
 {
+	tour->section = SECTION_DISKS;
 	for (unsigned i = 0; i < tour->run->options.guests; i++) {
 		verify_step(tour, i);
 		discard_step(tour, i);

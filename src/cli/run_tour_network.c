@@ -286,6 +286,7 @@ static void streams(struct tour *tour)
 
 bool tour_network(struct tour *tour)
 {
+	tour->section = SECTION_UPLINK;
 	for (unsigned i = 0; i < tour->run->options.guests; i++) {
 		if (!dhcp_step(tour, i))
 			return false;
@@ -294,6 +295,7 @@ bool tour_network(struct tour *tour)
 	dns_step(tour);
 	if (tour->run->options.guests < 2)
 		return true;
+	tour->section = SECTION_GUESTS;
 	if (!ping_step(tour, 0, 1) || !ping_step(tour, 1, 0))
 		return true;
 	latency_step(tour, "udp");

@@ -20,6 +20,11 @@ static const char usage[] =
 	"Shows what a running daemon serves: how busy its sidecores are, which interfaces and disks are connected,\n"
 	"what passes through them in each second, and what was lost for which reason.\n"
 	"\n"
+	"Columns: of their time, how much sidecores were BUSY with work, POLLING in vain, and ASLEEP in the last second;\n"
+	"how often they slept, and were woken by KICKS of guests, MESSAGES, TIMERS. For networks, frames from (IN) and\n"
+	"to (OUT) the uplink since the start; for interfaces, frames and bits in each second that the guest SENDS and\n"
+	"RECEIVES. What can be spared is left out where the terminal is narrow.\n"
+	"\n"
 	"  -c, --control SOCKET  control socket of the daemon (default: /run/sidecore/control.sock if it is there,\n"
 	"                        else $XDG_RUNTIME_DIR/sidecore.sock)\n"
 	"  -j, --json            print all that the daemon tells, as one JSON object on one line\n"
@@ -84,7 +89,7 @@ static void cell_drops(struct table *table, json_t *drops)
 static void print_sidecores(const json_t *list, bool colours)
 {
 	static const char *const heads[] = { "SIDECORE", ">CPU", ">BUSY",   ">POLLING", ">ASLEEP", ">POLLERS",
-					     ">SLEEPS",	 ">WOKEN BY KICK", ">MESSAGE", ">TIMER", NULL };
+					     ">SLEEPS",	 ">KICKS", ">MESSAGES", ">TIMERS", NULL };
 	struct table *table = table_create(heads);
 	const json_t *sidecore;
 	size_t index;
@@ -109,8 +114,8 @@ static void print_sidecores(const json_t *list, bool colours)
 
 static void print_networks(json_t *networks, bool colours)
 {
-	static const char *const heads[] = { "NETWORK", "UPLINK", "STATE", ">ADDRESSES", ">FRAMES IN", ">BYTES IN",
-					     ">FRAMES OUT", ">BYTES OUT", "DROPS", NULL };
+	static const char *const heads[] = { "NETWORK", "UPLINK", "STATE", ">ADDRESSES", ">IN", ">BYTES IN",
+					     ">OUT", ">BYTES OUT", "DROPS", NULL };
 	struct table *table = table_create(heads);
 	const char *name;
 	json_t *network;
@@ -133,8 +138,8 @@ static void print_networks(json_t *networks, bool colours)
 
 static void print_interfaces(json_t *interfaces, bool colours)
 {
-	static const char *const heads[] = { "INTERFACE", "STATE", "NETWORK", "MAC", ">SENDS FRAMES/S", ">BIT/S",
-					     ">RECEIVES FRAMES/S", ">BIT/S", "DROPS", NULL };
+	static const char *const heads[] = { "INTERFACE", "STATE", "?NETWORK", "?MAC", ">SENDS/S", ">BIT/S",
+					     ">RECEIVES/S", ">BIT/S", "DROPS", NULL };
 	struct table *table = table_create(heads);
 	const char *name;
 	json_t *interface;
@@ -157,7 +162,7 @@ static void print_interfaces(json_t *interfaces, bool colours)
 
 static void print_disks(json_t *disks, bool colours)
 {
-	static const char *const heads[] = { "DISK", "STATE", "KIND", "BACKEND", ">SIZE", ">READS/S", ">BYTE/S",
+	static const char *const heads[] = { "DISK", "STATE", "?KIND", "BACKEND", ">?SIZE", ">READS/S", ">BYTE/S",
 					     ">WRITES/S", ">BYTE/S", ">ERRORS", NULL };
 	struct table *table = table_create(heads);
 	const char *name;
