@@ -6,21 +6,26 @@
  * -------------------
  * Queues' turns put requests into the submission ring (block_worker_start()) and hand them to the kernel once a batch
  * (block_worker_flush(), one io_uring_enter). Completions are read from the completion ring by the worker's own poller,
- * without a system call. The kernel finishes some I/O in the context of the submitting thread ("task work"); with
- * COOP_TASKRUN it does not interrupt us for that but sets a flag in the ring, and then one call lets it run.
+ * without a system call. The kernel finishes I/O in the context of the submitting thread ("task work"). With
+ * DEFER_TASKRUN it does so only when that thread calls for it, all at once, and without interrupting it; a flag in the
+ * ring tells that there is some, and the call takes new submissions along. Kernels that cannot defer at least do not
+ * interrupt us (COOP_TASKRUN).
  *
  * The ring has a fixed depth. Whatever does not fit waits in a list through the requests themselves, in order; it is
  * bounded by the requests that devices own. The completion ring has room for every request that is out, so it cannot
  * overflow. Bounce buffers are a fixed pool with a waiting list of the same kind. Nothing is allocated after creation.
  *
  * SINGLE_ISSUER spares the kernel locks, but the thread that submits must be the one that *enabled* the ring. So the
- * control thread makes it disabled and registers its eventfd, and a message lets the sidecore enable it.
+ * control thread makes it disabled and registers its eventfd, and a message lets the sidecore enable it. The sidecore
+ * also registers the ring with itself, which spares every call the look-up of its descriptor.
  *
  * Sleeping. While we poll, IORING_CQ_EVENTFD_DISABLED keeps the kernel from signalling the eventfd. arm() clears the
  * flag, then a full barrier, then looks at the completion ring; the kernel stores the completion, then (with a full
  * barrier in its own wake-up code) looks at the flag. So either we see the completion or the kernel sees the flag
- * cleared and signals. Task work that is queued after our look wakes a thread that sleeps in epoll_wait() (it returns
- * EINTR), runs, posts the completion and signals the eventfd. No wake-up is lost.
+ * cleared and signals. Task work that is queued after our look does the same with the flag that announces it when it is
+ * deferred; else it wakes a thread that sleeps in epoll_wait() (it returns EINTR), runs, posts the completion and
+ * signals the eventfd. No wake-up is lost. (The kernel's barrier between announcing deferred work and looking at our
+ * flag is its atomic operation, which is one on x86; on other machines it is not promised, and work is not deferred.)
  *
  * A batch of completions ends with the *batch ends* that device models registered: a used ring is published once for
  * the batch.
@@ -59,6 +64,11 @@ static const struct poller_ops worker_poller_ops = {
 static int make_ring(struct block_worker *worker)
 {
 	static const unsigned flags[] = {
+#ifdef __x86_64__
+		/* Linux 6.1 */
+		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_R_DISABLED | IORING_SETUP_DEFER_TASKRUN |
+			IORING_SETUP_TASKRUN_FLAG,
+#endif
 		/* Linux 6.0 */
 		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_R_DISABLED | IORING_SETUP_COOP_TASKRUN |
 			IORING_SETUP_TASKRUN_FLAG,
@@ -136,15 +146,19 @@ static void enable_ring(struct sidecore *sidecore, struct sidecore_message *mess
 {
 	struct block_worker *worker = container_of(message, struct block_worker, enable);
 
-	if (!worker->ring_error && (worker->ring.flags & IORING_SETUP_R_DISABLED)) {
-		/* The system call itself: liburing 2.3's shared library does not export io_uring_enable_rings(). */
-		if (syscall(SYS_io_uring_register, worker->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0)) {
-			worker->ring_error = -errno;
-			log_error("sidecore %u: cannot enable its io_uring: %s; file disks on it fail",
-				  sidecore_index(sidecore), strerror(errno));
-			io_uring_queue_exit(&worker->ring);
-		}
+	if (worker->ring_error)
+		return;
+	/* The system call itself: liburing 2.3's shared library does not export io_uring_enable_rings(). */
+	if ((worker->ring.flags & IORING_SETUP_R_DISABLED) &&
+	    syscall(SYS_io_uring_register, worker->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0)) {
+		worker->ring_error = -errno;
+		log_error("sidecore %u: cannot enable its io_uring: %s; file disks on it fail",
+			  sidecore_index(sidecore), strerror(errno));
+		io_uring_queue_exit(&worker->ring);
+		return;
 	}
+	/* Linux 5.18; without it calls are a little dearer. */
+	io_uring_register_ring_fd(&worker->ring);
 }
 
 int block_worker_attach(struct block_worker *worker, struct engine *engine, struct sidecore *sidecore)
@@ -194,6 +208,11 @@ void block_worker_start(struct block_worker *worker, struct block_request *reque
 		block_list_append(&worker->overflow, request);
 }
 
+static bool kernel_wants_a_call(const struct block_worker *worker)
+{
+	return IO_URING_READ_ONCE(*worker->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
 void block_worker_flush(struct block_worker *worker)
 {
 	if (worker->ring_error || !io_uring_sq_ready(&worker->ring))
@@ -202,7 +221,10 @@ void block_worker_flush(struct block_worker *worker)
 	 * A failure (EAGAIN, EBUSY, EINTR: the kernel is short of memory or wants its completions taken first) leaves
 	 * the entries where they are; the worker's next turn tries again.
 	 */
-	io_uring_submit(&worker->ring);
+	if (kernel_wants_a_call(worker))
+		io_uring_submit_and_get_events(&worker->ring);
+	else
+		io_uring_submit(&worker->ring);
 	worker->poller.pending = io_uring_sq_ready(&worker->ring) != 0;
 }
 
@@ -250,11 +272,6 @@ void block_worker_run_batch_ends(struct block_worker *worker)
 	}
 }
 
-static bool kernel_wants_a_call(const struct block_worker *worker)
-{
-	return IO_URING_READ_ONCE(*worker->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
-}
-
 static unsigned take_completions(struct block_worker *worker, unsigned limit)
 {
 	struct io_uring_cqe *completion;
@@ -281,7 +298,7 @@ static unsigned worker_poll(struct poller *poller, const struct turn *turn)
 		return 0;
 	if (io_uring_cq_ready(&worker->ring) || kernel_wants_a_call(worker)) {
 		if (kernel_wants_a_call(worker))
-			io_uring_get_events(&worker->ring);
+			io_uring_submit_and_get_events(&worker->ring);
 		count = take_completions(worker, turn->requests);
 		while (worker->overflow.first && start(worker, worker->overflow.first))
 			block_list_take(&worker->overflow);
