@@ -181,6 +181,14 @@ static void end(struct state *state)
 	state->inflight = NULL;
 }
 
+/* The front-end may write to the area at any time. */
+static void scribble_area(struct fuzz_input *input)
+{
+	uint32_t place = fuzz_u16(input) % (AREA_SIZE - 16);
+
+	fuzz_bytes(input, area_bytes + place, fuzz_u8(input) % 16U);
+}
+
 static bool step(struct state *state)
 {
 	switch (fuzz_u8(&state->input) % 14) {
@@ -213,8 +221,7 @@ static bool step(struct state *state)
 			virtqueue_disarm(&state->queue);
 		break;
 	case 11:
-		fuzz_bytes(&state->input, area_bytes + fuzz_u16(&state->input) % (AREA_SIZE - 16),
-			   fuzz_u8(&state->input) % 16U);
+		scribble_area(&state->input);
 		break;
 	case 12: /* the process dies, and another takes over where the rings are */
 		end(state);

@@ -395,6 +395,14 @@ static void set_up(uint8_t form)
 	}
 }
 
+/* The front-end may write to the area at any time. */
+static void scribble_area(struct fuzz_input *input)
+{
+	uint32_t place = fuzz_u16(input) % (AREA_SIZE - 16);
+
+	fuzz_bytes(input, area + place, fuzz_u8(input) % 16U);
+}
+
 static void step(struct fuzz_input *input, struct guest_queue *drivers)
 {
 	switch (fuzz_u8(input) % 16) {
@@ -412,7 +420,7 @@ static void step(struct fuzz_input *input, struct guest_queue *drivers)
 		fuzz_engine_arm(&engine);
 		break;
 	case 13:
-		fuzz_bytes(input, area + fuzz_u16(input) % (AREA_SIZE - 16), fuzz_u8(input) % 16U);
+		scribble_area(input);
 		break;
 	case 14:
 		fuzz_require(!ftruncate(files[FILE_SHRINKING], fuzz_u8(input) % 32U * 4096));

@@ -190,8 +190,11 @@ static uint32_t make_frame(struct nic *nic, struct fuzz_input *input, uint8_t fo
 		at = put_packet(frame, at, (uint8_t)((form & 4 ? 2 : 0) | (offload >> 2 & 1) | (form & 16 ? 0 : 4)), number,
 				&transport);
 	}
-	if (form & 32) /* anywhere in the headers */
-		fuzz_bytes(input, frame + fuzz_u8(input) % 100U, fuzz_u8(input) % 16U);
+	if (form & 32) { /* anywhere in the headers */
+		uint32_t place = fuzz_u8(input) % 100U;
+
+		fuzz_bytes(input, frame + place, fuzz_u8(input) % 16U);
+	}
 	at += (offload & 0x40 ? fuzz_u16(input) % (GUEST_DATA_SIZE - 512) : fuzz_u8(input));
 
 	if (offload & 0x80) {

@@ -453,6 +453,67 @@ static void spoofing_is_named(void **state)
 	}
 }
 
+/* A sender chooses what a partial checksum comes out as: it must not lie where addresses or types have been checked. */
+static const struct {
+	const char *bytes;
+	uint32_t length;
+	bool check_ip;
+	uint16_t start, offset;
+	unsigned reason;
+} overwriting[] = {
+#define OVERWRITING(text, ip, start, offset, reason) { text, sizeof(text) - 1, ip, start, offset, reason }
+	/* 0 */ OVERWRITING(TO_ALL OWN_MAC IP("\x0a\0\0\1", "\6"), true, 14, 12, PORT_DROP_BAD_OFFLOAD),
+	/* 1 */ OVERWRITING(TO_ALL OWN_MAC IP("\x0a\0\0\1", "\6"), true, 14, 19, PORT_DROP_BAD_OFFLOAD),
+	/* 2 */ OVERWRITING(TO_ALL OWN_MAC IP("\x0a\0\0\1", "\6") "\0\0", true, 14, 20, PORT_DROPS),
+	/* 3 */ OVERWRITING(TO_ALL OWN_MAC IP("\x0a\0\0\1", "\6"), false, 14, 12, PORT_DROPS), /* any address is its own */
+	/* 4 */ OVERWRITING(TO_ALL OWN_MAC ARP(OWN_MAC, "\x0a\0\0\1"), true, 14, 14, PORT_DROP_BAD_OFFLOAD),
+	/* 5 */ OVERWRITING(TO_ALL OWN_MAC ARP(OWN_MAC, "\x0a\0\0\1"), false, 20, 2, PORT_DROP_BAD_OFFLOAD),
+	/* 6 */ OVERWRITING(TO_ALL OWN_MAC "\x81\0\0\5" IP("\x0a\0\0\1", "\6"), true, 14, 2, PORT_DROP_BAD_OFFLOAD),
+	/* 7 */ OVERWRITING(TO_ALL OWN_MAC "\x81\0\0\5\x88\xb5\0\0", true, 14, 2, PORT_DROP_BAD_OFFLOAD),
+};
+
+static void checksums_do_not_overwrite_what_was_checked(void **state)
+{
+	for (unsigned i = 0; i < array_size(overwriting); i++) {
+		print_message("case %u\n", i);
+		start();
+		memcpy(ports[0].port.mac, OWN_MAC, 6);
+		ports[0].port.check_mac = true;
+		ports[0].port.ipv4_count = overwriting[i].check_ip ? 1 : 0;
+		memcpy(&ports[0].port.ipv4[0], "\x0a\0\0\1", 4);
+		add_ports(2);
+		memcpy(sent[0].bytes, overwriting[i].bytes, overwriting[i].length);
+		sent[0].length = overwriting[i].length;
+		test_frame_build(&sent[0], 0);
+		sent[0].frame.offload = (struct frame_offload){ .checksum_partial = true,
+								.checksum_start = overwriting[i].start,
+								.checksum_offset = overwriting[i].offset };
+		assert_int_equal(forward(&ports[0], 1), 1);
+		assert_int_equal(ports[1].count, overwriting[i].reason == PORT_DROPS);
+		if (overwriting[i].reason != PORT_DROPS)
+			assert_int_equal(drops(&ports[0], overwriting[i].reason), 1);
+		stop();
+	}
+}
+
+/* A tag moves the start of a partial checksum; one near 65,535 would come round to the addresses. */
+static void a_tag_does_not_wrap_the_checksum(void **state)
+{
+	start();
+	ports[0].port.vlan = (struct port_vlan){ .mode = PORT_VLAN_ACCESS, .vlan = 10 };
+	ports[1].port.vlan = (struct port_vlan){ .mode = PORT_VLAN_TRUNK, .allowed = { 1 << 10 } };
+	add_ports(2);
+	make(0, 5, 255);
+	sent[0].length = 65550;
+	test_frame_build(&sent[0], 0);
+	sent[0].frame.offload = (struct frame_offload){ .checksum_partial = true, .checksum_start = 65535,
+							.checksum_offset = 6 };
+	forward(&ports[0], 1);
+	assert_int_equal(drops(&ports[0], PORT_DROP_BAD_OFFLOAD), 1);
+	assert_int_equal(ports[1].count, 0);
+	stop();
+}
+
 /* ---- Full and claimed receivers ---- */
 
 static void a_full_receiver_holds_senders_for_a_while(void **state)
@@ -894,6 +955,8 @@ int main(void)
 		cmocka_unit_test(vlans),
 		cmocka_unit_test(vlans_learn_apart_and_keep_tags),
 		cmocka_unit_test(spoofing_is_named),
+		cmocka_unit_test(checksums_do_not_overwrite_what_was_checked),
+		cmocka_unit_test(a_tag_does_not_wrap_the_checksum),
 		cmocka_unit_test(a_full_receiver_holds_senders_for_a_while),
 		cmocka_unit_test(a_trickling_receiver_holds_nobody),
 		cmocka_unit_test(floods_cost_their_copies),
