@@ -123,6 +123,16 @@ static bool locate(const struct vhost_user_connection *connection, const struct 
 	return config->descriptors && config->driver_area && config->device_area;
 }
 
+/*
+ * Addresses that are aligned for the front-end need not be so for us: a region may begin anywhere in its file.
+ * virtqueue_start() asks for the same, but the rings are looked at before it.
+ */
+static bool aligned(const struct virtqueue_config *config)
+{
+	return !((uintptr_t)config->descriptors % 16 || (uintptr_t)config->driver_area % 2 ||
+		 (uintptr_t)config->device_area % 4);
+}
+
 static void set_bases(const struct vhost_user_vring *vring, struct virtqueue_config *config)
 {
 	config->avail_base = (uint16_t)vring->base;
@@ -184,6 +194,8 @@ static int start_ring(struct vhost_user_connection *connection, uint16_t index)
 
 	if (!locate(connection, vring, &config))
 		return vhost_user_refuse(connection, -EFAULT, "ring addresses outside of guest memory");
+	if (!aligned(&config))
+		return vhost_user_refuse(connection, -EINVAL, "ring of an impossible size, alignment or base");
 	set_bases(vring, &config);
 	error = ensure_call_fd(vring);
 	if (error)
