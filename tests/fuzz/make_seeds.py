@@ -69,7 +69,7 @@ def vhost_user_seeds():
 			yield seed + b"".join(bytes([0, 1, request]) + bytes(6) for request in range(1, 44)) + bytes([12, 15, 1])
 		# From nothing: features, memory table of one region, a ring.
 		seed = bytes([device, 0])
-		seed += bytes([0, 1, 16, 0]) + u64(0xa81f) + bytes([0, 1, 2, 0]) + u64(1 << 32 | 1 << 30) + bytes([0])
+		seed += bytes([0, 1, 16, 0]) + u64(0xb) + bytes([0, 1, 2, 0]) + u64(1 << 32 | 1 << 30) + bytes([0])
 		seed += bytes([0, 1, 5, 1, 0x80, 0x83, 0x80, 0, 0])
 		seed += bytes([0, 1, 8, 0, 16, 0, 1, 9, 0, 0, 0x80, 0x88, 0x87, 0, 1, 12, 0, 0, 1, 13, 0, 0, 1, 18, 0, 1, 12])
 		yield seed

@@ -63,7 +63,7 @@ static void serve(struct vhost_user_server *server, int fd)
 		return;
 	}
 	server->connections++;
-	log_info("%s: front-end connected", server->device->name);
+	log_limited(&server->device->log_limit, LOG_LEVEL_INFO, "%s: front-end connected", server->device->name);
 }
 
 static void retry_later(struct vhost_user_server *server)
