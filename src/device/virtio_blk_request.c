@@ -149,7 +149,7 @@ static void read_segments(const struct guest_segment *segments, size_t skip, voi
 			continue;
 		}
 		piece = min(length, segments->length - skip);
-		guest_read(place, segments->base + skip, piece);
+		guest_fetch(place, segments->base + skip, piece);
 		place += piece;
 		length -= piece;
 		skip = 0;

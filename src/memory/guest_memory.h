@@ -70,6 +70,18 @@ static inline void guest_read(void *to, const guest_byte *from, size_t length)
 	memcpy(to, from, length);
 }
 
+/**
+ * guest_fetch() - guest_read() of what will be checked and then used: headers, indices, sizes.
+ *
+ * For the compiler a copy of memory that nobody writes meanwhile is as good as the original, so it might check the one and
+ * use the other. It must not here.
+ */
+static inline void guest_fetch(void *to, const guest_byte *from, size_t length)
+{
+	guest_read(to, from, length);
+	__asm__ volatile("" : : "r"(to) : "memory");
+}
+
 static inline void guest_write(guest_byte *to, const void *from, size_t length)
 {
 	memcpy(to, from, length);
