@@ -232,7 +232,8 @@ static void offer_room(struct nic *nic, struct fuzz_input *input)
 {
 	uint8_t form = fuzz_u8(input);
 	unsigned count = 1 + form % 16U;
-	uint32_t length = form & 0x80 ? 1U + fuzz_u8(input) : form & 0x40 ? 0x4000 : 1530;
+	/* Just enough, just too little, and plenty. */
+	uint32_t length = form & 0x80 ? 40U + fuzz_u8(input) : form & 0x40 ? 0x4000 : 1530;
 
 	for (unsigned i = 0; i < count; i++) {
 		struct guest_buffer buffers[2] = {
