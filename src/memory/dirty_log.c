@@ -54,7 +54,8 @@ void dirty_log_mark(struct dirty_log *log, uint64_t guest_address, uint64_t leng
 		 * Release: whoever sees the bit, and clears it, sees the data written before. The front-end takes whole
 		 * words with an exchange; a byte-wide OR is part of the same word and neither loses the other's change.
 		 */
-		__atomic_fetch_or(&log->region->host[page / 8].untrusted, (uint8_t)(1U << (page % 8)), __ATOMIC_RELEASE);
+		__atomic_fetch_or(&log->region->host[page / 8].untrusted, (uint8_t)(1U << (page % 8)),
+				  __ATOMIC_RELEASE);
 	}
 }
 

@@ -4,9 +4,9 @@
  *
  * Theory of operation
  * -------------------
- * Input: the queue's form, its bases, then steps. A step is the driver's (offer a chain, scribble into memory, jump with the
- * index), the device's (pop, push in any order, unpop, publish, arm, disarm), or a crash: the queue is forgotten
- * as it stands and started again, with an in-flight area whose bytes the driver may have changed meanwhile.
+ * Input: the queue's form, its bases, then steps. A step is the driver's (offer a chain, scribble into memory, jump
+ * with the index), the device's (pop, push in any order, unpop, publish, arm, disarm), or a crash: the queue is
+ * forgotten as it stands and started again, with an in-flight area whose bytes the driver may have changed meanwhile.
  *
  * Oracles, beside the sanitizers and the guard areas around the regions
  * - a popped chain lies in guest memory, and its counts, lengths and ids keep the promises of struct chain;
@@ -63,8 +63,8 @@ static int open_inflight(struct state *state)
 	const struct inflight_ring ring = {
 		.descriptors = state->config.descriptors,
 		.size = state->config.size,
-		.used_index = state->config.packed ? state->config.used_base :
-						     guest_load16(state->config.device_area + 2),
+		.used_index =
+			state->config.packed ? state->config.used_base : guest_load16(state->config.device_area + 2),
 		.packed = state->config.packed,
 	};
 
@@ -100,7 +100,8 @@ static bool start(struct state *state)
 static void begin(struct state *state)
 {
 	uint8_t form = fuzz_u8(&state->input), more = fuzz_u8(&state->input);
-	struct inflight_description description = { .mmap_size = AREA_SIZE, .num_queues = 1,
+	struct inflight_description description = { .mmap_size = AREA_SIZE,
+						    .num_queues = 1,
 						    .queue_size = AREA_ENTRIES };
 
 	guest_queue_init(&state->driver, &guest, 0, form);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Fuzz target: lines of the control socket. Each is taken apart, or answered with an object that has an error and a remedy
- * and can be printed.
+ * Fuzz target: lines of the control socket. Each is taken apart, or answered with an object that has an error and a
+ * remedy and can be printed.
  */
 #include "control/control_command.h"
 #include "fuzz.h"

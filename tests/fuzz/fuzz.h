@@ -2,9 +2,9 @@
 /*
  * What all fuzz targets share: the input as a stream of small decisions, and a check that ends the run.
  *
- * A target reads numbers from the front of its input; behind the end there are zeros for ever, so that every prefix of an
- * input is an input, and mutations stay local. Targets bound their own steps. Nothing of one input may be left when the
- * next one begins.
+ * A target reads numbers from the front of its input; behind the end there are zeros for ever, so that every prefix of
+ * an input is an input, and mutations stay local. Targets bound their own steps. Nothing of one input may be left when
+ * the next one begins.
  */
 #ifndef TESTS_FUZZ_H
 #define TESTS_FUZZ_H

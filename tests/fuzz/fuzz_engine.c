@@ -11,7 +11,8 @@
 
 #define SETTLE_ROUNDS 64U
 
-/* The address table's keys and the like: an input must do the same each time. Takes the C library's place when linked. */
+/* The address table's keys and the like: an input must do the same each time. Takes the C library's place when linked.
+ */
 ssize_t getrandom(void *to, size_t length, unsigned flags)
 {
 	memset(to, 0x5a, length);
@@ -30,7 +31,8 @@ void fuzz_engine_open(struct fuzz_engine *engine)
 	sidecore_set_slot(engine->sidecore, SIDECORE_SLOT_NET, network_worker_create());
 	fuzz_require(!block_worker_create(&worker));
 	sidecore_set_slot(engine->sidecore, SIDECORE_SLOT_BLOCK, worker);
-	engine->turn = (struct turn){ .sidecore = engine->sidecore, .now = 1000000000, .requests = 64, .bytes = 1 << 20 };
+	engine->turn =
+		(struct turn){ .sidecore = engine->sidecore, .now = 1000000000, .requests = 64, .bytes = 1 << 20 };
 }
 
 static unsigned run_messages(struct fuzz_engine *engine)
@@ -43,7 +45,8 @@ static unsigned run_messages(struct fuzz_engine *engine)
 
 void fuzz_engine_settle(struct fuzz_engine *engine)
 {
-	/* A stop is a chain of a few messages and completions; a round without a message may still have completed one. */
+	/* A stop is a chain of a few messages and completions; a round without a message may still have completed one.
+	 */
 	for (unsigned i = 0, quiet = 0; quiet < 4; i++) {
 		fuzz_require(i < SETTLE_ROUNDS);
 		quiet = run_messages(engine) ? 0 : quiet + 1;
@@ -58,7 +61,8 @@ unsigned fuzz_engine_round(struct fuzz_engine *engine)
 	for (struct attachment *a = engine->sidecore->attachments; a; a = a->next) {
 		unsigned done = a->poller->ops->poll(a->poller, &engine->turn);
 
-		/* A turn is bounded, whatever the guest does: NETWORK_BATCH or a batch of requests may finish what was begun. */
+		/* A turn is bounded, whatever the guest does: NETWORK_BATCH or a batch of requests may finish what was
+		 * begun. */
 		fuzz_require(done <= engine->turn.requests);
 		work += done;
 	}

@@ -89,7 +89,8 @@ static uint64_t write_table(struct guest_queue *queue, const struct guest_buffer
 			table[i] = (struct vring_desc){ buffers[i].address, buffers[i].length, 0, flags };
 		else
 			table[i] = (struct vring_desc){ buffers[i].address, buffers[i].length,
-							i + 1 < count ? flags | VRING_DESC_F_NEXT : flags, (uint16_t)(i + 1) };
+							i + 1 < count ? flags | VRING_DESC_F_NEXT : flags,
+							(uint16_t)(i + 1) };
 	}
 	return GUEST_LOW + offset;
 }
@@ -130,11 +131,10 @@ static void add_packed(struct guest_queue *queue, const struct guest_buffer *buf
 		if (table)
 			*slot = (struct vring_packed_desc){ table, count * 16, id, flags | VRING_DESC_F_INDIRECT };
 		else
-			*slot = (struct vring_packed_desc){
-				buffers[i].address, buffers[i].length, id,
-				(uint16_t)(flags | (buffers[i].writable ? VRING_DESC_F_WRITE : 0) |
-					   (i + 1 < count ? VRING_DESC_F_NEXT : 0))
-			};
+			*slot = (struct vring_packed_desc){ buffers[i].address, buffers[i].length, id,
+							    (uint16_t)(flags |
+								       (buffers[i].writable ? VRING_DESC_F_WRITE : 0) |
+								       (i + 1 < count ? VRING_DESC_F_NEXT : 0)) };
 		if (++queue->next == queue->size) {
 			queue->next = 0;
 			queue->wrap = !queue->wrap;

@@ -6,9 +6,10 @@
 #	tests/fuzz/run.sh [SECONDS [TARGET]...]
 #
 # SECONDS is for each target, 60 by default. Each first replays the inputs of tests/fuzz/crashes/TARGET, which once
-# failed, and of its seeds, then looks for new ones from there. What a run learns is kept in build/fuzz/corpus/TARGET for the
-# next; an input that fails is written to build/fuzz/crashes/TARGET: once its cause is found and gone, it goes into
-# tests/fuzz/crashes/TARGET. One line a target: speed, coverage features, failures. The exit status is 1 if any failed.
+# failed, and its seeds, then looks for new ones from there. What a run learns is kept in build/fuzz/corpus/TARGET for
+# the next; an input that fails is written to build/fuzz/crashes/TARGET: once its cause is found and gone, it goes into
+# tests/fuzz/crashes/TARGET. One line a target: speed, coverage features, failures. The exit status is 1 if any
+# failed.
 #
 # RESULTS=FILE: write JUnit results there, too (tests/run.sh). JOBS=N: two, unless told otherwise.
 
@@ -21,15 +22,21 @@ build=build/fuzz
 jobs=${JOBS:-2}
 targets=("$@")
 [[ $seconds =~ ^[0-9]+$ ]] || {
-	sed -n 's/^# \{0,1\}//; 4,14p' "$0"
+	sed -n 's/^# \{0,1\}//; 4,15p' "$0"
 	exit 2
 }
-if [ ${#targets[@]} = 0 ]; then
-	for file in tests/fuzz/*_fuzz.c; do
-		file=${file##*/}
-		targets+=("${file%_fuzz.c}")
-	done
-fi
+all=()
+for file in tests/fuzz/*_fuzz.c; do
+	file=${file##*/}
+	all+=("${file%_fuzz.c}")
+done
+[ ${#targets[@]} -gt 0 ] || targets=("${all[@]}")
+for target in "${targets[@]}"; do
+	[[ " ${all[*]} " == *" $target "* ]] || {
+		echo "tests/fuzz/run.sh: no target \"$target\"; there are: ${all[*]}" >&2
+		exit 2
+	}
+done
 
 build_targets() {
 	[ -f $build/build.ninja ] ||
@@ -49,7 +56,8 @@ export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 
 # run_target TARGET: replay, then search; its line goes to standard output, all else into its log.
 run_target() {
-	local target=$1 program=$PWD/$build/tests/fuzz/${1}_fuzz log=$PWD/$build.logs/$1.log status replay=() speed features
+	local target=$1 program=$PWD/$build/tests/fuzz/${1}_fuzz log=$PWD/$build.logs/$1.log
+	local status replay=() speed features
 	local corpus=$PWD/$build/corpus/$1 crashes=$PWD/$build/crashes/$1 seeds=$PWD/$build/seeds/$1 dictionary=()
 
 	mkdir -p "$corpus" "$crashes" "$seeds"
@@ -71,7 +79,8 @@ run_target() {
 	features=$(sed -n 's/^#.* ft: \([0-9]*\).*/\1/p' "$log" | tail -1)
 	printf '%-12s %3d inputs replayed, %7s execs/s, %6s features, %s\n' "$target" ${#replay[@]} "${speed:--}" \
 		"${features:--}" "$([ $status = 0 ] && echo "no failure" || echo "FAILED (status $status): see $log")"
-	[ $status = 0 ] || grep -m 3 -E '_fuzz\.c:[0-9]+: |fuzz_[a-z]*\.c:[0-9]+: |^SUMMARY|runtime error' "$log" | sed 's/^/    /'
+	[ $status = 0 ] ||
+		grep -m 3 -E '_fuzz\.c:[0-9]+: |fuzz_[a-z]*\.c:[0-9]+: |^SUMMARY|runtime error' "$log" | sed 's/^/    /'
 	echo "$status" >"$build.logs/$target.status"
 	return $status
 }
@@ -80,10 +89,6 @@ failed=0
 running=0
 rm -f $build.logs/*.status
 for target in "${targets[@]}"; do
-	[ -x "$build/tests/fuzz/${target}_fuzz" ] || {
-		echo "tests/fuzz/run.sh: no target \"$target\"; there are: ${targets[*]}" >&2
-		exit 2
-	}
 	if [ $running -ge "$jobs" ]; then
 		wait -n || failed=1
 		running=$((running - 1))
@@ -100,11 +105,10 @@ if [ -n "${RESULTS-}" ]; then
 	{
 		echo '<testsuites><testsuite name="fuzz">'
 		for target in "${targets[@]}"; do
-			if [ "$(cat "$build.logs/$target.status" 2>&1)" = 0 ]; then
-				echo "<testcase classname=\"fuzz\" name=\"$target\"/>"
-			else
-				echo "<testcase classname=\"fuzz\" name=\"$target\"><failure message=\"see $build.logs/$target.log\"/></testcase>"
-			fi
+			echo "<testcase classname=\"fuzz\" name=\"$target\">"
+			[ "$(cat "$build.logs/$target.status" 2>&1)" = 0 ] ||
+				echo "<failure message=\"see $build.logs/$target.log\"/>"
+			echo '</testcase>'
 		done
 		echo '</testsuite></testsuites>'
 	} >"$RESULTS"

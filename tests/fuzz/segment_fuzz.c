@@ -4,13 +4,13 @@
  *
  * Theory of operation
  * -------------------
- * Input: what a frame is made of (tags, IP version, options or extension headers, transport, payload, offload state), bytes to
- * change in it, how it is cut into segments of memory, and how much room there is for the result. The offload state
- * is what virtio-net's header check lets through, as in the program.
+ * Input: what a frame is made of (tags, IP version, options or extension headers, transport, payload, offload state),
+ * bytes to change in it, how it is cut into segments of memory, and how much room there is for the result. The offload
+ * state is what virtio-net's header check lets through, as in the program.
  *
  * Whatever comes out is read with frame_read() and checked by code that shares nothing with what made it:
- * - of TCP and UDP segments: IP and transport checksums are right (completed first where they were left to the receiver),
- *   lengths are those of the frame, sequence numbers are without gap, each but the last has gso_size bytes;
+ * - of TCP and UDP segments: IP and transport checksums are right (completed first where they were left to the
+ * receiver), lengths are those of the frame, sequence numbers are without gap, each but the last has gso_size bytes;
  * - of UDP fragments: offsets are without gap, and the datagram that they make has the right checksum;
  * - together they are the payload that went in, byte for byte;
  * - of a frame without GSO: the checksum is the sum that the offload state asks for, and no other byte has changed;

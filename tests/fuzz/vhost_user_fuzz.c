@@ -4,13 +4,13 @@
  *
  * Theory of operation
  * -------------------
- * Input: which device, whether a session is set up first as a front-end would (so that queues run, and what follows meets
- * them running), then steps. A step is a message, a turn of the sidecore, a change of the guest's memory or of the
- * in-flight area, a file that shrinks, or the end of the connection and a new one.
+ * Input: which device, whether a session is set up first as a front-end would (so that queues run, and what follows
+ * meets them running), then steps. A step is a message, a turn of the sidecore, a change of the guest's memory or of
+ * the in-flight area, a file that shrinks, or the end of the connection and a new one.
  *
- * A message is built by its row of the message table: its payload has the row's size unless the input says otherwise, and
- * is made of words, each a byte of the input that stands for a value that matters (addresses and sizes of the guest's
- * regions, small numbers, limits) or raw. Its files come from a palette: the guest's memory, a small and a
+ * A message is built by its row of the message table: its payload has the row's size unless the input says otherwise,
+ * and is made of words, each a byte of the input that stands for a value that matters (addresses and sizes of the
+ * guest's regions, small numbers, limits) or raw. Its files come from a palette: the guest's memory, a small and a
  * shrinking memfd, eventfds, a pipe, a socket, /dev/null, /dev/zero, an epoll, an in-flight area.
  *
  * Oracles: each message is over in bounded steps; a connection that we end is released, and its device is as it was;
@@ -96,8 +96,9 @@ static void open_files(void)
 
 static void open_once(void)
 {
-	const struct virtio_net_config_options nic = { .name = "nic", .mac = { 2, 0, 0, 0, 0, 1 }, .queue_pairs = 2,
-						       .sidecore = -1, .queue_size_max = 64 };
+	const struct virtio_net_config_options nic = {
+		.name = "nic", .mac = { 2, 0, 0, 0, 0, 1 }, .queue_pairs = 2, .sidecore = -1, .queue_size_max = 64
+	};
 	const struct virtio_blk_options blk = { .name = "disk", .queues = 2, .sidecore = -1, .queue_size_max = 64 };
 	const struct disk_config configs[2] = { { .name = "ram", .type = DISK_RAM, .size = 0x10000 },
 						{ .name = "null", .type = DISK_NULL, .size = 0x10000 } };
@@ -132,8 +133,9 @@ static void drain_front_end(void)
 
 	for (;;) {
 		struct iovec part = { bytes, sizeof(bytes) };
-		struct msghdr header = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control,
-					 .msg_controllen = sizeof(control) };
+		struct msghdr header = {
+			.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
+		};
 		struct cmsghdr *message;
 
 		if (recvmsg(front_end, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) <= 0)
@@ -229,12 +231,38 @@ static void send_message(uint32_t request, uint32_t flags, const void *payload, 
 static uint64_t read_word(struct fuzz_input *input)
 {
 	static const uint64_t values[] = {
-		GUEST_LOW, GUEST_SEAM, GUEST_APART, GUEST_LOW_SIZE, GUEST_HIGH_SIZE, GUEST_APART_SIZE, GUEST_FILE_SIZE,
-		GUEST_LOW + GUEST_DRIVER_AREA, GUEST_LOW + GUEST_DEVICE_AREA, GUEST_LOW + GUEST_QUEUE(1),
-		GUEST_LOW + GUEST_QUEUE(1) + GUEST_DRIVER_AREA, GUEST_LOW + GUEST_QUEUE(1) + GUEST_DEVICE_AREA,
-		GUEST_SEAM - 16, GUEST_SEAM - 1, UINT64_MAX, UINT64_MAX - 4095, INT64_MAX, UINT32_MAX, 1ULL << 32, 0xffff,
-		0x8000, 0x80008000, 4096, AREA_SIZE, 0x10000, 1U << 20, 256, 257, 1ULL << VIRTIO_F_VERSION_1,
-		1ULL << VIRTIO_F_RING_PACKED, VHOST_USER_LOG_ALL, VHOST_USER_PROTOCOL_FEATURES,
+		GUEST_LOW,
+		GUEST_SEAM,
+		GUEST_APART,
+		GUEST_LOW_SIZE,
+		GUEST_HIGH_SIZE,
+		GUEST_APART_SIZE,
+		GUEST_FILE_SIZE,
+		GUEST_LOW + GUEST_DRIVER_AREA,
+		GUEST_LOW + GUEST_DEVICE_AREA,
+		GUEST_LOW + GUEST_QUEUE(1),
+		GUEST_LOW + GUEST_QUEUE(1) + GUEST_DRIVER_AREA,
+		GUEST_LOW + GUEST_QUEUE(1) + GUEST_DEVICE_AREA,
+		GUEST_SEAM - 16,
+		GUEST_SEAM - 1,
+		UINT64_MAX,
+		UINT64_MAX - 4095,
+		INT64_MAX,
+		UINT32_MAX,
+		1ULL << 32,
+		0xffff,
+		0x8000,
+		0x80008000,
+		4096,
+		AREA_SIZE,
+		0x10000,
+		1U << 20,
+		256,
+		257,
+		1ULL << VIRTIO_F_VERSION_1,
+		1ULL << VIRTIO_F_RING_PACKED,
+		VHOST_USER_LOG_ALL,
+		VHOST_USER_PROTOCOL_FEATURES,
 	};
 	uint8_t form = fuzz_u8(input);
 
@@ -296,7 +324,8 @@ static void fill_payload(uint32_t request, union vhost_user_payload *payload, st
 	}
 }
 
-static uint32_t natural_size(const struct vhost_user_row *row, uint32_t request, const union vhost_user_payload *payload)
+static uint32_t natural_size(const struct vhost_user_row *row, uint32_t request,
+			     const union vhost_user_payload *payload)
 {
 	if (request == VHOST_USER_SET_MEM_TABLE)
 		return 8 + min(payload->table.count, 8U) * 32U;
@@ -328,19 +357,21 @@ static void any_message(struct fuzz_input *input)
 		length = min(fuzz_u16(input), (uint16_t)sizeof(payload));
 	}
 	/* As many files as fit the message, unless told otherwise. */
-	fd_count = request == VHOST_USER_SET_MEM_TABLE ? min(payload.table.count, 8U) :
-		   row->fds_min			       ? row->fds_min :
-		   row->fds_max == 1 && request != VHOST_USER_REM_MEM_REG && !(payload.u64 & VHOST_USER_VRING_NO_FD) ? 1 :
-													       0;
+	fd_count = request == VHOST_USER_SET_MEM_TABLE ? min(payload.table.count, 8U)
+		   : row->fds_min		       ? row->fds_min
+		   : row->fds_max == 1 && request != VHOST_USER_REM_MEM_REG && !(payload.u64 & VHOST_USER_VRING_NO_FD)
+			   ? 1
+			   : 0;
 	if (form & 0x10)
 		fd_count = fuzz_u8(input) % 17U;
 	for (unsigned i = 0; i < fd_count; i++)
-		fds[i] = files[form & 0x20 ? fuzz_u8(input) % FILES :
-			       request == VHOST_USER_SET_VRING_CALL || request == VHOST_USER_SET_VRING_KICK ||
-						request == VHOST_USER_SET_VRING_ERR ? FILE_EVENT :
-			       request == VHOST_USER_SET_INFLIGHT_FD ? FILE_AREA :
-			       request == VHOST_USER_SET_BACKEND_REQ_FD ? FILE_SOCKET :
-									  FILE_GUEST];
+		fds[i] = files[form & 0x20 ? fuzz_u8(input) % FILES
+			       : request == VHOST_USER_SET_VRING_CALL || request == VHOST_USER_SET_VRING_KICK ||
+					       request == VHOST_USER_SET_VRING_ERR
+				       ? FILE_EVENT
+			       : request == VHOST_USER_SET_INFLIGHT_FD	  ? FILE_AREA
+			       : request == VHOST_USER_SET_BACKEND_REQ_FD ? FILE_SOCKET
+									  : FILE_GUEST];
 	send_message(request, flags, &payload, length, size, fds, fd_count);
 }
 
@@ -361,10 +392,12 @@ static void set_up(uint8_t form)
 {
 	struct virtio_device *device = connection.device;
 	uint64_t features = device->features | VHOST_USER_PROTOCOL_FEATURES;
-	struct vhost_user_memory_table table = { .count = 3, .regions = {
-		{ GUEST_LOW, GUEST_LOW_SIZE, GUEST_LOW, 0 },
-		{ GUEST_SEAM, GUEST_HIGH_SIZE, GUEST_SEAM, GUEST_LOW_SIZE },
-		{ GUEST_APART, GUEST_APART_SIZE, GUEST_APART, GUEST_LOW_SIZE + GUEST_HIGH_SIZE } } };
+	struct vhost_user_memory_table table = {
+		.count = 3,
+		.regions = { { GUEST_LOW, GUEST_LOW_SIZE, GUEST_LOW, 0 },
+			     { GUEST_SEAM, GUEST_HIGH_SIZE, GUEST_SEAM, GUEST_LOW_SIZE },
+			     { GUEST_APART, GUEST_APART_SIZE, GUEST_APART, GUEST_LOW_SIZE + GUEST_HIGH_SIZE } }
+	};
 	const int fds[3] = { guest.fd, guest.fd, guest.fd };
 	struct vhost_user_log log = { .size = SMALL_SIZE };
 	struct inflight_description inflight = { .mmap_size = AREA_SIZE, .num_queues = 2, .queue_size = 64 };
@@ -382,8 +415,9 @@ static void set_up(uint8_t form)
 			     &files[FILE_SMALL], 1);
 	for (unsigned i = 0; i < 2; i++) {
 		uint64_t place = GUEST_LOW + GUEST_QUEUE(i);
-		struct vhost_user_vring_address address = { i, form >> 5 & 1, place, place + GUEST_DEVICE_AREA,
-							    place + GUEST_DRIVER_AREA, 0 };
+		struct vhost_user_vring_address address = {
+			i, form >> 5 & 1, place, place + GUEST_DEVICE_AREA, place + GUEST_DRIVER_AREA, 0
+		};
 
 		send_state(VHOST_USER_SET_VRING_NUM, i, 16);
 		send_state(VHOST_USER_SET_VRING_BASE, i, form & 1 ? 0x80008000 : 0);
@@ -440,7 +474,8 @@ static void clean(void)
 	guest_clear(&guest);
 	memset(area, 0, AREA_SIZE);
 	fuzz_require(!ftruncate(files[FILE_SHRINKING], 0) && !ftruncate(files[FILE_SHRINKING], GUEST_FILE_SIZE));
-	while (read(files[FILE_EVENT], &count, sizeof(count)) > 0 || read(files[FILE_OTHER_EVENT], &count, sizeof(count)) > 0)
+	while (read(files[FILE_EVENT], &count, sizeof(count)) > 0 ||
+	       read(files[FILE_OTHER_EVENT], &count, sizeof(count)) > 0)
 		;
 	while (read(pipe_end, bytes, sizeof(bytes)) > 0 || recv(socket_end, bytes, sizeof(bytes), MSG_DONTWAIT) > 0)
 		;

@@ -8,11 +8,11 @@
  * sector, length and layout; any chain; scribbling; an index that jumps), a turn, a completion of a request that the
  * disk holds, or a stop and start of the queue.
  *
- * The disk is one of two. The *strict* one is of this file: an array of the disk's exact size on the heap, and before it
- * touches a byte it checks all that the device model promises to backends. It completes requests at once or keeps them,
- * and fails them as the input says. The *RAM* disk is the program's own; it is twice as large as the device was told,
- * and the half that the guest may not address is filled with a pattern that has to be there in the end. A read-only
- * device leaves all of it alone.
+ * The disk is one of two. The *strict* one is of this file: an array of the disk's exact size on the heap, and before
+ * it touches a byte it checks all that the device model promises to backends. It completes requests at once or keeps
+ * them, and fails them as the input says. The *RAM* disk is the program's own; it is twice as large as the device was
+ * told, and the half that the guest may not address is filled with a pattern that has to be there in the end. A
+ * read-only device leaves all of it alone.
  *
  * Other oracles: the queue drains when the disk has answered, requests in flight are counted right, and a queue that
  * broke is as good as new after a stop and a start.
@@ -156,8 +156,12 @@ static void note_status(struct block_request *request, int status)
 static void ram_io(enum block_operation operation, uint64_t offset, void *bytes, uint64_t length)
 {
 	struct guest_segment segment = { guest_bytes_of(bytes), length };
-	struct block_request request = { .operation = (uint8_t)operation, .offset = offset, .length = length,
-					 .segments = &segment, .segment_count = bytes ? 1 : 0, .status = 1,
+	struct block_request request = { .operation = (uint8_t)operation,
+					 .offset = offset,
+					 .length = length,
+					 .segments = &segment,
+					 .segment_count = bytes ? 1 : 0,
+					 .status = 1,
 					 .complete = note_status };
 
 	block_submit(ram_channel, &request);
@@ -212,8 +216,8 @@ static void open_once(void)
 /* A request that is right in form: header, data in pieces, status; what it asks for is the input's. */
 static void offer_request(struct guest_queue *driver, struct fuzz_input *input)
 {
-	static const uint32_t types[] = { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
-					  VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES };
+	static const uint32_t types[] = { VIRTIO_BLK_T_IN,     VIRTIO_BLK_T_OUT,     VIRTIO_BLK_T_FLUSH,
+					  VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES };
 	uint8_t form = fuzz_u8(input), shape = fuzz_u8(input);
 	uint32_t slot = fuzz_u8(input) % 64U;
 	struct virtio_blk_outhdr header = { .type = form % 8 < array_size(types) ? types[form % 8] : fuzz_u32(input),
@@ -233,18 +237,18 @@ static void offer_request(struct guest_queue *driver, struct fuzz_input *input)
 			memcpy(guest.bytes + data_at + i * sizeof(zone), &zone, sizeof(zone));
 		}
 		if (pieces)
-			buffers[count++] = (struct guest_buffer){ GUEST_LOW + data_at,
-								  pieces * 16U * (1U + (shape >> 6)), false };
+			buffers[count++] =
+				(struct guest_buffer){ GUEST_LOW + data_at, pieces * 16U * (1U + (shape >> 6)), false };
 	} else {
 		bool writable = header.type != VIRTIO_BLK_T_OUT;
 
 		for (unsigned i = 0; i < pieces; i++) {
 			uint8_t length = fuzz_u8(input);
 
-			buffers[count++] = (struct guest_buffer){
-				GUEST_LOW + GUEST_DATA + (data_at + 512U * i) % (GUEST_DATA_SIZE / 2),
-				form & 64 ? length + 1U : 512U * (1U + length % 16), writable
-			};
+			buffers[count++] =
+				(struct guest_buffer){ GUEST_LOW + GUEST_DATA +
+							       (data_at + 512U * i) % (GUEST_DATA_SIZE / 2),
+						       form & 64 ? length + 1U : 512U * (1U + length % 16), writable };
 		}
 	}
 	buffers[count++] = (struct guest_buffer){ GUEST_LOW + header_at + 16, 1U + (shape >> 5 & 1), true };

@@ -8,8 +8,8 @@
  * whose headers and offload state are made of the input, any chain, buffers to receive into, scribbling, an index that
  * jumps, a command), a turn of the sidecore, the clock that moves on, or a stop and start of a queue.
  *
- * The observer is a port that keeps what it gets. Both devices are bound to their MAC address and, when the input says so,
- * to one IPv4 address, so of each frame that it gets, completed as a receiver would complete it,
+ * The observer is a port that keeps what it gets. Both devices are bound to their MAC address and, when the input says
+ * so, to one IPv4 address, so of each frame that it gets, completed as a receiver would complete it,
  * - the length is at most FRAME_LENGTH_MAX, and offload state is only what the observer said that it takes;
  * - offsets of a partial checksum lie inside the frame;
  * - the source address is one of the two devices', and a sender's IPv4 address in IP or ARP is its own;
@@ -25,10 +25,10 @@
 #include "net/segment.h"
 #include "net_fixture.h"
 
-#define STEPS	 300U
-#define NICS	 2U
-#define VLAN	 10U
-#define IPV4(n)	 ((uint8_t[4]){ 10, 0, 0, (uint8_t)(1 + (n)) })
+#define STEPS	    300U
+#define NICS	    2U
+#define VLAN	    10U
+#define IPV4(n)	    ((uint8_t[4]){ 10, 0, 0, (uint8_t)(1 + (n)) })
 #define HEADER_SIZE 12U
 
 enum { RECEIVE, TRANSMIT, CONTROL, QUEUES };
@@ -47,7 +47,10 @@ static struct nic nics[NICS];
 static struct fake_port observer;
 
 static const uint8_t macs[4][6] = {
-	{ 2, 0, 0, 0, 0, 1 }, { 2, 0, 0, 0, 0, 2 }, { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff }, { 2, 0, 0, 0, 0, 9 },
+	{ 2, 0, 0, 0, 0, 1 },
+	{ 2, 0, 0, 0, 0, 2 },
+	{ 0xff, 0xff, 0xff, 0xff, 0xff, 0xff },
+	{ 2, 0, 0, 0, 0, 9 },
 };
 
 static void open_once(void)
@@ -187,8 +190,8 @@ static uint32_t make_frame(struct nic *nic, struct fuzz_input *input, uint8_t fo
 		at += 40;
 	} else {
 		at = put16(frame, at, form & 4 ? 0x86dd : 0x0800);
-		at = put_packet(frame, at, (uint8_t)((form & 4 ? 2 : 0) | (offload >> 2 & 1) | (form & 16 ? 0 : 4)), number,
-				&transport);
+		at = put_packet(frame, at, (uint8_t)((form & 4 ? 2 : 0) | (offload >> 2 & 1) | (form & 16 ? 0 : 4)),
+				number, &transport);
 	}
 	if (form & 32) { /* anywhere in the headers */
 		uint32_t place = fuzz_u8(input) % 100U;
@@ -237,7 +240,8 @@ static void offer_room(struct nic *nic, struct fuzz_input *input)
 
 	for (unsigned i = 0; i < count; i++) {
 		struct guest_buffer buffers[2] = {
-			{ GUEST_SEAM + 0x1000 + i * 0x300U, form & 0x20 ? fuzz_u8(input) % 16U + 1U : HEADER_SIZE, true },
+			{ GUEST_SEAM + 0x1000 + i * 0x300U, form & 0x20 ? fuzz_u8(input) % 16U + 1U : HEADER_SIZE,
+			  true },
 			{ GUEST_SEAM + 0x2000, length, true },
 		};
 
@@ -314,7 +318,9 @@ static struct port_vlan vlan_mode(uint8_t form)
 static void start_nic(unsigned number, struct fuzz_input *input)
 {
 	struct nic *nic = &nics[number];
-	struct virtio_net_config_options options = { .name = "nic", .queue_pairs = 1, .sidecore = -1, .check_mac = true };
+	struct virtio_net_config_options options = {
+		.name = "nic", .queue_pairs = 1, .sidecore = -1, .check_mac = true
+	};
 	uint64_t features = fuzz_u64(input);
 	uint8_t ports = fuzz_u8(input);
 

@@ -34,16 +34,16 @@
 /* Its macros have the names of the enum in virtio_net_header.h. */
 #include <linux/virtio_blk.h>
 
-#define DURATION      (3 * NANOSECONDS_PER_SECOND)
-#define PATIENCE      (60 * NANOSECONDS_PER_SECOND)
-#define HONEST_SIZE   (4U << 20)
-#define HONEST_BASE   0x1000000ULL
-#define HONEST_RING   128U
-#define FRAME_SIZE    1012U /* with virtio-net's header */
-#define NET_HEADER    12U
-#define BLOCK_SIZE    4096U
-#define BLOCKS	      64U
-#define HOSTILE_MAX   3U /* queues */
+#define DURATION    (3 * NANOSECONDS_PER_SECOND)
+#define PATIENCE    (60 * NANOSECONDS_PER_SECOND)
+#define HONEST_SIZE (4U << 20)
+#define HONEST_BASE 0x1000000ULL
+#define HONEST_RING 128U
+#define FRAME_SIZE  1012U /* with virtio-net's header */
+#define NET_HEADER  12U
+#define BLOCK_SIZE  4096U
+#define BLOCKS	    64U
+#define HOSTILE_MAX 3U /* queues */
 
 static struct block_fixture host;
 static uint64_t seed = 1;
@@ -87,8 +87,10 @@ static void *mutate(void *context)
 						 __ATOMIC_RELAXED);
 				break;
 			default: /* and back at once, so that most chains are good most of the time */
-				__atomic_fetch_xor((uint32_t *)(void *)(byte - where % 4), 0x80000001U, __ATOMIC_RELAXED);
-				__atomic_fetch_xor((uint32_t *)(void *)(byte - where % 4), 0x80000001U, __ATOMIC_RELAXED);
+				__atomic_fetch_xor((uint32_t *)(void *)(byte - where % 4), 0x80000001U,
+						   __ATOMIC_RELAXED);
+				__atomic_fetch_xor((uint32_t *)(void *)(byte - where % 4), 0x80000001U,
+						   __ATOMIC_RELAXED);
 			}
 		}
 		sched_yield();
@@ -309,7 +311,8 @@ static void check_frame(struct link *link, const uint8_t *frame, uint32_t length
 	link->parts = header.num_buffers - 1U;
 	frame += NET_HEADER;
 	if (memcmp(frame + 6, macs[1], 6) != 0) {
-		assert_memory_equal(frame + 6, macs[0], 6); /* the hostile card may send, but not under another's name */
+		assert_memory_equal(frame + 6, macs[0],
+				    6); /* the hostile card may send, but not under another's name */
 		link->strangers++;
 		return;
 	}
@@ -347,7 +350,8 @@ static void start_link(struct link *link, struct virtio_device *const *nics)
 	link->got = honest_allocate(&link->receiver, HONEST_RING * 2048);
 	for (buffer.id = 0; buffer.id < HONEST_RING; buffer.id++) {
 		virtqueue_driver_set_segment(&link->transmit, buffer.id, 0,
-					     address_of(&link->sender, link->sent + buffer.id * 2048), FRAME_SIZE, false);
+					     address_of(&link->sender, link->sent + buffer.id * 2048), FRAME_SIZE,
+					     false);
 		virtqueue_driver_set_segment(&link->receive, buffer.id, 0,
 					     address_of(&link->receiver, link->got + buffer.id * 2048), 2048, true);
 		virtqueue_driver_add(&link->receive, &buffer, 1);
@@ -362,13 +366,15 @@ static void start_link(struct link *link, struct virtio_device *const *nics)
 /* A frame to one of the neighbours whose offload state asks for everything; the mutator does the rest. */
 static void send_hostile_frame(struct guest_queue *driver)
 {
-	static const uint8_t kinds[] = { 0, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_HDR_GSO_UDP_L4,
-					 VIRTIO_NET_HDR_GSO_UDP };
+	static const uint8_t kinds[] = { 0, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6,
+					 VIRTIO_NET_HDR_GSO_UDP_L4, VIRTIO_NET_HDR_GSO_UDP };
 	uint8_t *bytes = driver->guest->bytes + GUEST_DATA, *frame = bytes + NET_HEADER;
 	uint32_t random = test_random(&seed), length = 60 + (random & 1 ? random >> 8 & 0x3fff : 0);
 	bool tcp = random & 2;
-	const struct virtio_net_header header = { .flags = 1, .gso_type = tcp ? kinds[random >> 4 & 1] : kinds[random >> 4 & 4],
-						  .gso_size = (uint16_t)(random >> 16 & 0x7ff), .csum_start = 34,
+	const struct virtio_net_header header = { .flags = 1,
+						  .gso_type = tcp ? kinds[random >> 4 & 1] : kinds[random >> 4 & 4],
+						  .gso_size = (uint16_t)(random >> 16 & 0x7ff),
+						  .csum_start = 34,
 						  .csum_offset = tcp ? 16 : 6 };
 	struct guest_buffer buffers[3] = {
 		{ GUEST_LOW + GUEST_DATA, NET_HEADER, false },
@@ -412,8 +418,9 @@ static void neighbours_of_a_hostile_card(void **state)
 	block_fixture_start(&host);
 	sidecore_set_slot(host.sidecore, SIDECORE_SLOT_NET, worker);
 	for (unsigned i = 0; i < 3; i++) {
-		struct virtio_net_config_options options = { .name = "nic", .queue_pairs = 1, .sidecore = -1,
-							     .check_mac = true };
+		struct virtio_net_config_options options = {
+			.name = "nic", .queue_pairs = 1, .sidecore = -1, .check_mac = true
+		};
 
 		memcpy(options.mac, macs[i], 6);
 		/* The hostile driver makes rings of both layouts; the control queue is left to the fuzz target. */
@@ -519,11 +526,13 @@ static void start_store(struct store *store, struct virtio_device *device)
 	store->data = honest_allocate(&store->honest, 2 * BLOCK_SIZE);
 	store->status = honest_allocate(&store->honest, 4096);
 	for (unsigned i = 0; i < 2; i++) {
-		virtqueue_driver_set_segment(&store->driver, i, 0, address_of(&store->honest, store->headers + 16 * i), 16,
-					     false);
+		virtqueue_driver_set_segment(&store->driver, i, 0, address_of(&store->honest, store->headers + 16 * i),
+					     16, false);
 		virtqueue_driver_set_segment(&store->driver, i, 1,
-					     address_of(&store->honest, store->data + BLOCK_SIZE * i), BLOCK_SIZE, i == 1);
-		virtqueue_driver_set_segment(&store->driver, i, 2, address_of(&store->honest, store->status + i), 1, true);
+					     address_of(&store->honest, store->data + BLOCK_SIZE * i), BLOCK_SIZE,
+					     i == 1);
+		virtqueue_driver_set_segment(&store->driver, i, 2, address_of(&store->honest, store->status + i), 1,
+					     true);
 	}
 	store->writing = true;
 	submit_block(store);
@@ -531,8 +540,10 @@ static void start_store(struct store *store, struct virtio_device *device)
 
 static void send_hostile_request(struct guest_queue *driver)
 {
-	static const uint32_t types[] = { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_GET_ID,
-					  VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_T_FLUSH, 99 };
+	static const uint32_t types[] = { VIRTIO_BLK_T_IN,	VIRTIO_BLK_T_OUT,
+					  VIRTIO_BLK_T_OUT,	VIRTIO_BLK_T_GET_ID,
+					  VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES,
+					  VIRTIO_BLK_T_FLUSH,	99 };
 	uint32_t random = test_random(&seed), place = GUEST_DATA + (random >> 8 & 7) * 64;
 	const struct virtio_blk_outhdr header = { .type = types[random & 7], .sector = random >> 16 & 0x3f };
 	bool reads = header.type == VIRTIO_BLK_T_IN || header.type == VIRTIO_BLK_T_GET_ID;
