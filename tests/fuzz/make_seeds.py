@@ -77,7 +77,8 @@ def vhost_user_seeds():
 		seed += bytes([0, 1, 16, 0]) + u64(0xb) + bytes([0, 1, 2, 0]) + u64(1 << 32 | 1 << 30) + bytes([0])
 		seed += bytes([0, 1, 5, 1, 0x80, 0x83, 0x80, 0])
 		seed += bytes([0, 1, 8, 0, 16]) + bytes([0, 1, 9, 0, 0, 0x80, 0x88, 0x87])
-		seed += bytes([0, 1, 12, 0, 0, 0, 0, 0]) + bytes([0, 1, 13, 0, 0, 0, 0, 0]) + bytes([0, 1, 18, 0, 1, 12])
+		seed += bytes([0, 1, 12, 0, 0, 0, 0, 0]) + bytes([0, 1, 13, 0, 0, 0, 0, 0])
+		seed += bytes([0, 1, 18, 0, 1, 12])
 		yield seed
 
 
