@@ -112,14 +112,22 @@ static void add_kernel(struct command_line *line, const struct run *run, unsigne
 		    console ? " sidecore.shell" : "", options->append ? options->append : "");
 }
 
+/* What makes QEMU find a daemon again that was started anew: its option has another name and unit since QEMU 9.2. */
+static const char *reconnect_option(const struct run *run)
+{
+	unsigned major = 0, minor = 0;
+
+	sscanf(run->qemu_version, "%u.%u", &major, &minor);
+	return major > 9 || (major == 9 && minor >= 2) ? "reconnect-ms=1000" : "reconnect=1";
+}
+
 static void add_devices(struct command_line *line, const struct run *run, unsigned index)
 {
 	const char *name = run->guests[index].name, *packed = run->options.packed ? ",packed=on" : "";
 	unsigned queues = run->options.queues;
 
-	/* reconnect: a daemon that is started again is found again. */
 	add(line, "-chardev");
-	add(line, "socket,id=net0,path=%s/%s-net.sock,reconnect=1", run->folder, name);
+	add(line, "socket,id=net0,path=%s/%s-net.sock,%s", run->folder, name, reconnect_option(run));
 	add(line, "-netdev");
 	add(line, "vhost-user,id=nic0,chardev=net0,queues=%u", queues);
 	add(line, "-device");
@@ -130,7 +138,7 @@ static void add_devices(struct command_line *line, const struct run *run, unsign
 	add(line, "virtio-net-pci,netdev=nic0,mac=%s,mq=%s,vectors=%u,rx_queue_size=1024,tx_queue_size=1024%s",
 	    run->guests[index].mac, queues > 1 ? "on" : "off", strcmp(run->accelerator, "kvm") ? 0 : 2 * queues + 2, packed);
 	add(line, "-chardev");
-	add(line, "socket,id=disk0,path=%s/%s-disk.sock,reconnect=1", run->folder, name);
+	add(line, "socket,id=disk0,path=%s/%s-disk.sock,%s", run->folder, name, reconnect_option(run));
 	add(line, "-device");
 	add(line, "vhost-user-blk-pci,chardev=disk0,num-queues=%u,queue-size=256%s%s", queues, packed,
 	    run->options.image_count && !run->options.kernel ? ",bootindex=1" : "");
