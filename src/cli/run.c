@@ -16,8 +16,8 @@
 #include "base/clock.h"
 #include "cli/commands.h"
 
-#define DAEMON_TIMEOUT_MS 10000
-#define BOOT_TIMEOUT_MS	  120000
+#define DAEMON_TIMEOUT_MS   10000
+#define BOOT_TIMEOUT_MS	    120000
 #define AGENT_TIMEOUT_MS    10000
 #define POWEROFF_TIMEOUT_MS 8000
 
@@ -80,7 +80,9 @@ static int write_configuration(const struct run *run, const char *path)
 		fprintf(file, "  - {}\n");
 	fprintf(file, "networks:\n  - name: lan\n    uplink: { type: slirp }\ninterfaces:\n");
 	for (unsigned i = 0; i < options->guests; i++)
-		fprintf(file, "  - name: %s-net\n    network: lan\n    socket: %s-net.sock\n    mac: \"%s\"\n    queue_pairs: %u\n",
+		fprintf(file,
+			"  - name: %s-net\n    network: lan\n    socket: %s-net.sock\n    mac: \"%s\"\n    "
+			"queue_pairs: %u\n",
 			run->guests[i].name, run->guests[i].name, run->guests[i].mac, options->queues);
 	fprintf(file, "disks:\n");
 	for (unsigned i = 0; i < options->guests; i++) {
@@ -183,7 +185,8 @@ static int guest_ended(const struct run_guest *guest)
 		return 0;
 	fflush(stdout);
 	fprintf(stderr, "sidecore run: QEMU of %s ended with %s %d\n", guest->name,
-		WIFSIGNALED(status) ? "signal" : "status", WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+		WIFSIGNALED(status) ? "signal" : "status",
+		WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 	process_print_log(&guest->qemu, 20);
 	return -1;
 }
@@ -348,8 +351,9 @@ static int find_qemu_version(struct run *run)
 	error = process_start(&process, "qemu", argv, log, NULL);
 	if (error)
 		return complain(run->options.qemu,
-				error == -ENOENT ? "not found; install it with \"tools/setup.sh run\", or name it with --qemu"
-						 : strerror(-error));
+				error == -ENOENT
+					? "not found; install it with \"tools/setup.sh run\", or name it with --qemu"
+					: strerror(-error));
 	while (process_running(&process))
 		usleep(1000);
 	file = fopen(log, "r");
@@ -372,10 +376,11 @@ static int run_all(struct run *run)
 	int error;
 
 	snprintf(kernel, sizeof(kernel), "%s/vmlinuz", options->guest_folder);
-	run->accelerator = run_accelerator(options->qemu, options->kernel ? options->kernel : kernel,
-					   &run->accelerator_reason);
+	run->accelerator =
+		run_accelerator(options->qemu, options->kernel ? options->kernel : kernel, &run->accelerator_reason);
 	printf("sidecore %s, QEMU %s: %u guest%s under %s (%s)\n", SIDECORE_VERSION, run->qemu_version, options->guests,
-	       options->guests == 1 ? "" : "s", strcmp(run->accelerator, "kvm") ? "TCG" : "KVM", run->accelerator_reason);
+	       options->guests == 1 ? "" : "s", strcmp(run->accelerator, "kvm") ? "TCG" : "KVM",
+	       run->accelerator_reason);
 	fflush(stdout);
 	error = start_daemon(run);
 	if (error) {
@@ -457,8 +462,7 @@ int cli_run(int argc, char **argv)
 			print_lost_guests(run);
 	}
 	keep_logs = error && !run_stopped() && run->accelerator;
-	if (stop_all(run))
-		{
+	if (stop_all(run)) {
 		error = -1;
 		keep_logs = true;
 	}

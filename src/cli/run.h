@@ -4,10 +4,10 @@
  *
  * Theory of operation
  * -------------------
- * The launcher makes a folder for sockets and logs, writes a configuration into it, starts this same program as `serve`,
- * and a QEMU for each guest. Guests of the image that guest/build.sh makes are driven through their agent, over QEMU's second
- * serial port, and given the *tour* (cli/run_tour.c): every step passes or fails, and all of them must pass. Guests of
- * one's own just run.
+ * The launcher makes a folder for sockets and logs, writes a configuration into it, starts this same program as
+ * `serve`, and a QEMU for each guest. Guests of the image that guest/build.sh makes are driven through their agent,
+ * over QEMU's second serial port, and given the *tour* (cli/run_tour.c): every step passes or fails, and all of them
+ * must pass. Guests of one's own just run.
  *
  * Nothing survives the launcher: children get a signal from the kernel when it dies (prctl PR_SET_PDEATHSIG).
  *
@@ -45,12 +45,14 @@ struct process {
  *
  * Return: 0 or a negative errno, also that of exec.
  */
-int process_start(struct process *process, const char *name, const char *const argv[], const char *log, const cpu_set_t *cpus);
+int process_start(struct process *process, const char *name, const char *const argv[], const char *log,
+		  const cpu_set_t *cpus);
 
 /** process_running() - false once it has ended; it is then reaped, and its status set. */
 bool process_running(struct process *process);
 
-/** process_stop() - SIGTERM, SIGKILL after @patience_ms, reap. Harmless when it does not run. Return: wait status or 0. */
+/** process_stop() - SIGTERM, SIGKILL after @patience_ms, reap. Harmless when it does not run. Return: wait status or 0.
+ */
 int process_stop(struct process *process, unsigned patience_ms);
 
 /** process_print_log() - the last @lines lines of its log, on standard error: for failures. */
@@ -112,16 +114,16 @@ struct run_options {
 	unsigned memory; /* MiB */
 	unsigned cpus;
 	unsigned sidecores;
-	unsigned queues;	 /* NIC queue pairs and disk queues */
+	unsigned queues; /* NIC queue pairs and disk queues */
 	const char *disk_size;
 	const char *images[RUN_GUESTS_MAX];
 	unsigned image_count;
 	const char *kernel, *initrd, *append;
 	const char *guest_folder;
 	const char *qemu;
-	const char *json;	 /* write results here as well */
-	int console;		 /* guest whose console is ours; -1: none */
-	bool keep;		 /* boot, then wait; no tour */
+	const char *json; /* write results here as well */
+	int console;	  /* guest whose console is ours; -1: none */
+	bool keep;	  /* boot, then wait; no tour */
 	bool packed;
 };
 
@@ -186,11 +188,11 @@ struct report_row {
 	enum report_section section;
 	char name[48];
 	enum { STEP_PASSED, STEP_FAILED, STEP_SKIPPED } result;
-	char detail[160];  /* why it failed or was skipped */
-	double throughput; /* per second, of @unit */
+	char detail[160];				    /* why it failed or was skipped */
+	double throughput;				    /* per second, of @unit */
 	enum { UNIT_BITS, UNIT_BYTES, UNIT_REQUESTS } unit; /* bits: throughput is in bytes, shown in bits */
 	double p50_us, p99_us;
-	double sidecore_cpu; /* 1.0: one CPU fully used */
+	double sidecore_cpu;	  /* 1.0: one CPU fully used */
 	double kicks, interrupts; /* per packet or request */
 	double seconds;
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Which accelerator QEMU gets. /dev/kvm alone proves nothing (there are software KVMs that boot no stock kernel), so KVM is
- * tried: the kernel without a root file system must get as far as its panic for want of one.
+ * Which accelerator QEMU gets. /dev/kvm alone proves nothing (there are software KVMs that boot no stock kernel), so
+ * KVM is tried: the kernel without a root file system must get as far as its panic for want of one.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -53,8 +53,8 @@ static bool kernel_boots(const char *qemu, const char *kernel)
 {
 	char log[] = "/tmp/sidecore-kvm-XXXXXX";
 	const char *const argv[] = { qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-			       "-machine", "q35,accel=kvm", "-cpu", "host", "-m", "256", "-kernel", kernel,
-			       "-append", "console=ttyS0 panic=-1", "-serial", "stdio", NULL };
+				     "-machine", "q35,accel=kvm", "-cpu", "host", "-m", "256", "-kernel", kernel,
+				     "-append", "console=ttyS0 panic=-1", "-serial", "stdio", NULL };
 	struct process process = { 0 };
 	uint64_t deadline = clock_nanoseconds() + TRIAL_SECONDS * NANOSECONDS_PER_SECOND;
 	bool booted;

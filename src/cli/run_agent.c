@@ -235,7 +235,8 @@ static int take_line(struct agent_result *result, uint64_t id, const char *line)
 		number = strtoull(line + 4, &end, 10);
 		return number == id && *end == ' ' ? append_unescaped(result, end + 1) : 0;
 	}
-	if (sscanf(line, "exit %llu %15s %d %llu", &number, result->kind, &result->status, &bytes) == 4 && number == id) {
+	if (sscanf(line, "exit %llu %15s %d %llu", &number, result->kind, &result->status, &bytes) == 4 &&
+	    number == id) {
 		if (strcmp(result->kind, "exited"))
 			result->status = -1;
 		return bytes == result->size ? 1 : -EBADMSG;

@@ -58,9 +58,9 @@ static void read_clocks(uint64_t *cycles, uint64_t *nanoseconds)
 #endif
 
 /*
- * TCG shows the guest the host's own time stamp counter. A guest finds out its frequency by comparing it with a timer, and when
- * the host takes the emulated CPU away just then, the guest's time runs at a multiple of ours for ever: time limits end early
- * and latencies are wrong. So it is told.
+ * TCG shows the guest the host's own time stamp counter. A guest finds out its frequency by comparing it with a timer,
+ * and when the host takes the emulated CPU away just then, the guest's time runs at a multiple of ours for ever: time
+ * limits end early and latencies are wrong. So it is told.
  */
 static void describe_clock(char *words, size_t size)
 {
@@ -72,7 +72,8 @@ static void describe_clock(char *words, size_t size)
 	usleep(50000);
 	read_clocks(&cycles[1], &nanoseconds[1]);
 	snprintf(words, size, " tsc_early_khz=%llu",
-		 (unsigned long long)((double)(cycles[1] - cycles[0]) * 1e6 / (double)(nanoseconds[1] - nanoseconds[0])));
+		 (unsigned long long)((double)(cycles[1] - cycles[0]) * 1e6 /
+				      (double)(nanoseconds[1] - nanoseconds[0])));
 #else
 	(void)size;
 #endif
@@ -106,8 +107,9 @@ static void add_kernel(struct command_line *line, const struct run *run, unsigne
 	if (options->kernel)
 		add(line, "console=ttyS0%s %s", clock, options->append ? options->append : "");
 	else
-		add(line, "console=ttyS0 panic=-1 quiet loglevel=4 random.trust_cpu=on mitigations=off tsc=nowatchdog%s%s "
-			  "sidecore.name=%s%s %s",
+		add(line,
+		    "console=ttyS0 panic=-1 quiet loglevel=4 random.trust_cpu=on mitigations=off tsc=nowatchdog%s%s "
+		    "sidecore.name=%s%s %s",
 		    clock, strcmp(run->accelerator, "kvm") ? " norandmaps" : "", run->guests[index].name,
 		    console ? " sidecore.shell" : "", options->append ? options->append : "");
 }
@@ -136,7 +138,8 @@ static void add_devices(struct command_line *line, const struct run *run, unsign
 	 * with no vectors the guest uses the pin.
 	 */
 	add(line, "virtio-net-pci,netdev=nic0,mac=%s,mq=%s,vectors=%u,rx_queue_size=1024,tx_queue_size=1024%s",
-	    run->guests[index].mac, queues > 1 ? "on" : "off", strcmp(run->accelerator, "kvm") ? 0 : 2 * queues + 2, packed);
+	    run->guests[index].mac, queues > 1 ? "on" : "off", strcmp(run->accelerator, "kvm") ? 0 : 2 * queues + 2,
+	    packed);
 	add(line, "-chardev");
 	add(line, "socket,id=disk0,path=%s/%s-disk.sock,%s", run->folder, name, reconnect_option(run));
 	add(line, "-device");
@@ -197,7 +200,8 @@ int run_guest_start(struct run *run, unsigned index, bool console)
 	add_devices(&line, run, index);
 	snprintf(log, sizeof(log), "%s/%s.qemu.log", run->folder, guest->name);
 	if (!line.failed)
-		error = process_start(&guest->qemu, guest->name, (const char *const *)line.arguments, console ? NULL : log, &run->guest_cpus);
+		error = process_start(&guest->qemu, guest->name, (const char *const *)line.arguments,
+				      console ? NULL : log, &run->guest_cpus);
 	for (unsigned i = 0; i < line.count; i++)
 		free(line.arguments[i]);
 	return error;

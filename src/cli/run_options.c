@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * `sidecore run`: its command line. What can be known to be wrong is said here, before anything is started: a missing file is
- * the name that was typed, not the complaint of a program three steps further on.
+ * `sidecore run`: its command line. What can be known to be wrong is said here, before anything is started: a missing
+ * file is the name that was typed, not the complaint of a program three steps further on.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -24,9 +24,9 @@ static bool complain(const char *what, const char *why)
 static const char help[] =
 	"Usage: sidecore run [OPTION]...\n"
 	"\n"
-	"Starts a sidecore daemon with a switch, a user-mode NAT uplink, and a network card and a disk for each guest;\n"
-	"boots guests on it under QEMU; and takes a tour that shows and checks them at work. Exit status 0: every step\n"
-	"passed.\n"
+	"Starts a sidecore daemon with a switch, a user-mode NAT uplink, and a network card and a disk for each\n"
+	"guest; boots guests on it under QEMU; and takes a tour that shows and checks them at work. Exit status 0:\n"
+	"every step passed.\n"
 	"\n"
 	"Guests\n"
 	"  --guests N          how many (default 2, at most 16)\n"
@@ -37,8 +37,8 @@ static const char help[] =
 	"  --guest-folder DIR  built-in guest, as made by guest/build.sh (default build/guest)\n"
 	"\n"
 	"Your own guests: no tour; they run until they power off, or until Ctrl-C\n"
-	"  --image FILE        raw image, the guest's disk, written to; once for each guest. Without --kernel it is booted\n"
-	"                      from. For qcow2:\n"
+	"  --image FILE        raw image, the guest's disk, written to; once for each guest. Without --kernel it is\n"
+	"                      booted from. For qcow2:\n"
 	"                        qemu-nbd --format=qcow2 --socket=/tmp/q.sock --persistent IMAGE.qcow2 &\n"
 	"                        sidecore run --image 'nbd+unix:///?socket=/tmp/q.sock'\n"
 	"  --kernel FILE       boot this kernel\n"
@@ -56,8 +56,8 @@ static const char help[] =
 	"  --qemu PROGRAM      (default qemu-system-x86_64)\n"
 	"  --help              this text\n"
 	"\n"
-	"While it runs, \"sidecore status --control FOLDER/control.sock --watch\" shows the daemon at work; FOLDER is printed at\n"
-	"the start.\n";
+	"While it runs, \"sidecore status --control FOLDER/control.sock --watch\" shows the daemon at work; FOLDER is\n"
+	"printed at the start of runs without a tour.\n";
 
 static bool parse_count(const char *option, const char *text, unsigned maximum, unsigned *count)
 {
@@ -72,19 +72,45 @@ static bool parse_count(const char *option, const char *text, unsigned maximum, 
 	return true;
 }
 
-enum option_id { GUESTS = 1, MEMORY, CPUS, QUEUES, PACKED, FOLDER, IMAGE, KERNEL, INITRD, APPEND, CONSOLE, KEEP, JSON,
-		 SIDECORES, DISK_SIZE, QEMU, HELP };
+enum option_id {
+	GUESTS = 1,
+	MEMORY,
+	CPUS,
+	QUEUES,
+	PACKED,
+	FOLDER,
+	IMAGE,
+	KERNEL,
+	INITRD,
+	APPEND,
+	CONSOLE,
+	KEEP,
+	JSON,
+	SIDECORES,
+	DISK_SIZE,
+	QEMU,
+	HELP
+};
 
 static const struct option long_options[] = {
-	{ "guests", required_argument, NULL, GUESTS },	   { "memory", required_argument, NULL, MEMORY },
-	{ "cpus", required_argument, NULL, CPUS },	   { "queues", required_argument, NULL, QUEUES },
-	{ "packed", no_argument, NULL, PACKED },	   { "guest-folder", required_argument, NULL, FOLDER },
-	{ "image", required_argument, NULL, IMAGE },	   { "kernel", required_argument, NULL, KERNEL },
-	{ "initrd", required_argument, NULL, INITRD },	   { "append", required_argument, NULL, APPEND },
-	{ "console", required_argument, NULL, CONSOLE },   { "keep", no_argument, NULL, KEEP },
-	{ "json", required_argument, NULL, JSON },	   { "sidecores", required_argument, NULL, SIDECORES },
-	{ "disk-size", required_argument, NULL, DISK_SIZE }, { "qemu", required_argument, NULL, QEMU },
-	{ "help", no_argument, NULL, HELP },		   { 0 },
+	{ "guests", required_argument, NULL, GUESTS },
+	{ "memory", required_argument, NULL, MEMORY },
+	{ "cpus", required_argument, NULL, CPUS },
+	{ "queues", required_argument, NULL, QUEUES },
+	{ "packed", no_argument, NULL, PACKED },
+	{ "guest-folder", required_argument, NULL, FOLDER },
+	{ "image", required_argument, NULL, IMAGE },
+	{ "kernel", required_argument, NULL, KERNEL },
+	{ "initrd", required_argument, NULL, INITRD },
+	{ "append", required_argument, NULL, APPEND },
+	{ "console", required_argument, NULL, CONSOLE },
+	{ "keep", no_argument, NULL, KEEP },
+	{ "json", required_argument, NULL, JSON },
+	{ "sidecores", required_argument, NULL, SIDECORES },
+	{ "disk-size", required_argument, NULL, DISK_SIZE },
+	{ "qemu", required_argument, NULL, QEMU },
+	{ "help", no_argument, NULL, HELP },
+	{ 0 },
 };
 
 /* Return: false: a complaint has been printed. */
@@ -93,20 +119,43 @@ static bool take_option(struct run_options *options, int option)
 	char *end;
 
 	switch (option) {
-	case GUESTS: return parse_count("--guests", optarg, RUN_GUESTS_MAX, &options->guests);
-	case MEMORY: return parse_count("--memory", optarg, 1U << 20, &options->memory);
-	case CPUS: return parse_count("--cpus", optarg, 256, &options->cpus);
-	case QUEUES: return parse_count("--queues", optarg, 8, &options->queues);
-	case SIDECORES: return parse_count("--sidecores", optarg, 64, &options->sidecores);
-	case PACKED: options->packed = true; return true;
-	case FOLDER: options->guest_folder = optarg; return true;
-	case KERNEL: options->kernel = optarg; return true;
-	case INITRD: options->initrd = optarg; return true;
-	case APPEND: options->append = optarg; return true;
-	case KEEP: options->keep = true; return true;
-	case JSON: options->json = optarg; return true;
-	case DISK_SIZE: options->disk_size = optarg; return true;
-	case QEMU: options->qemu = optarg; return true;
+	case GUESTS:
+		return parse_count("--guests", optarg, RUN_GUESTS_MAX, &options->guests);
+	case MEMORY:
+		return parse_count("--memory", optarg, 1U << 20, &options->memory);
+	case CPUS:
+		return parse_count("--cpus", optarg, 256, &options->cpus);
+	case QUEUES:
+		return parse_count("--queues", optarg, 8, &options->queues);
+	case SIDECORES:
+		return parse_count("--sidecores", optarg, 64, &options->sidecores);
+	case PACKED:
+		options->packed = true;
+		return true;
+	case FOLDER:
+		options->guest_folder = optarg;
+		return true;
+	case KERNEL:
+		options->kernel = optarg;
+		return true;
+	case INITRD:
+		options->initrd = optarg;
+		return true;
+	case APPEND:
+		options->append = optarg;
+		return true;
+	case KEEP:
+		options->keep = true;
+		return true;
+	case JSON:
+		options->json = optarg;
+		return true;
+	case DISK_SIZE:
+		options->disk_size = optarg;
+		return true;
+	case QEMU:
+		options->qemu = optarg;
+		return true;
 	case IMAGE:
 		if (options->image_count == RUN_GUESTS_MAX)
 			return complain("--image", "at most 16");
@@ -117,7 +166,8 @@ static bool take_option(struct run_options *options, int option)
 		if (*end || end == optarg || options->console < 0)
 			return complain("--console", "the number of a guest is wanted, from 0");
 		return true;
-	default: return false;
+	default:
+		return false;
 	}
 }
 
@@ -173,7 +223,8 @@ static bool check_host(const struct run_options *options)
 	cpu_set_t allowed;
 
 	if (!sched_getaffinity(0, sizeof(allowed), &allowed) && options->sidecores > (unsigned)CPU_COUNT(&allowed)) {
-		fprintf(stderr, "sidecore run: --sidecores %u: each needs a CPU of its own, and this process may use %d\n",
+		fprintf(stderr,
+			"sidecore run: --sidecores %u: each needs a CPU of its own, and this process may use %d\n",
 			options->sidecores, CPU_COUNT(&allowed));
 		return false;
 	}
@@ -213,9 +264,11 @@ static bool check_options(struct run_options *options)
 	if (options->initrd && !options->kernel)
 		return complain("--initrd", "only together with --kernel");
 	if (options->json && !run_tour_wanted(options))
-		return complain("--json", "only the tour has results; leave out --keep, --console, --kernel and --image");
+		return complain("--json",
+				"only the tour has results; leave out --keep, --console, --kernel and --image");
 	if (options->append && options->image_count && !options->kernel)
-		return complain("--append", "only with --kernel or the built-in guest; an image brings its own command line");
+		return complain("--append",
+				"only with --kernel or the built-in guest; an image brings its own command line");
 	return true;
 }
 
@@ -223,9 +276,15 @@ bool run_parse_options(int argc, char **argv, struct run_options *options, int *
 {
 	int option;
 
-	*options = (struct run_options){ .guests = 2, .memory = 512, .cpus = 1, .sidecores = 1, .queues = 1,
-					 .disk_size = "64M", .guest_folder = "build/guest",
-					 .qemu = "qemu-system-x86_64", .console = -1 };
+	*options = (struct run_options){ .guests = 2,
+					 .memory = 512,
+					 .cpus = 1,
+					 .sidecores = 1,
+					 .queues = 1,
+					 .disk_size = "64M",
+					 .guest_folder = "build/guest",
+					 .qemu = "qemu-system-x86_64",
+					 .console = -1 };
 	*status = EXIT_USAGE;
 	while ((option = getopt_long(argc, argv, "h", long_options, NULL)) != -1) {
 		if (option == HELP || option == 'h') {

@@ -42,7 +42,8 @@ static void become(const char *const argv[], const char *log, const cpu_set_t *c
 	_exit(127);
 }
 
-int process_start(struct process *process, const char *name, const char *const argv[], const char *log, const cpu_set_t *cpus)
+int process_start(struct process *process, const char *name, const char *const argv[], const char *log,
+		  const cpu_set_t *cpus)
 {
 	pid_t parent = getpid();
 	int report[2], error = 0;

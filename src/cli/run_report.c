@@ -2,8 +2,9 @@
 /*
  * The tour's result, for people and as JSON.
  *
- * For people: one table, at most 120 columns wide, a section for each thing that was looked at. The head of a section says what
- * kicks and interrupts are counted by; every other figure carries its unit, so that a line can be read, or quoted, alone.
+ * For people: one table, at most 120 columns wide, a section for each thing that was looked at. The head of a section
+ * says what kicks and interrupts are counted by; every other figure carries its unit, so that a line can be read, or
+ * quoted, alone.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,8 +74,8 @@ static void print_line(const char *name, const char *colour, const char *result,
 	char line[256];
 	size_t length;
 
-	snprintf(line, sizeof(line), " %12s %9s %9s %9s %8s %10s", figures[0], figures[1], figures[2], figures[3], figures[4],
-		 figures[5]);
+	snprintf(line, sizeof(line), " %12s %9s %9s %9s %8s %10s", figures[0], figures[1], figures[2], figures[3],
+		 figures[4], figures[5]);
 	for (length = strlen(line); length && line[length - 1] == ' '; length--)
 		line[length - 1] = '\0';
 	printf("  %-*s %s%s%s%*s%s\n", NAME_WIDTH, name, colour, result, *colour ? "\033[0m" : "",
@@ -102,7 +103,8 @@ static void print_row(const struct report_row *row, bool colour)
 static void print_section(enum report_section section, const char *bold, const char *plain)
 {
 	if (*sections[section].unit)
-		printf("\n%s  %-*s %50s %19s%s\n", bold, NAME_WIDTH, sections[section].title, "CPU", sections[section].unit, plain);
+		printf("\n%s  %-*s %50s %19s%s\n", bold, NAME_WIDTH, sections[section].title, "CPU",
+		       sections[section].unit, plain);
 	else
 		printf("\n%s  %s%s\n", bold, sections[section].title, plain);
 }
@@ -111,8 +113,8 @@ static void print_table(const struct report *report, bool colour)
 {
 	const char *bold = colour ? "\033[1m" : "", *plain = colour ? "\033[0m" : "";
 
-	printf("\n%s  %-*s %-7s %12s %9s %9s %9s %8s %10s%s\n", bold, NAME_WIDTH, "", "result", "throughput", "p50", "p99",
-	       "sidecore", "kicks", "interrupts", plain);
+	printf("\n%s  %-*s %-7s %12s %9s %9s %9s %8s %10s%s\n", bold, NAME_WIDTH, "", "result", "throughput", "p50",
+	       "p99", "sidecore", "kicks", "interrupts", plain);
 	for (unsigned i = 0; i < report->count; i++) {
 		const struct report_row *row = &report->rows[i];
 
@@ -131,8 +133,9 @@ void report_print(const struct report *report, const struct run *run, double sec
 	for (unsigned i = 0; i < report->count; i++)
 		counts[report->rows[i].result]++;
 
-	printf("\n  %u guest%s with %s in QEMU %s under %s (%s)\n", run->options.guests, run->options.guests == 1 ? "" : "s",
-	       run->kernel, run->qemu_version, kvm ? "KVM" : "TCG", run->accelerator_reason);
+	printf("\n  %u guest%s with %s in QEMU %s under %s (%s)\n", run->options.guests,
+	       run->options.guests == 1 ? "" : "s", run->kernel, run->qemu_version, kvm ? "KVM" : "TCG",
+	       run->accelerator_reason);
 	printf("  %u sidecore%s, %u queue%s a device, %s rings; %.0f s\n", run->options.sidecores,
 	       run->options.sidecores == 1 ? "" : "s", run->options.queues, run->options.queues == 1 ? "" : "s",
 	       run->options.packed ? "packed" : "split", seconds);
@@ -167,7 +170,8 @@ json_t *report_json(const struct report *report)
 		json_object_set_new(object, "result", json_string(words[row->result]));
 		if (row->detail[0])
 			json_object_set_new(object, "detail", json_string(row->detail));
-		set_figure(object, row->unit == UNIT_REQUESTS ? "requests_per_second" : "bytes_per_second", row->throughput);
+		set_figure(object, row->unit == UNIT_REQUESTS ? "requests_per_second" : "bytes_per_second",
+			   row->throughput);
 		set_figure(object, "p50_us", row->p50_us);
 		set_figure(object, "p99_us", row->p99_us);
 		set_figure(object, "sidecore_cpu", row->sidecore_cpu);

@@ -5,12 +5,12 @@
  * Theory of operation
  * -------------------
  * A step runs commands inside guests through their agents and compares what they print. Around each step the daemon's
- * counters (control socket) and CPU time (/proc) are read, so that the report can tell throughput as the guest saw it, and kicks,
- * interrupts and CPU as the host saw them, for the same interval.
+ * counters (control socket) and CPU time (/proc) are read, so that the report can tell throughput as the guest saw it,
+ * and kicks, interrupts and CPU as the host saw them, for the same interval.
  *
- * A step that fails leaves its reason in its row; later steps go on where that makes sense. When the user asks us to stop, the
- * step under way ends as "interrupted", and those that follow come to nothing: their commands are refused at once, and what they
- * would say is not printed.
+ * A step that fails leaves its reason in its row; later steps go on where that makes sense. When the user asks us to
+ * stop, the step under way ends as "interrupted", and those that follow come to nothing: their commands are refused at
+ * once, and what they would say is not printed.
  */
 #include "cli/run_tour.h"
 
@@ -28,7 +28,8 @@ static double clock_seconds(void)
 	return (double)clock_nanoseconds() / 1e9;
 }
 
-/* utime and stime are the 14th and 15th field of /proc/PID/stat; the 2nd may contain anything but ends at the last ')'. */
+/* utime and stime are the 14th and 15th field of /proc/PID/stat; the 2nd may contain anything but ends at the last ')'.
+ */
 static double process_cpu_seconds(pid_t pid)
 {
 	unsigned long user = 0, system = 0;
@@ -90,8 +91,14 @@ void tour_step(struct tour *tour, const char *format, ...)
 
 	if (row != &tour->none && tour->report.count + 1 < REPORT_ROWS_MAX)
 		tour->report.count++;
-	*row = (struct report_row){ .section = tour->section, .result = STEP_FAILED, .throughput = -1, .p50_us = -1,
-				    .p99_us = -1, .sidecore_cpu = -1, .kicks = -1, .interrupts = -1 };
+	*row = (struct report_row){ .section = tour->section,
+				    .result = STEP_FAILED,
+				    .throughput = -1,
+				    .p50_us = -1,
+				    .p99_us = -1,
+				    .sidecore_cpu = -1,
+				    .kicks = -1,
+				    .interrupts = -1 };
 	va_start(values, format);
 	vsnprintf(row->name, sizeof(row->name), format, values);
 	va_end(values);
@@ -111,7 +118,8 @@ static void end_step(struct tour *tour, const char *word)
 	if (run_stopped())
 		printf("interrupted\n");
 	else
-		printf("%s (%.1f s)%s%s\n", word, tour->row->seconds, tour->row->detail[0] ? ": " : "", tour->row->detail);
+		printf("%s (%.1f s)%s%s\n", word, tour->row->seconds, tour->row->detail[0] ? ": " : "",
+		       tour->row->detail);
 	fflush(stdout);
 }
 

@@ -115,11 +115,14 @@ static void choose_columns(const struct table *table, unsigned limit, unsigned w
 }
 
 /* @cells: a row, or NULL for the heads. */
-static void print_cells(const struct table *table, const struct table_entry *cells, const unsigned *widths, FILE *stream,
-			bool colours)
+static void print_cells(const struct table *table, const struct table_entry *cells, const unsigned *widths,
+			FILE *stream, bool colours)
 {
 	static const char *const codes[] = {
-		[TABLE_PLAIN] = "", [TABLE_GOOD] = "\033[32m", [TABLE_BAD] = "\033[31m", [TABLE_DIM] = "\033[2m",
+		[TABLE_PLAIN] = "",
+		[TABLE_GOOD] = "\033[32m",
+		[TABLE_BAD] = "\033[31m",
+		[TABLE_DIM] = "\033[2m",
 	};
 
 	for (unsigned column = 0; column < table->columns; column++) {
@@ -162,8 +165,11 @@ static const char *format_scaled(double value, double step, const char *prefixes
 	if (!scale)
 		snprintf(text, FORMAT_NUMBER_SIZE, "%.0f", value);
 	else
-		snprintf(text, FORMAT_NUMBER_SIZE, "%.*f%c", value < 9.995 ? 2 : value < 99.95 ? 1 : 0, value,
-			 prefixes[scale]);
+		snprintf(text, FORMAT_NUMBER_SIZE, "%.*f%c",
+			 value < 9.995	 ? 2
+			 : value < 99.95 ? 1
+					 : 0,
+			 value, prefixes[scale]);
 	return text;
 }
 
