@@ -30,7 +30,7 @@ test=(
 	libasan8 libubsan1 libtsan2		# the sanitizers of gcc
 )
 # The peers: dpdk-testpmd is in dpdk-dev, qemu-storage-daemon in qemu-system-common.
-bench=(dpdk-dev qemu-system-common qemu-utils)
+bench=(dpdk-dev fio qemu-system-common qemu-utils)
 
 say() {
 	printf 'setup: %s\n' "$*"
