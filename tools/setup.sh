@@ -32,7 +32,7 @@ test=(
 	debian-archive-keyring			# tools/qemu.sh
 )
 # The peers: dpdk-testpmd is in dpdk-dev, qemu-storage-daemon in qemu-system-common.
-bench=(dpdk-dev qemu-system-common qemu-utils)
+bench=(dpdk-dev fio qemu-system-common qemu-utils)
 
 say() {
 	printf 'setup: %s\n' "$*"

@@ -27,6 +27,14 @@
  * signals the eventfd. No wake-up is lost. (The kernel's barrier between announcing deferred work and looking at our
  * flag is its atomic operation, which is one on x86; on other machines it is not promised, and work is not deferred.)
  *
+ * What the kernel had at hand (the page cache) is complete when the submitting call returns. block_worker_take_inline()
+ * takes that at once, while the queue's turn is still on, rather than a round of polling later. It must not happen from
+ * a batch end: a queue that drains could end inside of its own.
+ *
+ * Work that the kernel cannot do without blocking it gives to threads of its own (io-wq): writes through the page cache
+ * of most file systems. They would queue behind a sidecore, which never sleeps while it waits for them, so they are kept
+ * off all sidecores' CPUs, as long as there are others.
+ *
  * A batch of completions ends with the *batch ends* that device models registered: a used ring is published once for
  * the batch.
  *
@@ -35,6 +43,7 @@
 #include "block/worker.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,6 +58,9 @@
 #define SUBMISSION_ENTRIES 256U
 #define DEPTH		   2048U
 #define BOUNCE_COUNT	   16U
+
+/** The most completions taken inside a queue's turn. */
+#define INLINE_MAX 64U
 
 static unsigned worker_poll(struct poller *poller, const struct turn *turn);
 static bool worker_arm(struct poller *poller);
@@ -157,13 +169,30 @@ static void enable_ring(struct sidecore *sidecore, struct sidecore_message *mess
 		io_uring_queue_exit(&worker->ring);
 		return;
 	}
-	/* Linux 5.18; without it calls are a little dearer. */
+	/* Linux 5.18; without it calls are a little dearer. Also makes what the next call needs. */
 	io_uring_register_ring_fd(&worker->ring);
+	/* Linux 5.14; without it the kernel's workers go where they like. */
+	if (CPU_COUNT(&worker->helper_cpus))
+		io_uring_register_iowq_aff(&worker->ring, sizeof(worker->helper_cpus), &worker->helper_cpus);
+}
+
+/* All CPUs that we may use but the sidecores'. */
+static void choose_helper_cpus(struct engine *engine, cpu_set_t *cpus)
+{
+	if (sched_getaffinity(0, sizeof(*cpus), cpus))
+		CPU_ZERO(cpus);
+	for (unsigned i = 0; i < engine_sidecore_count(engine); i++) {
+		int cpu = sidecore_cpu(engine_sidecore(engine, i));
+
+		if (cpu >= 0)
+			CPU_CLR(cpu, cpus);
+	}
 }
 
 int block_worker_attach(struct block_worker *worker, struct engine *engine, struct sidecore *sidecore)
 {
 	worker->engine = engine;
+	choose_helper_cpus(engine, &worker->helper_cpus);
 	worker->enable.run = enable_ring;
 	sidecore_post(sidecore, &worker->enable);
 	return engine_attach(engine, sidecore, &worker->poller, NULL);
@@ -263,6 +292,7 @@ void block_worker_at_batch_end(struct block_worker *worker, struct block_batch_e
 
 void block_worker_run_batch_ends(struct block_worker *worker)
 {
+	worker->ending = true;
 	while (worker->ends) {
 		struct block_batch_end *end = worker->ends;
 
@@ -270,6 +300,7 @@ void block_worker_run_batch_ends(struct block_worker *worker)
 		end->queued = false;
 		end->run(end); /* the last touch: it may end its owner */
 	}
+	worker->ending = false;
 }
 
 static unsigned take_completions(struct block_worker *worker, unsigned limit)
@@ -289,6 +320,21 @@ static unsigned take_completions(struct block_worker *worker, unsigned limit)
 	return count;
 }
 
+static void restart_overflow(struct block_worker *worker)
+{
+	while (worker->overflow.first && start(worker, worker->overflow.first))
+		block_list_take(&worker->overflow);
+}
+
+void block_worker_take_inline(struct block_worker *worker)
+{
+	if (worker->ending || worker->ring_error || !io_uring_cq_ready(&worker->ring))
+		return;
+	take_completions(worker, INLINE_MAX);
+	restart_overflow(worker);
+	block_worker_run_batch_ends(worker);
+}
+
 static unsigned worker_poll(struct poller *poller, const struct turn *turn)
 {
 	struct block_worker *worker = container_of(poller, struct block_worker, poller);
@@ -300,8 +346,7 @@ static unsigned worker_poll(struct poller *poller, const struct turn *turn)
 		if (kernel_wants_a_call(worker))
 			io_uring_submit_and_get_events(&worker->ring);
 		count = take_completions(worker, turn->requests);
-		while (worker->overflow.first && start(worker, worker->overflow.first))
-			block_list_take(&worker->overflow);
+		restart_overflow(worker);
 	}
 	block_worker_flush(worker);
 	block_worker_run_batch_ends(worker);
