@@ -11,7 +11,9 @@
 #	unit-tsan	what runs on several threads, with ThreadSanitizer
 #	fuzz		inputs that once failed, then a short search for new ones (tests/fuzz/run.sh)
 #	protocol	an independent vhost-user client against the daemon (AddressSanitizer build)
-#	guest		real guests under QEMU against the daemon (release build)
+#	guest		real guests under QEMU against the daemon (AddressSanitizer build)
+#	tour		what `make run` shows, step by step (release build)
+#	lint		warnings as errors, clang-tidy, scripts that can be parsed
 #
 # A suite that cannot start counts as a failure. Results and logs: build/test-results/. JOBS=N limits how many compilers
 # run at a time.
@@ -21,7 +23,7 @@ cd "$(dirname "$0")/.." || exit 1
 
 python=/usr/bin/python3
 results=build/test-results
-suites=(unit unit-asan unit-tsan fuzz protocol guest)
+suites=(unit unit-asan unit-tsan fuzz protocol guest tour lint)
 # Unit tests that make sense with ThreadSanitizer: several threads meet in them.
 threaded=(engine engine_wake frame_ring address_table)
 # No suite takes that long; something that hangs must not take the others with it.
@@ -29,7 +31,7 @@ suite_seconds=900
 
 case ${1-} in
 -h | --help)
-	sed -n 's/^# \{0,1\}//; 4,18p' "$0"
+	sed -n 's/^# \{0,1\}//; 4,21p' "$0"
 	exit 0
 	;;
 esac
@@ -99,6 +101,11 @@ run_meson() {
 	finish "$suite" $? "$folder/meson-logs/testlog.junit.xml"
 }
 
+make_guest() {
+	say "guest image"
+	guest/build.sh build/guest
+}
+
 # run_pytest SUITE FOLDER
 run_pytest() {
 	timeout "$suite_seconds" "$python" -m pytest -p no:cacheprovider -q -rs --durations=5 \
@@ -140,14 +147,26 @@ for suite in "${suites[@]}"; do
 		SIDECORE=$PWD/build/asan/sidecore run_pytest "$suite" tests/protocol
 		;;
 	guest)
-		build_release || { finish "$suite" build; continue; }
-		say "guest image"
-		guest/build.sh build/guest || { finish "$suite" "guest image"; continue; }
+		build_asan || { finish "$suite" build; continue; }
+		make_guest || { finish "$suite" "guest image"; continue; }
 		# Without it, the tests that need it are skipped by name.
 		say "newer QEMU"
 		tools/qemu.sh build/qemu || echo "going on without a newer QEMU"
 		say "guest tests"
-		SIDECORE=$PWD/build/release/sidecore run_pytest "$suite" tests/guest
+		SIDECORE=$PWD/build/asan/sidecore run_pytest "$suite" tests/guest
+		;;
+	tour)
+		build_release || { finish "$suite" build; continue; }
+		make_guest || { finish "$suite" "guest image"; continue; }
+		say "the tour of make run"
+		timeout "$suite_seconds" build/release/sidecore run --json "$results/tour.json"
+		finish "$suite" $?
+		"$python" tests/tour_junit.py "$results/tour.json" "$results/$suite.xml"
+		;;
+	lint)
+		say "lint"
+		timeout "$suite_seconds" tests/lint.sh "$results/$suite.xml"
+		finish "$suite" $?
 		;;
 	esac
 done

@@ -26,7 +26,7 @@ test=(
 	libcmocka-dev python3-pytest
 	iproute2 iputils-ping iperf3 socat
 	nbdkit libnbd-bin e2fsprogs util-linux tcpdump
-	clang libclang-rt-14-dev		# fuzzers and sanitizers
+	clang clang-tidy libclang-rt-14-dev	# fuzzers, sanitizers, lint
 	libasan8 libubsan1 libtsan2		# the sanitizers of gcc
 	dpdk-dev qemu-system-common		# front-ends and back-ends of others: dpdk-testpmd, qemu-storage-daemon
 	debian-archive-keyring			# tools/qemu.sh

@@ -221,8 +221,8 @@ static int open_paths(struct net_load *load, const struct load_clock *clock)
 			snprintf(load->result->error, sizeof(load->result->error),
 				 "no frame of %u bytes came through in %.0f s (%llu of other lengths did)",
 				 load->options->endpoint.frame_size, OPEN_SECONDS,
-				 (unsigned long long)(load->endpoints[0].counters.unexpected +
-						      load->endpoints[1].counters.unexpected));
+				 (unsigned long long)load->endpoints[0].counters.unexpected +
+					 load->endpoints[1].counters.unexpected);
 			return -ETIMEDOUT;
 		}
 	}

@@ -7,7 +7,7 @@
 
 static struct guest_memory *allocate(unsigned region_count)
 {
-	struct guest_memory *memory = calloc(1, sizeof(*memory) + region_count * sizeof(memory->regions[0]));
+	struct guest_memory *memory = calloc(1, sizeof(*memory) + region_count * sizeof(struct guest_region *)); /* NOLINT */
 
 	if (memory)
 		memory->region_count = region_count;

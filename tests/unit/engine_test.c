@@ -553,7 +553,8 @@ static void test_turns_are_bounded_and_fair(void **state)
 
 static void test_accounting(void **state)
 {
-	struct engine *engine = start_engine(1, 50 * NANOSECONDS_PER_MILLISECOND);
+	/* Longer than the test takes, however busy the machine is. */
+	struct engine *engine = start_engine(1, 60 * NANOSECONDS_PER_SECOND);
 	struct sidecore *sidecore = engine_sidecore(engine, 0);
 	struct sidecore_counters before, after;
 	struct channel busy, idle;
@@ -579,7 +580,7 @@ static void test_accounting(void **state)
 	assert_int_equal(after.rounds - after.empty_rounds, 100);
 	assert_true(after.busy_cycles - before.busy_cycles >= counter_read(&busy.poller.counters.cycles));
 	assert_true(after.empty_cycles > before.empty_cycles);
-	assert_int_equal(after.sleeps, 0); /* the 50 ms were not over */
+	assert_int_equal(after.sleeps, 0); /* it still polled */
 	assert_true(after.since_ns && after.since_ns <= clock_nanoseconds());
 	channel_fini(&busy);
 	channel_fini(&idle);

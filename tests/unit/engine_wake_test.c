@@ -72,20 +72,22 @@ static void test_vain_kicks(void **state)
 	struct engine *engine = start_engine(1, 20 * NANOSECONDS_PER_MILLISECOND);
 	struct sidecore *sidecore = engine_sidecore(engine, 0);
 	struct channel channel;
-	uint64_t used;
+	uint64_t used, wakes = 0;
 
 	channel_init(&channel);
 	attach(engine, 0, &channel);
 	usleep(50000);
 	used = cpu_time(sidecore);
-	for (unsigned i = 0; i < 100; i++) {
+	/* Each kick is one wake-up; on a busy machine some fall together. */
+	for (unsigned i = 0; i < 10000 && wakes < 100; i++) {
 		channel_kick(&channel);
 		usleep(1000);
+		wakes = counter_read(&channel.poller.counters.wakes);
 	}
 	used = cpu_time(sidecore) - used;
-	print_message("CPU time of 100 kicks in vain: %lu us\n", used / 1000);
+	print_message("CPU time of %lu kicks in vain: %lu us\n", wakes, used / 1000);
+	assert_true(wakes >= 100);
 	assert_true(used < 40 * NANOSECONDS_PER_MILLISECOND);
-	assert_in_range(counter_read(&channel.poller.counters.wakes), 50, 100);
 	detach_and_wait(engine, &channel.poller);
 	channel_fini(&channel);
 	stop_engine(engine);

@@ -17,7 +17,7 @@
 #define SIZE(size)	    .size_min = (size), .size_max = (size)
 #define SIZES(least, most)  .size_min = (least), .size_max = (most)
 #define FDS(least, most)    .fds_min = (least), .fds_max = (most)
-#define NOT_OFFERED(string) { .name = string, .feature = ANY, .size_max = UINT16_MAX, .fds_max = VHOST_USER_FDS_MAX }
+#define NOT_OFFERED(string) { .name = (string), .feature = ANY, .size_max = UINT16_MAX, .fds_max = VHOST_USER_FDS_MAX }
 
 #define SIZE_U64   sizeof(uint64_t)
 #define SIZE_STATE sizeof(struct vhost_user_vring_state)
