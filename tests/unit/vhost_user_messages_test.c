@@ -9,6 +9,7 @@
 #include <linux/virtio_ids.h>
 #include <linux/virtio_ring.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -17,6 +18,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/disposal.h"
 #include "fake_device.h"
 #include "fake_engine.h"
 #include "front_end.h"
@@ -83,6 +85,8 @@ static void finish(void)
 	assert_int_equal(fixture.connection.state, CONNECTION_CLOSED);
 	assert_int_equal(fake_engine.attached, 0);
 	assert_null(fixture.connection.memory);
+	while (disposal_waiting(fixture.connection.disposal)) /* another thread closes them: at once, if it runs */
+		sched_yield();
 	assert_int_equal(count_fds(), fixture.fds_before);
 	vhost_user_connection_release(&fixture.connection);
 	fake_device_release(&fixture.fake);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/checked.h"
+#include "base/disposal.h"
 #include "base/file_kind.h"
 #include "transport/vhost_user/connection.h"
 #include "transport/vhost_user/handlers.h"
@@ -99,8 +100,7 @@ void vhost_user_backend_release(struct vhost_user_connection *connection)
 	if (connection->backend_writable)
 		event_free(connection->backend_writable);
 	connection->backend_writable = NULL;
-	if (connection->backend_fd >= 0)
-		close(connection->backend_fd);
+	disposal_close(connection->disposal, connection->backend_fd);
 	connection->backend_fd = -1;
 }
 

@@ -21,9 +21,9 @@
  * Trust boundary: everything that arrives here is hostile: header, payload, file descriptors and their number, order
  * and repetition of messages. A payload has been copied out of the socket once and cannot change. File descriptors are
  * taken with whatever bytes bring them and owned by the message; those that a handler did not keep are closed in one
- * place, vhost_user_release_fds(). What is refused is counted, named in the status, logged through the device's limit,
- * and answered with an error where the front-end asked for an acknowledgement (REPLY_ACK), else by closing the
- * connection.
+ * place, vhost_user_release_fds(), and never waited for: not even in close() (base/disposal.h). What is refused is
+ * counted, named in the status, logged through the device's limit, and answered with an error where the front-end asked
+ * for an acknowledgement (REPLY_ACK), else by closing the connection.
  *
  * Context: control thread.
  */
@@ -36,6 +36,7 @@
 #include <unistd.h>
 
 #include "base/checked.h"
+#include "base/disposal.h"
 #include "base/log.h"
 #include "base/notifier.h"
 
@@ -238,7 +239,7 @@ static void dispatch(struct vhost_user_connection *connection)
 	else
 		error = named_queue(connection, &named);
 	if (error) {
-		vhost_user_release_fds(&connection->message);
+		vhost_user_release_fds(connection);
 		answer(connection, error);
 		return;
 	}
@@ -255,7 +256,7 @@ static void handle_message(struct vhost_user_connection *connection)
 	int error, named, start_error;
 
 	error = connection->row->handler(connection, &connection->message);
-	vhost_user_release_fds(&connection->message);
+	vhost_user_release_fds(connection);
 	if (connection->row->reply == REPLY_ACK && quiesce_needed(connection)) {
 		/* Also after a refusal: what was stopped for the message goes on as it was. */
 		named_queue(connection, &named);
@@ -307,7 +308,8 @@ int vhost_user_connection_init(struct vhost_user_connection *connection, struct 
 	};
 	connection->overdue = event_new(base, -1, 0, quiesce_overdue, connection);
 	connection->finished = event_new(base, -1, 0, connection_finished, connection);
-	if (connection->overdue && connection->finished)
+	connection->disposal = disposal_create();
+	if (connection->overdue && connection->finished && connection->disposal)
 		return 0;
 	vhost_user_connection_release(connection);
 	return -ENOMEM;
@@ -320,6 +322,8 @@ void vhost_user_connection_release(struct vhost_user_connection *connection)
 	if (connection->finished)
 		event_free(connection->finished);
 	connection->overdue = connection->finished = NULL;
+	disposal_destroy(connection->disposal);
+	connection->disposal = NULL;
 }
 
 int vhost_user_connection_open(struct vhost_user_connection *connection, int fd)
@@ -336,7 +340,7 @@ int vhost_user_connection_open(struct vhost_user_connection *connection, int fd)
 			event_free(connection->writable);
 		guest_memory_free(connection->memory);
 		connection->memory = NULL;
-		close(fd);
+		disposal_close(connection->disposal, fd);
 		return -ENOMEM;
 	}
 	connection->fd = fd;
@@ -364,7 +368,7 @@ void vhost_user_connection_close(struct vhost_user_connection *connection, const
 	connection->state = CONNECTION_CLOSING;
 	event_del(connection->readable);
 	event_del(connection->writable);
-	vhost_user_release_fds(&connection->message);
+	vhost_user_release_fds(connection);
 	/* Now, not when the queues have stopped: who waits for a reply sees the end at once. */
 	shutdown(connection->fd, SHUT_RDWR);
 	/* A message's own quiesce that is under way ends in finish_closing(), which looks again for running queues. */
@@ -384,7 +388,7 @@ static void finish_closing(struct vhost_user_connection *connection)
 	}
 	event_free(connection->readable);
 	event_free(connection->writable);
-	close(connection->fd);
+	disposal_close(connection->disposal, connection->fd);
 	connection->fd = -1;
 	if (connection->reply_fd >= 0)
 		close(connection->reply_fd);

@@ -18,6 +18,7 @@
 #include "transport/vhost_user/message.h"
 #include "transport/vhost_user/messages.h"
 
+struct disposal;
 struct event;
 struct event_base;
 
@@ -56,6 +57,7 @@ struct vhost_user_connection {
 	enum vhost_user_connection_state state;
 	int fd;
 	struct event *readable, *writable, *overdue, *finished;
+	struct disposal *disposal; /* of what the front-end gave us; outlives the session */
 
 	/* the message that is being received or handled */
 	struct vhost_user_message message;
@@ -125,8 +127,8 @@ int vhost_user_receive(struct vhost_user_connection *connection);
 /** vhost_user_send_reply() - send connection->message. Return: 0 when all of it is out; -EAGAIN; errors. */
 int vhost_user_send_reply(struct vhost_user_connection *connection);
 
-/** vhost_user_release_fds() - close what a handler did not keep. */
-void vhost_user_release_fds(struct vhost_user_message *message);
+/** vhost_user_release_fds() - close what a handler did not keep of connection->message. */
+void vhost_user_release_fds(struct vhost_user_connection *connection);
 
 /* rings.c */
 

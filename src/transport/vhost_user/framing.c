@@ -8,14 +8,21 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/disposal.h"
 #include "transport/vhost_user/connection.h"
 
-void vhost_user_release_fds(struct vhost_user_message *message)
+/* The most descriptors that the kernel lets one sendmsg() carry (SCM_MAX_FD). */
+#define RIGHTS_MAX 253U
+
+/* No message needs files whose close() may wait (base/disposal.h); so many that do not let go are no accident. */
+#define CLOSING_MAX 64U
+
+void vhost_user_release_fds(struct vhost_user_connection *connection)
 {
-	for (unsigned i = 0; i < message->fd_count; i++) {
-		if (message->fds[i] >= 0)
-			close(message->fds[i]);
-	}
+	struct vhost_user_message *message = &connection->message;
+
+	for (unsigned i = 0; i < message->fd_count; i++)
+		disposal_close(connection->disposal, message->fds[i]);
 	message->fd_count = 0;
 }
 
@@ -23,9 +30,10 @@ void vhost_user_release_fds(struct vhost_user_message *message)
  * Own the file descriptors that came with some bytes; those for which the message has no room are closed.
  * Return: false when there were too many.
  */
-static bool take_fds(struct vhost_user_message *message, struct msghdr *header)
+static bool take_fds(struct vhost_user_connection *connection, struct msghdr *header)
 {
-	bool fit = !(header->msg_flags & MSG_CTRUNC); /* the kernel closed the ones beyond our buffer */
+	struct vhost_user_message *message = &connection->message;
+	bool fit = !(header->msg_flags & MSG_CTRUNC); /* we have no room for descriptors: the kernel closed some */
 	struct cmsghdr *control;
 
 	for (control = CMSG_FIRSTHDR(header); control; control = CMSG_NXTHDR(header, control)) {
@@ -40,7 +48,7 @@ static bool take_fds(struct vhost_user_message *message, struct msghdr *header)
 			if (message->fd_count < VHOST_USER_FDS_MAX) {
 				message->fds[message->fd_count++] = fd;
 			} else {
-				close(fd);
+				disposal_close(connection->disposal, fd);
 				fit = false;
 			}
 		}
@@ -51,8 +59,9 @@ static bool take_fds(struct vhost_user_message *message, struct msghdr *header)
 /* Read up to @length bytes. Return: bytes; 0 at the end of the connection; -EAGAIN and other errors. */
 static ssize_t receive(struct vhost_user_connection *connection, void *to, size_t length)
 {
+	/* Room for all that can come: those beyond it the kernel would close for us, and wait for them. */
 	union {
-		char bytes[CMSG_SPACE(sizeof(int) * VHOST_USER_FDS_MAX)];
+		char bytes[CMSG_SPACE(sizeof(int) * RIGHTS_MAX)];
 		struct cmsghdr alignment;
 	} control;
 	struct iovec part = { .iov_base = to, .iov_len = length };
@@ -66,7 +75,7 @@ static ssize_t receive(struct vhost_user_connection *connection, void *to, size_
 	} while (got < 0 && errno == EINTR);
 	if (got < 0)
 		return -errno;
-	if (!take_fds(&connection->message, &header))
+	if (!take_fds(connection, &header))
 		return -EMFILE;
 	return got;
 }
@@ -107,6 +116,9 @@ int vhost_user_receive(struct vhost_user_connection *connection)
 	struct vhost_user_message *message = &connection->message;
 	size_t header_size = sizeof(message->header), wanted;
 	ssize_t got;
+
+	if (disposal_waiting(connection->disposal) > CLOSING_MAX)
+		return vhost_user_refuse(connection, -EPROTO, "too many files that cannot be closed");
 
 	for (;;) {
 		bool in_header = connection->received < header_size;

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "base/checked.h"
+#include "base/disposal.h"
 #include "base/log.h"
 #include "transport/vhost_user/connection.h"
 
@@ -86,6 +87,12 @@ static void accept_front_end(evutil_socket_t listener, short what, void *context
 	struct vhost_user_server *server = context;
 	int fd;
 
+	/* One that does not let go of its files must not bring more of them. */
+	if (disposal_waiting(server->connection.disposal)) {
+		event_del(server->accept_event);
+		retry_later(server);
+		return;
+	}
 	if (!idle(server) && (server->connection.state == CONNECTION_CLOSING || hung_up(server))) {
 		/* Leave the newcomer in the backlog until the device is at rest. */
 		event_del(server->accept_event);
@@ -108,7 +115,7 @@ static void accept_front_end(evutil_socket_t listener, short what, void *context
 	log_limited(&server->device->log_limit, LOG_LEVEL_WARNING,
 		    "%s: a second front-end was refused: one is connected to %s", server->device->name,
 		    server->address.sun_path);
-	close(fd);
+	disposal_close(server->connection.disposal, fd);
 }
 
 /* The file is there: is it a socket that nobody listens to any more? Then remove it. */
@@ -180,7 +187,8 @@ static void stop_listening(struct vhost_user_server *server)
 	server->accept_event = NULL;
 	if (server->listener < 0)
 		return;
-	close(server->listener);
+	/* With those that nobody has accepted yet, and what they sent. */
+	disposal_close(server->connection.disposal, server->listener);
 	server->listener = -1;
 	/* Somebody may have put another socket there since. */
 	if (server->socket_inode && !lstat(server->address.sun_path, &status) &&
@@ -192,8 +200,10 @@ static void stop_listening(struct vhost_user_server *server)
 
 static void connect_to_front_end(struct vhost_user_server *server)
 {
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int fd = -1;
 
+	if (!disposal_waiting(server->connection.disposal))
+		fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	/* Unix sockets connect at once or not at all: nobody there, or (EAGAIN) their backlog is full. */
 	if (fd >= 0 && !connect(fd, (const struct sockaddr *)&server->address, sizeof(server->address))) {
 		serve(server, fd);

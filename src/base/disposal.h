@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Disposal: closes files that others gave us, without waiting for them. Theory of operation: base/disposal.c.
+ *
+ * Context: one thread, the control thread; the waiting is done by a thread of the disposal's own.
+ */
+#ifndef BASE_DISPOSAL_H
+#define BASE_DISPOSAL_H
+
+#include <stdbool.h>
+
+struct disposal;
+
+/** disposal_create() - Return: NULL when there is no memory. */
+struct disposal *disposal_create(void);
+
+/** disposal_destroy() - what has been handed over is closed nevertheless. NULL is allowed. */
+void disposal_destroy(struct disposal *disposal);
+
+/** disposal_close() - @fd is closed, now or when its file lets go of it; not the caller's any more. -1 is allowed. */
+void disposal_close(struct disposal *disposal, int fd);
+
+/**
+ * disposal_waiting() - files that have not let go yet. Whoever can be made to hand over more must see to it that they do
+ * not pile up: no new peer while there is one.
+ */
+unsigned disposal_waiting(const struct disposal *disposal);
+
+#endif
