@@ -28,7 +28,7 @@
  *	    check_mac: true
  *	    ipv4: [10.0.2.15]                   # anti-spoofing
  *	    sidecore: 0                         # index into sidecores; left out: the one with the fewest queues
- *	    memory_max: 64G                     # of guest memory mapped at a time; left out: no limit
+ *	    memory_max: 64G                     # of guest memory mapped at a time; left out: 1T
  *	disks:
  *	  - name: web-disk
  *	    socket: web-disk.sock
@@ -114,7 +114,7 @@ struct config_interface {
 	uint8_t address[6];
 	uint32_t ipv4_addresses[CONFIG_IPV4_MAX]; /* network byte order */
 	int sidecore;				  /* index, -1: any */
-	uint64_t memory_max_bytes;		  /* 0: no limit */
+	uint64_t memory_max_bytes;		  /* 0: the default */
 };
 
 /** enum config_backend_type - in the order of struct disk_config's own. */
@@ -152,7 +152,7 @@ struct config_disk {
 
 	/* checked */
 	int sidecore;		   /* index, -1: any */
-	uint64_t memory_max_bytes; /* 0: no limit */
+	uint64_t memory_max_bytes; /* 0: the default */
 };
 
 struct config {

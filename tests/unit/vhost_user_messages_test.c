@@ -288,6 +288,8 @@ static const struct refusal refusals[] = {
 	  .file = REGULAR, .outcome = CLOSED },
 	{ "in-flight area on a disk", NEGOTIATED, VHOST_USER_SET_INFLIGHT_FD, .length = 24,
 	  .words = WORDS(4096, 0, 16 << 16 | 4), .fds = 1, .file = REGULAR, .outcome = REFUSED },
+	{ "log of 2 GiB, quota 1", NEGOTIATED, VHOST_USER_SET_LOG_BASE, .length = 16, .words = WORDS(1ULL << 31, 0),
+	  .fds = 1, .file = MEMORY, .outcome = CLOSED },
 	{ "err into a file", RUNNING, VHOST_USER_SET_VRING_ERR, .length = 8, .words = WORDS(0), .fds = 1,
 	  .file = REGULAR, .outcome = REFUSED },
 

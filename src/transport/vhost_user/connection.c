@@ -363,8 +363,8 @@ void vhost_user_connection_close(struct vhost_user_connection *connection, const
 
 	if (connection->state == CONNECTION_CLOSED || connection->state == CONNECTION_CLOSING)
 		return;
-	log_limited(&connection->device->log_limit, LOG_LEVEL_INFO, "%s: front-end disconnected%s%s",
-		    connection->device->name, reason ? ": " : "", reason ? reason : "");
+	log_limited(&connection->lives, LOG_LEVEL_INFO, "%s: front-end disconnected%s%s", connection->device->name,
+		    reason ? ": " : "", reason ? reason : "");
 	connection->state = CONNECTION_CLOSING;
 	event_del(connection->readable);
 	event_del(connection->writable);

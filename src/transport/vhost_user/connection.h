@@ -50,7 +50,7 @@ enum vhost_user_connection_state {
 struct vhost_user_connection {
 	struct virtio_device *device;
 	struct event_base *base;
-	uint64_t memory_max;					  /* quota, bytes; 0: none */
+	uint64_t memory_max;					  /* quota, bytes; 0: 1 TiB */
 	void (*closed)(struct vhost_user_connection *connection); /* from the event loop, once for each open */
 	void *context;
 
@@ -84,6 +84,7 @@ struct vhost_user_connection {
 	/* for status */
 	uint64_t messages, refused;
 	const char *last_error;
+	struct log_limit lives; /* lines that say that a front-end came or went */
 };
 
 /* connection.c */

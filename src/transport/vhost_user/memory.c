@@ -12,6 +12,12 @@
 #include "transport/vhost_user/connection.h"
 #include "transport/vhost_user/handlers.h"
 
+/*
+ * Where the configuration sets no quota. Files may be as large as they like without a byte in them, and address space is
+ * everybody's: 2^47 bytes, so that it takes more than a hundred hostile front-ends to use it up.
+ */
+#define MEMORY_MAX_DEFAULT (1ULL << 40)
+
 #define NOT_MEMORY "file that is not memory: it must be a memfd or in tmpfs or hugetlbfs"
 
 static int memory_refuse(struct vhost_user_connection *connection, int error)
@@ -42,7 +48,7 @@ static uint64_t size_of(const struct guest_memory *memory)
 
 static bool within_quota(struct vhost_user_connection *connection, uint64_t size)
 {
-	return !connection->memory_max || size <= connection->memory_max;
+	return size <= (connection->memory_max ? connection->memory_max : MEMORY_MAX_DEFAULT);
 }
 
 /* Have @map take the place of the present one. */
@@ -188,6 +194,8 @@ int vhost_user_set_log_base(struct vhost_user_connection *connection, struct vho
 	struct dirty_log *log;
 	int error;
 
+	if (!within_quota(connection, message->payload.log.size))
+		return vhost_user_refuse(connection, -EDQUOT, "dirty log larger than the memory that this device may map");
 	error = dirty_log_map(message->fds[0], message->payload.log.size, message->payload.log.offset, &log);
 	if (error)
 		return vhost_user_refuse(connection, error,

@@ -60,11 +60,12 @@ static void serve(struct vhost_user_server *server, int fd)
 	int error = vhost_user_connection_open(&server->connection, fd);
 
 	if (error) {
-		log_error("%s: vhost-user: %s", server->device->name, strerrordesc_np(-error));
+		log_limited(&server->connection.lives, LOG_LEVEL_ERROR, "%s: vhost-user: %s", server->device->name,
+			    strerrordesc_np(-error));
 		return;
 	}
 	server->connections++;
-	log_limited(&server->device->log_limit, LOG_LEVEL_INFO, "%s: front-end connected", server->device->name);
+	log_limited(&server->connection.lives, LOG_LEVEL_INFO, "%s: front-end connected", server->device->name);
 }
 
 static void retry_later(struct vhost_user_server *server)

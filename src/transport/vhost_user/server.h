@@ -19,7 +19,7 @@ struct vhost_user_options {
 	const char *path;
 	bool client;		  /* connect to a listening front-end, and again when it goes away (1 s) */
 	uint32_t mode;		  /* permissions of a listening socket; 0: 0660 */
-	uint64_t memory_max;	  /* quota: bytes of guest memory mapped at a time; 0: no limit */
+	uint64_t memory_max;	  /* quota: bytes of guest memory mapped at a time; 0: 1 TiB */
 };
 
 struct vhost_user_status {
