@@ -29,7 +29,7 @@
 #define RESERVED_SIZE	 (256ULL << 30)
 #define HUGE_PAGE	 (2ULL << 20)
 #define PAGE		 4096ULL
-#define DISCARD_MAX	 (4ULL << 20)
+#define DISCARD_MAX	 HUGE_PAGE
 #define WRITE_ZEROES_MAX (256ULL << 10)
 
 /** Transfers that wait for their first lines, and how many lines these are. */

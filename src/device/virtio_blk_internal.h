@@ -71,6 +71,7 @@ struct blk_queue {
 	struct virtio_blk_counters *counters;
 	struct block_batch_end batch_end;
 	bool in_turn;			/* the turn publishes by itself when it ends */
+	uint64_t turn_began;		/* clock_cycles() */
 	void *medium_free, *large_free; /* blocks, each beginning with a pointer to the next */
 	struct guest_segment *blocks;
 	struct segment_pool pool;

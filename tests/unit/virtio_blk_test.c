@@ -16,8 +16,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
+#include "block/disk.h"
 #include "block_fixture.h"
-#include "device/virtio_blk.h"
+#include "device/virtio_blk_internal.h"
 #include "ring_fixture.h"
 
 #define DISK_SIZE (4ULL << 20)
@@ -490,6 +492,34 @@ static void turns_are_bounded(void **state)
 	}
 }
 
+static const struct disk_ops *quick_ops;
+
+static void submit_slowly(struct block_channel *channel, struct block_request *request)
+{
+	for (uint64_t end = clock_nanoseconds() + NANOSECONDS_PER_MILLISECOND; clock_nanoseconds() < end;)
+		;
+	quick_ops->submit(channel, request);
+}
+
+/* Requests that take a millisecond each, whatever their bytes say: the turn notices. */
+static void turns_are_bounded_in_time(void **state)
+{
+	struct setting setting = { .type = DISK_RAM };
+	struct disk_ops slow_ops;
+	struct driver driver;
+
+	driver_start(&driver, &setting);
+	quick_ops = ((struct blk_queue *)driver.queue->model)->channel->ops;
+	slow_ops = *quick_ops;
+	slow_ops.submit = submit_slowly;
+	((struct blk_queue *)driver.queue->model)->channel->ops = &slow_ops;
+	for (unsigned slot = 0; slot < 5; slot++)
+		offer(&driver, slot, VIRTIO_BLK_T_IN, 0, 512);
+	assert_int_equal(turn(&driver, 32, 1 << 20), 3);
+	assert_int_equal(turn(&driver, 32, 1 << 20), 2);
+	driver_stop(&driver);
+}
+
 static void config_read(struct driver *driver, struct virtio_blk_config *config)
 {
 	assert_in_range(driver->device->config_size, sizeof(*config), 256);
@@ -876,6 +906,7 @@ int main(void)
 		cmocka_unit_test(nonsense_breaks_the_queue),
 		cmocka_unit_test(any_layout_is_understood),
 		cmocka_unit_test(turns_are_bounded),
+		cmocka_unit_test(turns_are_bounded_in_time),
 		cmocka_unit_test(configuration_space),
 		cmocka_unit_test(size_change_is_shown),
 		cmocka_unit_test(file_disk_on_a_sidecore),
