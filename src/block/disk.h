@@ -32,6 +32,9 @@ struct disk_ops {
 	void (*submit)(struct block_channel *channel, struct block_request *request);
 	void (*flush_submissions)(struct block_channel *channel); /* may be NULL */
 
+	/** @resume: for users of block_worker_resume(), else NULL. */
+	void (*resume)(struct block_request *request);
+
 	/* for users of block_worker_start(), else NULL */
 	void (*prepare)(struct block_request *request, struct io_uring_sqe *entry);
 	void (*kernel_done)(struct block_request *request, int result);

@@ -35,6 +35,9 @@
 /* EAGAIN and EINTR are tried again; a file that answers nothing else is broken. */
 #define RETRIES_MAX 100
 
+/* Bytes of a read or write that the kernel is given at a time. */
+#define TRANSFER_MAX (1UL << 20)
+
 enum stage {
 	STAGE_TRANSFER,
 	STAGE_PUNCH,
@@ -118,6 +121,20 @@ void file_flush_submissions(struct block_channel *channel)
 	block_worker_take_inline(channel->worker);
 }
 
+/*
+ * As many of @segments as TRANSFER_MAX bytes reach, at least one. Whatever the request's length, the kernel copies or pins
+ * so much of it at a time; what is left follows as after a short transfer. Return: their number; @bytes: out.
+ */
+static unsigned cut_transfer(const struct guest_segment *segments, unsigned count, uint64_t *bytes)
+{
+	unsigned taken = 1;
+
+	*bytes = min(segments->length, TRANSFER_MAX);
+	while (taken < count && *bytes + segments[taken].length <= TRANSFER_MAX)
+		*bytes += segments[taken++].length;
+	return taken;
+}
+
 static void prepare_transfer(struct block_request *request, struct io_uring_sqe *entry)
 {
 	uint64_t left = request->length - request->done, place = request->offset + request->done;
@@ -126,6 +143,7 @@ static void prepare_transfer(struct block_request *request, struct io_uring_sqe 
 	struct guest_segment bounce = { guest_bytes_of(request->bounce), min(left, (uint64_t)BOUNCE_SIZE) };
 	bool write = request->operation == BLOCK_WRITE;
 	int fd = file_of(request)->fd;
+	uint64_t bytes;
 
 	if (request->bounce) {
 		if (write)
@@ -133,12 +151,14 @@ static void prepare_transfer(struct block_request *request, struct io_uring_sqe 
 		segments = &bounce;
 		count = 1;
 	}
-	if (count == 1 && segments->length <= INT32_MAX) {
+	count = cut_transfer(segments, count, &bytes);
+	request->channel->worker->queued += bytes;
+	if (count == 1) {
 		/* One segment needs no vector to be read by the kernel. */
 		if (write)
-			io_uring_prep_write(entry, fd, segments->base, (unsigned)segments->length, place);
+			io_uring_prep_write(entry, fd, segments->base, (unsigned)bytes, place);
 		else
-			io_uring_prep_read(entry, fd, segments->base, (unsigned)segments->length, place);
+			io_uring_prep_read(entry, fd, segments->base, (unsigned)bytes, place);
 	} else if (write) {
 		io_uring_prep_writev(entry, fd, guest_segments_iovec(segments), count, place);
 	} else {

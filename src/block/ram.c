@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * RAM disk: anonymous memory, in huge pages where the kernel gives them. A request is one memcpy() for each segment and
- * completes inside block_submit() or block_flush_submissions().
+ * completes inside block_submit() or block_flush_submissions(), unless it is large.
  *
  * Theory of operation
  * -------------------
@@ -17,6 +17,9 @@
  * size is given back to the kernel when the disk shrinks, and again when it grows, so that a late write to it never
  * shows.
  *
+ * A request may be as large as the guest's memory: a turn's worth of it is copied at once, the rest slice by slice in
+ * turns of the worker's.
+ *
  * Discard and write zeroes with "may unmap" give whole pages back, which then read as zeroes; their limits are such
  * that one request does not hold the sidecore for long (a MiB of memset is some 100 us).
  */
@@ -25,12 +28,14 @@
 #include <sys/mman.h>
 
 #include "block/disk.h"
+#include "block/worker.h"
 
 #define RESERVED_SIZE	 (256ULL << 30)
 #define HUGE_PAGE	 (2ULL << 20)
 #define PAGE		 4096ULL
 #define DISCARD_MAX	 HUGE_PAGE
 #define WRITE_ZEROES_MAX (256ULL << 10)
+#define SLICE		 (512ULL << 10)
 
 /** Transfers that wait for their first lines, and how many lines these are. */
 #define WINDOW	       4U
@@ -171,6 +176,24 @@ static void take_transfer(struct ram_channel *ram_channel, struct block_request 
 	ram_channel->window[ram_channel->next++ % WINDOW] = request;
 }
 
+/* One slice of a read or write that is too large for a turn. Memory is copied at some GB/s, so a slice takes 0.1 ms. */
+static void ram_resume(struct block_request *request)
+{
+	struct ram_disk *ram = container_of(request->channel->disk, struct ram_disk, disk);
+	uint64_t length = min(request->length - request->done, SLICE);
+	uint8_t *place = ram->memory + request->offset + request->done;
+
+	if (request->operation == BLOCK_READ)
+		block_scatter(request, place, length);
+	else
+		block_gather(request, place, length);
+	block_advance(request, length);
+	if (request->done < request->length)
+		block_worker_resume(request->channel->worker, request);
+	else
+		block_finish(request, 0);
+}
+
 static void ram_submit(struct block_channel *channel, struct block_request *request)
 {
 	struct ram_disk *ram = container_of(channel->disk, struct ram_disk, disk);
@@ -179,6 +202,10 @@ static void ram_submit(struct block_channel *channel, struct block_request *requ
 	/* The device model checks against the size; this is the last line between a mistake there and our memory. */
 	if (unlikely(!range_inside(request->offset, request->length, ram->capacity))) {
 		block_finish(request, -EIO);
+		return;
+	}
+	if (unlikely(request->length > SLICE && request->operation <= BLOCK_WRITE)) {
+		ram_resume(request);
 		return;
 	}
 	switch ((enum block_operation)request->operation) {
@@ -218,4 +245,5 @@ const struct disk_ops ram_disk_ops = {
 	.resize = ram_resize,
 	.submit = ram_submit,
 	.flush_submissions = ram_flush_submissions,
+	.resume = ram_resume,
 };

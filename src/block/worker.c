@@ -62,6 +62,9 @@
 /** The most completions taken inside a queue's turn. */
 #define INLINE_MAX 64U
 
+/* Before a submission returns the kernel may move bytes from its page cache, or pin memory: so much in a turn. */
+#define QUEUED_MAX (2ULL << 20)
+
 static unsigned worker_poll(struct poller *poller, const struct turn *turn);
 static bool worker_arm(struct poller *poller);
 static void worker_disarm(struct poller *poller);
@@ -242,6 +245,12 @@ static bool kernel_wants_a_call(const struct block_worker *worker)
 	return IO_URING_READ_ONCE(*worker->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
 }
 
+static void set_pending(struct block_worker *worker)
+{
+	worker->poller.pending = worker->resumed.first ||
+				 (!worker->ring_error && io_uring_sq_ready(&worker->ring));
+}
+
 void block_worker_flush(struct block_worker *worker)
 {
 	if (worker->ring_error || !io_uring_sq_ready(&worker->ring))
@@ -254,7 +263,26 @@ void block_worker_flush(struct block_worker *worker)
 		io_uring_submit_and_get_events(&worker->ring);
 	else
 		io_uring_submit(&worker->ring);
-	worker->poller.pending = io_uring_sq_ready(&worker->ring) != 0;
+	worker->queued = 0;
+	set_pending(worker);
+}
+
+void block_worker_resume(struct block_worker *worker, struct block_request *request)
+{
+	block_list_append(&worker->resumed, request);
+	set_pending(worker);
+}
+
+/* One piece of one request a turn: they take turns, and so do all other pollers. */
+static unsigned resume_one(struct block_worker *worker)
+{
+	struct block_request *request = block_list_take(&worker->resumed);
+
+	if (!request)
+		return 0;
+	request->channel->ops->resume(request);
+	set_pending(worker);
+	return 1;
 }
 
 void *block_worker_take_bounce(struct block_worker *worker, struct block_request *request)
@@ -308,7 +336,7 @@ static unsigned take_completions(struct block_worker *worker, unsigned limit)
 	struct io_uring_cqe *completion;
 	unsigned count = 0;
 
-	while (count < limit && !io_uring_peek_cqe(&worker->ring, &completion)) {
+	while (count < limit && worker->queued < QUEUED_MAX && !io_uring_peek_cqe(&worker->ring, &completion)) {
 		struct block_request *request = io_uring_cqe_get_data(completion);
 		int result = completion->res;
 
@@ -338,14 +366,16 @@ void block_worker_take_inline(struct block_worker *worker)
 static unsigned worker_poll(struct poller *poller, const struct turn *turn)
 {
 	struct block_worker *worker = container_of(poller, struct block_worker, poller);
-	unsigned count = 0;
+	unsigned count = resume_one(worker);
 
-	if (worker->ring_error)
-		return 0;
+	if (worker->ring_error) {
+		block_worker_run_batch_ends(worker);
+		return count;
+	}
 	if (io_uring_cq_ready(&worker->ring) || kernel_wants_a_call(worker)) {
 		if (kernel_wants_a_call(worker))
 			io_uring_submit_and_get_events(&worker->ring);
-		count = take_completions(worker, turn->requests);
+		count += take_completions(worker, turn->requests);
 		restart_overflow(worker);
 	}
 	block_worker_flush(worker);

@@ -48,6 +48,8 @@ struct block_worker {
 	unsigned in_kernel;		  /* requests that occupy a submission entry or are the kernel's */
 	struct block_list overflow;	  /* wait for room in the ring */
 	struct block_list bounce_waiting; /* wait for a bounce buffer */
+	struct block_list resumed;	  /* in pieces: wait for the turn of their next one */
+	uint64_t queued;		  /* bytes that the kernel is asked to move by the next submission */
 	void *bounce_free;		  /* each free buffer begins with a pointer to the next */
 	void *memory;			  /* bounce buffers, then zeroes */
 	struct iovec zeroes[ZEROES_COUNT];
@@ -63,6 +65,12 @@ struct block_worker {
  * or when there is room. When the kernel is done the backend's @kernel_done gets the result.
  */
 void block_worker_start(struct block_worker *worker, struct block_request *request);
+
+/**
+ * block_worker_resume() - sidecore: @request is too large for one turn; have its backend's @resume go on with it in a turn
+ * of the worker's.
+ */
+void block_worker_resume(struct block_worker *worker, struct block_request *request);
 
 /** block_worker_flush() - sidecore: submit what was started since the last call. One system call, or none. */
 void block_worker_flush(struct block_worker *worker);

@@ -54,6 +54,12 @@ void dirty_log_mark(struct dirty_log *log, uint64_t guest_address, uint64_t leng
 		 * Release: whoever sees the bit, and clears it, sees the data written before. The front-end takes whole
 		 * words with an exchange; a byte-wide OR is part of the same word and neither loses the other's change.
 		 */
+		if (page % 8 == 0 && last - page >= 7 && log->pages - page >= 8) {
+			/* Eight at a time: a disk may read gigabytes in one request. */
+			__atomic_fetch_or(&log->region->host[page / 8].untrusted, UINT8_MAX, __ATOMIC_RELEASE);
+			page += 7;
+			continue;
+		}
 		__atomic_fetch_or(&log->region->host[page / 8].untrusted, (uint8_t)(1U << (page % 8)),
 				  __ATOMIC_RELEASE);
 	}

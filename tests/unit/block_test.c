@@ -423,6 +423,69 @@ static void overflow_waits_its_turn(void **state)
 	tear_down(&place);
 }
 
+/* A poller beside the worker: how far does it see a request come? */
+static struct block_job watched;
+static uint64_t last_seen;
+static unsigned steps_seen;
+
+static unsigned watch(struct poller *poller, const struct turn *turn)
+{
+	if (watched.io.done != last_seen) {
+		last_seen = watched.io.done;
+		steps_seen += last_seen && last_seen < watched.io.length;
+	}
+	return 0;
+}
+
+static void large_requests_leave_turns_to_others(void **state)
+{
+	static const struct poller_ops ops = { .kind = "probe", .poll = watch };
+	const size_t size = 32 << 20;
+	struct disk_config config = { .name = "large", .size = size };
+	uint8_t *bytes = malloc(size), *back = malloc(size);
+	char path[] = "/tmp/block_test_XXXXXX";
+	int fd = mkstemp(path);
+
+	for (size_t i = 0; i < size; i++)
+		bytes[i] = (uint8_t)(i * 7 >> 5);
+	config.path = path;
+	assert_int_equal(ftruncate(fd, (off_t)size), 0);
+	for (unsigned file = 0; file < 2; file++) {
+		struct poller probe = { .ops = &ops, .wake_fd = -1 };
+		struct block_fixture fixture;
+		struct block_channel *channel;
+		struct disk *disk;
+		const char *error;
+		sem_t done;
+
+		config.type = file ? DISK_FILE : DISK_RAM;
+		block_fixture_start(&fixture);
+		assert_int_equal(disk_open(&config, fixture.engine, &disk, &error), 0);
+		channel = block_fixture_channel(&fixture, disk);
+		assert_int_equal(engine_attach(fixture.engine, fixture.sidecore, &probe, NULL), 0);
+		assert_int_equal(block_fixture_io(&fixture, channel, BLOCK_WRITE, 0, bytes, size), 0);
+		watched = (struct block_job){ .io.operation = BLOCK_READ };
+		block_job_buffer(&watched, back, size);
+		steps_seen = 0;
+		sem_init(&done, 0, 0);
+		block_fixture_submit(&fixture, channel, &watched, 1, &done);
+		block_fixture_await(1, &done);
+		assert_int_equal(watched.status, 0);
+		/* Not all of them: the worker's turns are not the only ones in which a completion may come. */
+		if (steps_seen < size / (file ? 2 << 20 : 512 << 10) / 2)
+			fail_msg("%s disk: %u steps", file ? "file" : "RAM", steps_seen);
+		assert_memory_equal(back, bytes, size);
+		engine_detach(fixture.engine, &probe, NULL);
+		block_fixture_close(&fixture, channel);
+		disk_close(disk);
+		block_fixture_stop(&fixture);
+	}
+	close(fd);
+	unlink(path);
+	free(bytes);
+	free(back);
+}
+
 static void ram_resizes(void **state)
 {
 	uint8_t bytes[4096];
@@ -797,6 +860,7 @@ int main(void)
 		cmocka_unit_test(null_takes_everything),
 		cmocka_unit_test(overflow_waits_its_turn),
 		cmocka_unit_test(completions_wake_a_sleeper),
+		cmocka_unit_test(large_requests_leave_turns_to_others),
 		cmocka_unit_test(ram_resizes),
 		cmocka_unit_test(file_resizes),
 		cmocka_unit_test(truncated_file_fails_requests),
