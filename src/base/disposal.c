@@ -9,8 +9,8 @@
  * closed with messages in its queue closes the files in those.
  *
  * So what came from a front-end is closed at once only where that is known not to wait: eventfds, memory, and unix
- * sockets that are shut down (nothing can come in any more) and empty. Everything else is handed to a thread that is
- * made for it and ends when it has closed all that it was given.
+ * sockets that are shut down (nothing can come in any more) and whose queue has been emptied. Everything else is handed
+ * to a thread that is made for it and ends when it has closed all that it was given.
  *
  * The thread and the owner share the structure; the last one frees it. Where no thread can be made the file stays open:
  * a descriptor lost is better than a daemon that waits.
@@ -34,6 +34,9 @@
 /* More than one message can bring (253), and what its connection is made of. */
 #define FILES_MAX  1024U
 #define STACK_SIZE (64U << 10)
+
+/* What is read from a queue to empty it: more than queues hold that nobody has enlarged. */
+#define READS_MAX 256U
 
 struct disposal {
 	pthread_mutex_t lock;
@@ -143,21 +146,59 @@ static void hand_over(struct disposal *disposal, int fd)
 		log_error("a file that a front-end gave us stays open: no thread to close it: %s", strerror(-error));
 }
 
-/* Nothing in its queue, and nothing can come in. */
-static bool shut_and_empty(int fd)
+/* What came with some bytes: closed where that is known not to wait; a unix socket has a queue of its own, so not here.
+ */
+static void close_rights(struct disposal *disposal, struct msghdr *header)
 {
-	char byte;
+	struct cmsghdr *control;
+
+	for (control = CMSG_FIRSTHDR(header); control; control = CMSG_NXTHDR(header, control)) {
+		size_t count = (control->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+
+		if (control->cmsg_level != SOL_SOCKET || control->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t i = 0; i < count; i++) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(control) + i * sizeof(int), sizeof(fd));
+			if (file_is_eventfd(fd) || file_is_memory(fd))
+				close(fd);
+			else
+				hand_over(disposal, fd);
+		}
+	}
+}
+
+/* See to it that nothing comes into the queue any more, and empty it. Return: false when it was too much. */
+static bool shut_and_empty(struct disposal *disposal, int fd)
+{
+	union {
+		char bytes[CMSG_SPACE(sizeof(int) * RIGHTS_MAX)];
+		struct cmsghdr alignment;
+	} control;
+	char bytes[4096];
 
 	if (shutdown(fd, SHUT_RDWR) && errno != ENOTCONN)
 		return false;
-	return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+	for (unsigned i = 0; i < READS_MAX; i++) {
+		struct iovec part = { bytes, sizeof(bytes) };
+		struct msghdr header = {
+			.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
+		};
+		ssize_t got = recvmsg(fd, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+		if (got <= 0)
+			return !got;
+		close_rights(disposal, &header);
+	}
+	return false;
 }
 
 void disposal_close(struct disposal *disposal, int fd)
 {
 	if (fd < 0)
 		return;
-	if (file_is_eventfd(fd) || file_is_memory(fd) || (file_is_unix_socket(fd) && shut_and_empty(fd)))
+	if (file_is_eventfd(fd) || file_is_memory(fd) || (file_is_unix_socket(fd) && shut_and_empty(disposal, fd)))
 		close(fd);
 	else
 		hand_over(disposal, fd);

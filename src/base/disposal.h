@@ -11,6 +11,9 @@
 
 struct disposal;
 
+/** The most descriptors that the kernel lets one sendmsg() carry (SCM_MAX_FD). */
+#define RIGHTS_MAX 253U
+
 /** disposal_create() - Return: NULL when there is no memory. */
 struct disposal *disposal_create(void);
 
@@ -21,8 +24,8 @@ void disposal_destroy(struct disposal *disposal);
 void disposal_close(struct disposal *disposal, int fd);
 
 /**
- * disposal_waiting() - files that have not let go yet. Whoever can be made to hand over more must see to it that they do
- * not pile up: no new peer while there is one.
+ * disposal_waiting() - files that have not let go yet. Whoever can be made to hand over more must see to it that they
+ * do not pile up: no new peer while there is one.
  */
 unsigned disposal_waiting(const struct disposal *disposal);
 

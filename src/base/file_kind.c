@@ -20,7 +20,8 @@ bool file_is_eventfd(int fd)
 	char path[32], target[sizeof(name)];
 	ssize_t length;
 
-	/* The link is made of names that the kernel has; one byte more than the name is room enough to see a longer one. */
+	/* The link is made of names that the kernel has; one byte more than the name is room enough to see a longer
+	 * one. */
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	length = readlink(path, target, sizeof(target));
 	return length == (ssize_t)sizeof(name) - 1 && !memcmp(target, name, sizeof(name) - 1);

@@ -22,12 +22,13 @@
 bool file_is_memory(int fd);
 
 /**
- * file_is_eventfd() - an eventfd, and no other of the kernel's files without a name. An epoll set, say, can be waited for
- * as well, but to look at it takes its owner's lock.
+ * file_is_eventfd() - an eventfd, and no other of the kernel's files without a name. An epoll set, say, can be waited
+ * for as well, but to look at it takes its owner's lock.
  */
 bool file_is_eventfd(int fd);
 
-/** file_is_unix_socket() - a local stream socket. Its close() may wait nevertheless, for files that are in its queue. */
+/** file_is_unix_socket() - a local stream socket. Its close() may wait nevertheless, for files that are in its queue.
+ */
 bool file_is_unix_socket(int fd);
 
 #endif

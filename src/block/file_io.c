@@ -122,8 +122,8 @@ void file_flush_submissions(struct block_channel *channel)
 }
 
 /*
- * As many of @segments as TRANSFER_MAX bytes reach, at least one. Whatever the request's length, the kernel copies or pins
- * so much of it at a time; what is left follows as after a short transfer. Return: their number; @bytes: out.
+ * As many of @segments as TRANSFER_MAX bytes reach, at least one. Whatever the request's length, the kernel copies or
+ * pins so much of it at a time; what is left follows as after a short transfer. Return: their number; @bytes: out.
  */
 static unsigned cut_transfer(const struct guest_segment *segments, unsigned count, uint64_t *bytes)
 {

@@ -67,8 +67,8 @@ struct block_worker {
 void block_worker_start(struct block_worker *worker, struct block_request *request);
 
 /**
- * block_worker_resume() - sidecore: @request is too large for one turn; have its backend's @resume go on with it in a turn
- * of the worker's.
+ * block_worker_resume() - sidecore: @request is too large for one turn; have its backend's @resume go on with it in a
+ * turn of the worker's.
  */
 void block_worker_resume(struct block_worker *worker, struct block_request *request);
 

@@ -39,8 +39,8 @@
 #include "device/virtio_blk_internal.h"
 
 /*
- * Bytes say how long a request takes only as long as memory is there. One that touches a huge page for the first time has
- * the kernel clear 2 MiB for its 512 bytes. So now and then a turn looks at the clock, too: 0.3 to 0.5 ms on x86.
+ * Bytes say how long a request takes only as long as memory is there. One that touches a huge page for the first time
+ * has the kernel clear 2 MiB for its 512 bytes. So now and then a turn looks at the clock, too: 0.3 to 0.5 ms on x86.
  */
 #define TURN_CYCLES	  (1ULL << 20)
 #define REQUESTS_PER_LOOK 4U

@@ -471,8 +471,8 @@ static void large_requests_leave_turns_to_others(void **state)
 		block_fixture_submit(&fixture, channel, &watched, 1, &done);
 		block_fixture_await(1, &done);
 		assert_int_equal(watched.status, 0);
-		/* Not all of them: the worker's turns are not the only ones in which a completion may come. */
-		if (steps_seen < size / (file ? 2 << 20 : 512 << 10) / 2)
+		/* Not all of them: who is first in a round changes, so the worker may have two turns between two of ours. */
+		if (steps_seen < size / (file ? 2 << 20 : 512 << 10) / 4)
 			fail_msg("%s disk: %u steps", file ? "file" : "RAM", steps_seen);
 		assert_memory_equal(back, bytes, size);
 		engine_detach(fixture.engine, &probe, NULL);

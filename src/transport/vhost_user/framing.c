@@ -11,9 +11,6 @@
 #include "base/disposal.h"
 #include "transport/vhost_user/connection.h"
 
-/* The most descriptors that the kernel lets one sendmsg() carry (SCM_MAX_FD). */
-#define RIGHTS_MAX 253U
-
 /* No message needs files whose close() may wait (base/disposal.h); so many that do not let go are no accident. */
 #define CLOSING_MAX 64U
 

@@ -13,8 +13,8 @@
 #include "transport/vhost_user/handlers.h"
 
 /*
- * Where the configuration sets no quota. Files may be as large as they like without a byte in them, and address space is
- * everybody's: 2^47 bytes, so that it takes more than a hundred hostile front-ends to use it up.
+ * Where the configuration sets no quota. Files may be as large as they like without a byte in them, and address space
+ * is everybody's: 2^47 bytes, so that it takes more than a hundred hostile front-ends to use it up.
  */
 #define MEMORY_MAX_DEFAULT (1ULL << 40)
 

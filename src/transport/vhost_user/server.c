@@ -28,9 +28,10 @@
 #include "base/log.h"
 #include "transport/vhost_user/connection.h"
 
-#define BACKLOG		   4
-#define RETRY_SECONDS	   1
-#define SOCKET_MODE_NORMAL 0660
+#define BACKLOG		      4
+#define RETRY_SECONDS	      1
+#define DISPOSAL_MICROSECONDS 20000
+#define SOCKET_MODE_NORMAL    0660
 
 struct vhost_user_server {
 	struct virtio_device *device;
@@ -91,7 +92,7 @@ static void accept_front_end(evutil_socket_t listener, short what, void *context
 	/* One that does not let go of its files must not bring more of them. */
 	if (disposal_waiting(server->connection.disposal)) {
 		event_del(server->accept_event);
-		retry_later(server);
+		event_add(server->retry_event, &(struct timeval){ .tv_usec = DISPOSAL_MICROSECONDS });
 		return;
 	}
 	if (!idle(server) && (server->connection.state == CONNECTION_CLOSING || hung_up(server))) {
