@@ -161,7 +161,8 @@ export APT_CONFIG=$scratch/apt/apt.conf TMPDIR=$scratch/tmp
 
 say "reading the package lists of $suite"
 apt-get -qq update >"$scratch/log" 2>&1 || { sleep 3 && apt-get -qq update >"$scratch/log" 2>&1; } ||
-	die "apt-get update: $(grep -m 1 '^[EW]:' "$scratch/log" || tail -n 1 "$scratch/log")" "check the network and run again"
+	die "apt-get update: $(grep -m 1 '^[EW]:' "$scratch/log" || tail -n 1 "$scratch/log")" \
+		"check the network and run again"
 resolve >"$scratch/resolved" 2>"$scratch/log" && [ -s "$scratch/resolved" ] ||
 	die "apt cannot resolve QEMU: $(tail -n 1 "$scratch/log")"
 

@@ -26,14 +26,19 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "block/worker.h"
 
 #define DISCARD_MAX	 (1ULL << 30)
 #define WRITE_ZEROES_MAX (64ULL << 20)
 #define PROBE_LENGTH	 4096
+
+/* ns; as long as a slow disk may take for requests in flight, and a person for an answer. */
+#define PREDECESSOR_PATIENCE 2000000000ULL
 
 static int file_error(const struct disk *disk, const char *path, const char *doing)
 {
@@ -56,17 +61,35 @@ static int create_image(struct file_disk *file, const struct disk_config *config
 	return 0;
 }
 
+/*
+ * Somebody has the image. It may be our predecessor: a daemon that was killed is gone before its files are, which the kernel
+ * closes with its io_uring, when the requests in flight have come back. This is before the daemon serves anybody.
+ */
+static bool worth_another_try(uint64_t began)
+{
+	if (clock_nanoseconds() - began > PREDECESSOR_PATIENCE)
+		return false;
+	nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+	return true;
+}
+
 static int open_image(struct file_disk *file, const struct disk_config *config)
 {
 	int access = config->read_only ? O_RDONLY : O_RDWR;
+	uint64_t began = clock_nanoseconds();
 	struct stat status;
+	int error;
 
 	/* O_NONBLOCK: a FIFO named by mistake must not hang us; it means nothing to files and block devices. */
 	if (!stat(config->path, &status) && S_ISBLK(status.st_mode) && !config->read_only)
 		access |= O_EXCL;
-	file->fd = open(config->path, access | O_CLOEXEC | O_NONBLOCK);
-	if (file->fd >= 0)
-		return 0;
+	do {
+		file->fd = open(config->path, access | O_CLOEXEC | O_NONBLOCK);
+		if (file->fd >= 0)
+			return 0;
+		error = errno;
+	} while (error == EBUSY && worth_another_try(began));
+	errno = error;
 	if (errno == ENOENT && config->size && !config->read_only)
 		return create_image(file, config);
 	if (errno == ENOENT)
@@ -81,10 +104,15 @@ static int open_image(struct file_disk *file, const struct disk_config *config)
 static int lock_image(const struct file_disk *file, const struct disk_config *config)
 {
 	struct flock lock = { .l_type = (short)(config->read_only ? F_RDLCK : F_WRLCK), .l_whence = SEEK_SET };
+	uint64_t began = clock_nanoseconds();
+	bool held;
 
-	if (!fcntl(file->fd, F_OFD_SETLK, &lock))
-		return 0;
-	if (errno == EAGAIN || errno == EACCES)
+	do {
+		if (!fcntl(file->fd, F_OFD_SETLK, &lock))
+			return 0;
+		held = errno == EAGAIN || errno == EACCES;
+	} while (held && worth_another_try(began));
+	if (held)
 		return disk_error(-EBUSY, "disk %s: %s is locked by another disk or program; stop that first%s",
 				  file->disk.name, config->path, config->read_only ? "" : ", or make both read_only");
 	log_warning("disk %s: %s cannot be locked (%s); see to it that nobody else writes it", file->disk.name,

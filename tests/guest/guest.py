@@ -274,7 +274,8 @@ class Guest:
         if self.accel == "tcg":
             words.append(TCG_COMMAND_LINE)
         return [
-            str(qemu), "-name", f"guest={self.name}", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            str(qemu), "-name", f"guest={self.name}", "-nodefaults", "-no-user-config", "-display", "none",
+            "-no-reboot",
             "-machine", f"{machine},accel={self.accel}", "-cpu", "host" if self.accel == "kvm" else "max",
             "-smp", str(cpus), "-m", str(memory),
             "-object", f"{backend},id=memory,size={memory}M", "-numa", "node,memdev=memory",

@@ -45,7 +45,7 @@ def qemu_version(qemu=QEMU):
 
 
 def msix_works(qemu=QEMU):
-    """QEMU 7.2 under TCG crashes when it masks a vector of a vhost-user NIC: it looks for the irqfd that only KVM has."""
+    """QEMU 7.2 under TCG crashes when it masks a vector of a vhost-user NIC: it looks for an irqfd, which is KVM's."""
     return accelerator()[0] == "kvm" or qemu_version(qemu) >= (8, 0)
 
 
@@ -68,7 +68,7 @@ def wait_until(condition, what, timeout=10.0):
 
 @contextlib.contextmanager
 def guests(**devices):
-    """Boots guests side by side: guests(a=[arguments], b={"devices": [arguments], "cpus": 2}). Yields them in a list."""
+    """Boots guests side by side: guests(a=[arguments], b={"devices": [arguments], "cpus": 2}). Yields a list."""
     with contextlib.ExitStack() as stack:
         started = []
         for name, given in devices.items():
@@ -118,7 +118,7 @@ class Daemon(server.Server):
     # --- Looking at it ---
 
     def change(self):
-        """Returns a function that tells by how much a number of the status has changed since: f("disks", "d", "reads")."""
+        """Returns a function that tells how much a number of the status has changed since: f("disks", "d", "reads")."""
         before = self.status()
 
         def number(status, path):

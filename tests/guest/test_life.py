@@ -42,13 +42,19 @@ def answers(guest, number):
     return ping(guest, number) == 5
 
 
+def connected(daemon, name):
+    """Both devices of a guest."""
+    return daemon.connected("interfaces", f"{name}-net") and daemon.connected("disks", f"{name}-disk")
+
+
 def verify(guest, disk="/dev/vda", size="4M"):
     guest.run(FIO.format(disk=disk) + f"--rw=randwrite --bs=4k --iodepth=16 --size={size}", timeout=60)
 
 
 def disk_of(guest, serial):
     """The device with a serial, or None."""
-    return guest.run(f"for d in /sys/block/vd*; do [ \"$(cat $d/serial)\" != {serial} ] || echo /dev/${{d##*/}}; done").strip() or None
+    found = guest.run(f"for d in /sys/block/vd*; do [ \"$(cat $d/serial)\" != {serial} ] || echo /dev/${{d##*/}}; done")
+    return found.strip() or None
 
 
 class Pair:
@@ -62,7 +68,8 @@ def pair():
     ports = ["-device", "pcie-root-port,id=plug,chassis=1,slot=1"]
     room = ["-m", "slots=2,maxmem=2G"]
     with daemon_for("ab", spare=["spare"]) as daemon:
-        with guests(a={"devices": [*room, *ports, *devices(daemon, "a", True)], "memory": 256, "append": "memhp_default_state=online"},
+        with guests(a={"devices": [*room, *ports, *devices(daemon, "a", True)], "memory": 256,
+                       "append": "memhp_default_state=online"},
                     b={"devices": devices(daemon, "b", True)}) as (a, b):
             set_up(a, 1)
             set_up(b, 2)
@@ -107,7 +114,8 @@ def test_disk_plugged_and_unplugged(pair):
     for _ in range(2):
         a.qmp("chardev-add", id="spare-socket", backend={"type": "socket", "data": {
             "addr": {"type": "unix", "data": {"path": daemon.path("spare-disk.sock")}}, "server": False}})
-        a.qmp("device_add", driver="vhost-user-blk-pci", id="spare", chardev="spare-socket", bus="plug", **{"num-queues": 1})
+        a.qmp("device_add", driver="vhost-user-blk-pci", id="spare", chardev="spare-socket", bus="plug",
+              **{"num-queues": 1})
         disk = wait_until(lambda: disk_of(a, "spare-disk"), "the guest sees the new disk", timeout=20)
         verify(a, disk)
         a.qmp("device_del", id="spare")
@@ -132,8 +140,8 @@ def test_memory_plugged_in_under_load(pair):
     assert load.wait(60).ok and disk.wait(60).ok
     assert daemon.status()["disks"]["a-disk"]["memory"] >= regions + (512 << 20)
     # 250 MiB do not fit into what was there before.
-    a.run("fio --name=job --filename=/dev/vda --rw=write --bs=1M --size=250M --verify=crc32c --verify_fatal=1 --verify_interval=1M "
-          "--end_fsync=1", timeout=90)
+    a.run("fio --name=job --filename=/dev/vda --rw=write --bs=1M --size=250M --verify=crc32c --verify_fatal=1 "
+          "--verify_interval=1M --end_fsync=1", timeout=90)
     assert ping(a, 2) == 5
     assert not daemon.broken_queues()
 
@@ -148,8 +156,7 @@ def test_daemon_killed_under_load(pair):
     for _ in range(2):
         daemon.crash_and_restart(pause=0.3)
         for name in "ab":
-            wait_until(lambda: daemon.connected("interfaces", f"{name}-net") and daemon.connected("disks", f"{name}-disk"),
-                       f"{name} is back", timeout=20)
+            wait_until(lambda: connected(daemon, name), f"{name} is back", timeout=20)
     assert load.wait(90).ok
     assert answers(a, 2) and answers(b, 1)
     verify(a)
@@ -174,11 +181,11 @@ def test_no_request_is_lost_when_the_daemon_is_killed(crashing, disk):
     """Requests in flight are found in the region that QEMU keeps, and done again."""
     daemon, guest = crashing
     name = wait_until(lambda: disk_of(guest, disk), "the disk is there")
-    load = guest.spawn(FIO.format(disk=name) + "--rw=randwrite --bsrange=4k-64k --iodepth=64 --size=32M --loops=2 --do_verify=1",
-                       timeout=120)
+    load = guest.spawn(FIO.format(disk=name) + "--rw=randwrite --bsrange=4k-64k --iodepth=64 --size=32M --loops=2 "
+                       "--do_verify=1", timeout=120)
     for number in range(4):
         change = daemon.change()
-        wait_until(lambda: change("disks", disk, "writes") > 100 or not load.running, "writes are under way", timeout=30)
+        wait_until(lambda: change("disks", disk, "writes") > 100 or not load.running, "writes are under way")
         assert load.running, load.output
         daemon.crash_and_restart(pause=0.1 * number)
         wait_until(lambda: daemon.connected("disks", disk), "QEMU has come back", timeout=20)
@@ -191,7 +198,8 @@ def test_stopped_and_started_again(crashing):
     """The same with an end in good order."""
     daemon, guest = crashing
     change = daemon.change()
-    load = guest.spawn(FIO.format(disk=disk_of(guest, "split")) + "--rw=randwrite --bs=4k --iodepth=32 --size=16M", timeout=120)
+    load = guest.spawn(FIO.format(disk=disk_of(guest, "split")) + "--rw=randwrite --bs=4k --iodepth=32 --size=16M",
+                       timeout=120)
     wait_until(lambda: change("disks", "split", "writes") > 100, "writes are under way")
     daemon.process.send_signal(signal.SIGTERM)
     assert daemon.process.wait(15) == 0
@@ -241,9 +249,9 @@ def test_qemu_killed_and_started_again():
                 begin_load(daemon, a)
                 os.kill(a.pid, signal.SIGKILL)
                 a.process.wait()
-                wait_until(lambda: not daemon.connected("interfaces", "a-net") and not daemon.connected("disks", "a-disk"),
-                           "the daemon has noticed")
-        assert daemon.connected("interfaces", "b-net") and daemon.connected("disks", "b-disk")
+                wait_until(lambda: not daemon.connected("interfaces", "a-net") and
+                           not daemon.connected("disks", "a-disk"), "the daemon has noticed")
+        assert connected(daemon, "b")
         verify(b)
         load.kill()
         load.wait(10)
@@ -283,7 +291,7 @@ def test_daemon_as_client():
 
 
 def test_guest_memory_shrinks():
-    """The file behind a guest's memory is cut off under the daemon: that guest's queue breaks, by name, and no other."""
+    """The file behind a guest's memory is cut off under the daemon: that guest's queues break, by name, no other."""
     require()
     memory = f"/dev/shm/sidecore-test-{os.getpid()}"
     backend = f"memory-backend-file,mem-path={memory},share=on"

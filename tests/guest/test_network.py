@@ -292,7 +292,7 @@ def test_vlans(lan):
     change = lan.daemon.change()
     a.run("for v in 10 20 30; do ip link add link vlan name v$v type vlan id $v; ip link set v$v up; "
           "ip addr add 172.16.$v.1/24 dev v$v; done")
-    b.run("ip addr add 172.16.10.2/24 dev vlan; ip addr add 172.16.20.9/24 dev vlan; ip addr add 172.16.99.2/24 dev vlan")
+    b.run("for net in 172.16.10.2/24 172.16.20.9/24 172.16.99.2/24; do ip addr add $net dev vlan; done")
     c.run("ip addr add 172.16.20.3/24 dev vlan; ip addr add 172.16.99.3/24 dev vlan")
     assert ping(a, "172.16.10.2") == 5 and ping(a, "172.16.20.3") == 5
     assert received(iperf(a, "172.16.10.2")) > 4 << 20

@@ -33,7 +33,8 @@ def pair():
         def cards(guest, number):
             arguments = []
             for index, (card, options) in enumerate(CARDS.items()):
-                arguments += daemon.nic(f"{guest}-{card}", 2, mac(number, index), options, qemu=NEWER_QEMU, reconnect=True)
+                arguments += daemon.nic(f"{guest}-{card}", 2, mac(number, index), options, qemu=NEWER_QEMU,
+                                        reconnect=True)
             return arguments
 
         def disk(name, options):
@@ -80,14 +81,15 @@ def test_disk(pair, disk):
 
 @pytest.mark.parametrize("disk", ["plain", "packed"])
 def test_daemon_killed_under_load(pair, disk):
-    """Packed network cards do not survive it: QEMU does not know how far their rings were served, and keeps no record."""
+    """Not for packed network cards: QEMU keeps no record of how far their rings were served."""
     daemon, a, _ = pair
     stream = a.spawn("iperf3 -c 10.1.0.2 -t 5", timeout=90)
     stream.wait_output("connected to")
-    load = a.spawn(FIO.format(disk=disk_of(a, disk)) + "--rw=randwrite --bsrange=4k-64k --iodepth=64 --size=32M", timeout=120)
+    load = a.spawn(FIO.format(disk=disk_of(a, disk)) + "--rw=randwrite --bsrange=4k-64k --iodepth=64 --size=32M",
+                   timeout=120)
     for _ in range(2):
         change = daemon.change()
-        wait_until(lambda: change("disks", disk, "writes") > 100 or not load.running, "writes are under way", timeout=30)
+        wait_until(lambda: change("disks", disk, "writes") > 100 or not load.running, "writes are under way")
         assert load.running, load.output
         daemon.crash_and_restart(pause=0.1)
         wait_until(lambda: daemon.connected("disks", disk) and daemon.connected("interfaces", "a-split") and
