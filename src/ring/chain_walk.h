@@ -10,6 +10,10 @@
  * 1.3 2.7.5.3.1 limits a chain to the queue size, indirect descriptors included; drivers in the field with small queues
  * and long indirect tables exist, and QEMU serves them.)
  *
+ * Nearly every chain is one descriptor whose buffer lies in the region of the last one. walk_single() does that case, and
+ * only that, with all that it needs in registers (struct walk); whatever it finds unusual it leaves to the general walk,
+ * which looks at the same local copy and makes every check again, and which alone breaks queues.
+ *
  * The functions are inlined into the two layouts (split.c, packed.c); there is no copy of them.
  */
 #ifndef RING_CHAIN_WALK_H
@@ -50,6 +54,72 @@ static inline enum walk_result walk_break(struct virtqueue *queue, enum virtqueu
 {
 	virtqueue_break(queue, reason);
 	return WALK_BROKEN;
+}
+
+/**
+ * struct walk - what a batch of walks needs of queue and pool, in locals: a store to guest memory may alias anything as
+ * far as the compiler knows, so what stays in structures would be loaded again after each.
+ * @region, @size, @host:	the region of the last buffer (queue->hint); @size is 0 when there was none
+ * @next, @end:			free segments of the pool
+ */
+struct walk {
+	uint64_t region, size;
+	guest_byte *host;
+	struct guest_segment *next, *end;
+};
+
+/** walk_load() - after anything that may have changed queue->hint or the pool. */
+static inline void walk_load(struct walk *walk, const struct virtqueue *queue, const struct segment_pool *pool)
+{
+	const struct guest_region *hint = queue->hint;
+
+	walk->region = hint ? hint->guest_address : 0;
+	walk->size = hint ? hint->size : 0;
+	walk->host = hint ? hint->host : NULL;
+	walk->next = pool->segments + pool->used;
+	walk->end = pool->segments + pool->capacity;
+}
+
+/** walk_store() - before anything that looks at the pool. */
+static inline void walk_store(const struct walk *walk, struct segment_pool *pool)
+{
+	pool->used = (uint32_t)(walk->next - pool->segments);
+}
+
+/**
+ * walk_single() - a chain of one buffer, all of which lies in the region of the last buffer.
+ *
+ * Return: false: it may be anything else; nothing has been changed.
+ */
+static inline __attribute__((always_inline)) bool walk_single(struct walk *walk, struct chain *chain, uint64_t address,
+							      uint32_t length, bool writable, uint16_t id)
+{
+	uint64_t offset = address - walk->region, last = (uint64_t)length - 1U;
+
+	/* Unsigned wrap makes the comparisons cover "below the region" and "no bytes" as well. */
+	if (unlikely(offset >= walk->size))
+		return false;
+	if (unlikely(last >= walk->size - offset))
+		return false;
+	if (unlikely(walk->next == walk->end))
+		return false;
+	walk->next->base = walk->host + offset;
+	walk->next->length = length;
+	chain->segments = walk->next++;
+	if (writable) {
+		chain->readable_length = 0;
+		chain->writable_length = length;
+		chain->readable_count = 0;
+		chain->writable_count = 1;
+	} else {
+		chain->readable_length = length;
+		chain->writable_length = 0;
+		chain->readable_count = 1;
+		chain->writable_count = 0;
+	}
+	chain->id = id;
+	chain->slots = 1;
+	return true;
 }
 
 /** walk_begin() - an empty chain at the pool's end. */
@@ -147,29 +217,28 @@ static inline const guest_byte *walk_indirect_table(struct virtqueue *queue, con
 /** walk_read_descriptor() - copy entry @index of @table, which holds more than @index entries. */
 static inline void walk_read_descriptor(const guest_byte *table, uint32_t index, struct descriptor *descriptor)
 {
-	guest_read(descriptor, table + (size_t)index * sizeof(*descriptor), sizeof(*descriptor));
+	uint64_t words[2];
+
+	guest_read(words, table + (size_t)index * sizeof(*descriptor), sizeof(words));
 	/* The compiler must not read guest memory again in place of the local. */
-	__asm__ volatile("" : "+m"(*descriptor));
+	__asm__ volatile("" : "+r"(words[0]), "+r"(words[1]));
+	memcpy(descriptor, words, sizeof(*descriptor));
 }
 
-/** walk_split() - the chain that starts at @head of a split ring's table, direct or with an indirect table at its end. */
-static inline __attribute__((always_inline)) enum walk_result
-walk_split(struct virtqueue *queue, uint16_t head, struct chain *chain, struct segment_pool *pool)
+/**
+ * walk_split() - a chain of a split ring, direct or with an indirect table at its end.
+ * @descriptor:	local copy of the chain's first descriptor
+ */
+static inline enum walk_result walk_split(struct virtqueue *queue, struct descriptor descriptor, struct chain *chain,
+					  struct segment_pool *pool)
 {
 	const guest_byte *table = queue->config.descriptors;
-	uint32_t entries = queue->config.size, budget = queue->config.size, index = head;
-	struct descriptor descriptor;
+	uint32_t entries = queue->config.size, budget = queue->config.size - 1U, index;
 	enum walk_result result;
 	bool indirect = false;
 
 	walk_begin(chain, pool);
 	for (;;) {
-		if (unlikely(index >= entries))
-			return walk_break(queue, VIRTQUEUE_BAD_NEXT);
-		if (unlikely(!budget--))
-			return walk_break(queue, VIRTQUEUE_CHAIN_TOO_LONG);
-		walk_read_descriptor(table, index, &descriptor);
-
 		if (descriptor.split.flags & DESCRIPTOR_INDIRECT) {
 			if (unlikely(indirect))
 				return walk_break(queue, VIRTQUEUE_INDIRECT_NESTED);
@@ -179,15 +248,20 @@ walk_split(struct virtqueue *queue, uint16_t head, struct chain *chain, struct s
 			indirect = true;
 			budget = entries;
 			index = 0;
-			continue;
+		} else {
+			result = walk_append(queue, chain, pool, descriptor.address, descriptor.length,
+					     descriptor.split.flags & DESCRIPTOR_WRITE);
+			if (unlikely(result != WALK_DONE))
+				return result;
+			if (likely(!(descriptor.split.flags & DESCRIPTOR_NEXT)))
+				return WALK_DONE;
+			index = descriptor.split.next;
 		}
-		result = walk_append(queue, chain, pool, descriptor.address, descriptor.length,
-				     descriptor.split.flags & DESCRIPTOR_WRITE);
-		if (unlikely(result != WALK_DONE))
-			return result;
-		if (likely(!(descriptor.split.flags & DESCRIPTOR_NEXT)))
-			return WALK_DONE;
-		index = descriptor.split.next;
+		if (unlikely(index >= entries))
+			return walk_break(queue, VIRTQUEUE_BAD_NEXT);
+		if (unlikely(!budget--))
+			return walk_break(queue, VIRTQUEUE_CHAIN_TOO_LONG);
+		walk_read_descriptor(table, index, &descriptor);
 	}
 }
 
@@ -218,24 +292,19 @@ static inline enum walk_result walk_packed_table(struct virtqueue *queue, const 
 /**
  * walk_packed() - the chain at @position of a packed ring; the caller has seen (with acquire) that it is available.
  * @ring, @size:	the ring, or the saved descriptors of one chain that is resubmitted
+ * @descriptor:		local copy of the one at @position
  *
  * The driver makes the whole list available with its first descriptor (2.8.6), so the others need no check of theirs.
  */
-static inline __attribute__((always_inline)) enum walk_result walk_packed(struct virtqueue *queue,
-									  const guest_byte *ring, uint32_t size,
-									  uint16_t position, struct chain *chain,
-									  struct segment_pool *pool)
+static inline enum walk_result walk_packed(struct virtqueue *queue, const guest_byte *ring, uint32_t size,
+					   uint16_t position, struct descriptor descriptor, struct chain *chain,
+					   struct segment_pool *pool)
 {
-	uint32_t slots = 0;
-	struct descriptor descriptor;
+	uint32_t slots = 1;
 	enum walk_result result;
 
 	walk_begin(chain, pool);
 	for (;;) {
-		if (unlikely(slots == size))
-			return walk_break(queue, VIRTQUEUE_CHAIN_TOO_LONG);
-		walk_read_descriptor(ring, position, &descriptor);
-		slots++;
 		if (descriptor.packed.flags & DESCRIPTOR_INDIRECT)
 			result = walk_packed_table(queue, &descriptor, descriptor.packed.flags, chain, pool);
 		else
@@ -245,7 +314,11 @@ static inline __attribute__((always_inline)) enum walk_result walk_packed(struct
 			return result;
 		if (likely(!(descriptor.packed.flags & DESCRIPTOR_NEXT)))
 			break;
+		if (unlikely(slots == size))
+			return walk_break(queue, VIRTQUEUE_CHAIN_TOO_LONG);
 		position = (uint16_t)(position + 1U == size ? 0 : position + 1U);
+		walk_read_descriptor(ring, position, &descriptor);
+		slots++;
 	}
 	/* The last descriptor of a list carries the buffer's id (2.8.5). */
 	if (unlikely(descriptor.packed.id >= queue->config.size))

@@ -11,7 +11,7 @@
 unsigned split_pop(struct virtqueue *queue, struct chain *chains, unsigned count, struct segment_pool *pool);
 void split_unpop(struct virtqueue *queue, const struct chain *chain);
 bool split_pending(struct virtqueue *queue);
-void split_push(struct virtqueue *queue, uint16_t id, uint32_t written);
+void split_push(struct virtqueue *queue, const struct chain *chains, const uint32_t *written, unsigned count);
 bool split_publish(struct virtqueue *queue);
 void split_arm(struct virtqueue *queue);
 void split_disarm(struct virtqueue *queue);
@@ -19,7 +19,7 @@ void split_disarm(struct virtqueue *queue);
 unsigned packed_pop(struct virtqueue *queue, struct chain *chains, unsigned count, struct segment_pool *pool);
 void packed_unpop(struct virtqueue *queue, const struct chain *chain);
 bool packed_pending(struct virtqueue *queue);
-void packed_push(struct virtqueue *queue, uint16_t id, uint16_t slots, uint32_t written);
+void packed_push(struct virtqueue *queue, const struct chain *chains, const uint32_t *written, unsigned count);
 bool packed_publish(struct virtqueue *queue);
 void packed_arm(struct virtqueue *queue);
 void packed_disarm(struct virtqueue *queue);

@@ -28,34 +28,30 @@
 
 #define POSITION_WRAP (1U << 15)
 
-/* A used descriptor as the device writes it (2.8.22): the address is left alone. */
+/* A used descriptor as the device writes it, with one store (2.8.22): the address is left alone. */
 struct used_element {
 	uint32_t length;
-	uint16_t id;
+	uint16_t id, flags;
 };
 
-static inline guest_byte *slot(const struct virtqueue *queue, uint16_t position)
+#define USED_ELEMENT_OFFSET 8U
+
+static inline guest_byte *slot(const struct virtqueue *queue, uint32_t position)
 {
 	return queue->config.descriptors + (size_t)position * sizeof(struct descriptor);
 }
 
-/* Available: AVAIL equals the device's wrap counter and USED does not (2.8.1). */
-static inline bool slot_available(const struct virtqueue *queue, uint16_t position, bool wrap)
+/* What AVAIL and USED of an available descriptor are: AVAIL equals the device's wrap counter and USED does not (2.8.1). */
+static inline uint32_t available_flags(bool wrap)
+{
+	return wrap ? DESCRIPTOR_AVAIL : DESCRIPTOR_USED;
+}
+
+static inline bool slot_available(const struct virtqueue *queue, uint32_t position, uint32_t expected)
 {
 	uint16_t flags = guest_load16_acquire(slot(queue, position) + DESCRIPTOR_FLAGS_OFFSET);
 
-	return !!(flags & DESCRIPTOR_AVAIL) == wrap && !!(flags & DESCRIPTOR_USED) != wrap;
-}
-
-static inline void advance(const struct virtqueue *queue, uint16_t *position, bool *wrap, uint16_t slots)
-{
-	uint32_t next = (uint32_t)*position + slots;
-
-	if (next >= queue->config.size) {
-		next -= queue->config.size;
-		*wrap = !*wrap;
-	}
-	*position = (uint16_t)next;
+	return (flags & (DESCRIPTOR_AVAIL | DESCRIPTOR_USED)) == expected;
 }
 
 /* After each write to the rings: a page that is marked before may be copied, and its mark cleared, before the write. */
@@ -75,8 +71,11 @@ static unsigned pop_replays(struct virtqueue *queue, struct chain *chains, unsig
 	while (popped < count && virtqueue_inflight_next_replay(inflight, &replay)) {
 		struct chain *chain = &chains[popped];
 		uint32_t used = pool->used;
+		struct descriptor descriptor;
 
-		if (walk_packed(queue, guest_bytes_of(replay.descriptors), replay.slots, 0, chain, pool) != WALK_DONE) {
+		walk_read_descriptor(guest_bytes_of(replay.descriptors), 0, &descriptor);
+		if (walk_packed(queue, guest_bytes_of(replay.descriptors), replay.slots, 0, descriptor, chain, pool) !=
+		    WALK_DONE) {
 			pool->used = used;
 			break;
 		}
@@ -89,43 +88,94 @@ static unsigned pop_replays(struct virtqueue *queue, struct chain *chains, unsig
 	return popped;
 }
 
-/* Take a walked chain into account. Return: false: the queue is broken. */
-static inline bool take(struct virtqueue *queue, const struct chain *chain)
+/* A chain that is not of the plain kind, or not at all right. Return: false: it is not taken; the queue may be broken. */
+static __attribute__((noinline)) bool walk_any(struct virtqueue *queue, uint16_t position,
+					       struct descriptor descriptor, struct chain *chain,
+					       struct segment_pool *pool)
 {
-	if (unlikely(queue->outstanding + chain->slots > queue->config.size)) {
-		virtqueue_break(queue, VIRTQUEUE_BAD_AVAIL_INDEX);
-		return false;
+	const guest_byte *ring = queue->config.descriptors;
+	uint32_t used = pool->used;
+
+	if (likely(walk_packed(queue, ring, queue->config.size, position, descriptor, chain, pool) == WALK_DONE))
+		return true;
+	pool->used = used;
+	return false;
+}
+
+/*
+ * Pop up to @count chains. @tracked is a constant.
+ *
+ * The flags are read first, and read again with the rest of the descriptor; only that copy is used.
+ */
+static inline __attribute__((always_inline)) unsigned pop_batch(struct virtqueue *queue, struct chain *chains,
+								unsigned count, struct segment_pool *pool, bool tracked)
+{
+	const guest_byte *ring = queue->config.descriptors;
+	uint32_t size = queue->config.size, room = size - queue->outstanding, next = queue->avail_next;
+	uint32_t expected = available_flags(queue->avail_wrap);
+	struct chain *chain = chains, *end = chains + count;
+	struct walk walk;
+
+	walk_load(&walk, queue, pool);
+	for (; chain < end && slot_available(queue, next, expected); chain++) {
+		struct descriptor descriptor;
+
+		walk_read_descriptor(ring, next, &descriptor);
+		if (unlikely((descriptor.packed.flags & (DESCRIPTOR_NEXT | DESCRIPTOR_INDIRECT)) ||
+			     descriptor.packed.id >= size ||
+			     !walk_single(&walk, chain, descriptor.address, descriptor.length,
+					  descriptor.packed.flags & DESCRIPTOR_WRITE, descriptor.packed.id))) {
+			walk_store(&walk, pool);
+			if (!walk_any(queue, (uint16_t)next, descriptor, chain, pool))
+				break;
+			walk_load(&walk, queue, pool);
+		}
+		/* More available than it has given back: the chains before that are good. */
+		if (unlikely(chain->slots > room)) {
+			virtqueue_break(queue, VIRTQUEUE_BAD_AVAIL_INDEX);
+			walk.next = chain->segments;
+			break;
+		}
+		if (tracked && unlikely(!virtqueue_inflight_take(queue->config.inflight, chain->id, (uint16_t)next,
+								 chain->slots))) {
+			virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
+			walk.next = chain->segments;
+			break;
+		}
+		room -= chain->slots;
+		next += chain->slots;
+		if (unlikely(next >= size)) {
+			next -= size;
+			expected ^= DESCRIPTOR_AVAIL | DESCRIPTOR_USED;
+		}
 	}
-	if (unlikely(queue->config.inflight && !virtqueue_inflight_take(queue->config.inflight, chain->id,
-									queue->avail_next, chain->slots))) {
-		virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
-		return false;
-	}
-	queue->outstanding += chain->slots;
-	advance(queue, &queue->avail_next, &queue->avail_wrap, chain->slots);
-	return true;
+	walk_store(&walk, pool);
+	queue->outstanding = size - room;
+	queue->avail_next = (uint16_t)next;
+	queue->avail_wrap = expected == available_flags(true);
+	return (unsigned)(chain - chains);
+}
+
+/* Two functions, for the sake of registers. */
+static __attribute__((noinline)) unsigned pop_tracked(struct virtqueue *queue, struct chain *chains, unsigned count,
+						      struct segment_pool *pool)
+{
+	return pop_batch(queue, chains, count, pool, true);
+}
+
+static __attribute__((noinline)) unsigned pop_untracked(struct virtqueue *queue, struct chain *chains, unsigned count,
+							struct segment_pool *pool)
+{
+	return pop_batch(queue, chains, count, pool, false);
 }
 
 unsigned packed_pop(struct virtqueue *queue, struct chain *chains, unsigned count, struct segment_pool *pool)
 {
-	unsigned popped = 0;
-
-	if (unlikely(queue->config.inflight && virtqueue_inflight_replays(queue->config.inflight)))
+	if (likely(!queue->config.inflight))
+		return pop_untracked(queue, chains, count, pool);
+	if (unlikely(virtqueue_inflight_replays(queue->config.inflight)))
 		return pop_replays(queue, chains, count, pool);
-
-	while (popped < count && slot_available(queue, queue->avail_next, queue->avail_wrap)) {
-		struct chain *chain = &chains[popped];
-		uint32_t used = pool->used;
-
-		if (unlikely(walk_packed(queue, queue->config.descriptors, queue->config.size, queue->avail_next, chain,
-					 pool) != WALK_DONE ||
-			     !take(queue, chain))) {
-			pool->used = used;
-			break;
-		}
-		popped++;
-	}
-	return popped;
+	return pop_tracked(queue, chains, count, pool);
 }
 
 void packed_unpop(struct virtqueue *queue, const struct chain *chain)
@@ -144,28 +194,42 @@ bool packed_pending(struct virtqueue *queue)
 {
 	if (unlikely(queue->config.inflight && virtqueue_inflight_replays(queue->config.inflight)))
 		return true;
-	return slot_available(queue, queue->avail_next, queue->avail_wrap);
+	return slot_available(queue, queue->avail_next, available_flags(queue->avail_wrap));
 }
 
-void packed_push(struct virtqueue *queue, uint16_t id, uint16_t slots, uint32_t written)
+void packed_push(struct virtqueue *queue, const struct chain *chains, const uint32_t *written, unsigned count)
 {
-	struct used_element element = { .length = written, .id = id };
-	guest_byte *to = slot(queue, queue->used_next);
-	uint16_t flags = queue->used_wrap ? DESCRIPTOR_AVAIL | DESCRIPTOR_USED : 0;
+	guest_byte *ring = queue->config.descriptors;
+	uint32_t size = queue->config.size, next = queue->used_next;
+	uint16_t used = queue->used_wrap ? DESCRIPTOR_AVAIL | DESCRIPTOR_USED : 0;
 
-	if (written)
-		flags |= DESCRIPTOR_WRITE; /* the length counts (2.8.22) */
-	guest_write(to + 8, &element, 6);
-	if (queue->first_valid) {
-		guest_store16(to + DESCRIPTOR_FLAGS_OFFSET, flags);
-	} else {
-		queue->first_valid = true;
-		queue->first_position = queue->used_next;
-		queue->first_flags = flags;
+	for (unsigned i = 0; i < count; i++) {
+		struct used_element element = { .id = chains[i].id, .length = written ? written[i] : 0 };
+		guest_byte *to = ring + next * sizeof(struct descriptor) + USED_ELEMENT_OFFSET;
+
+		/* WRITE: the length counts (2.8.22) */
+		element.flags = element.length ? used | DESCRIPTOR_WRITE : used;
+		if (likely(queue->first_valid)) {
+			guest_write(to, &element, sizeof(element));
+		} else {
+			queue->first_valid = true;
+			queue->first_position = (uint16_t)next;
+			queue->first_flags = element.flags;
+			guest_write(to, &element, offsetof(struct used_element, flags));
+		}
+		queue->outstanding -= chains[i].slots;
+		next += chains[i].slots;
+		if (next >= size) {
+			next -= size;
+			used ^= DESCRIPTOR_AVAIL | DESCRIPTOR_USED;
+		}
 	}
-	advance(queue, &queue->used_next, &queue->used_wrap, slots);
-	if (unlikely(queue->config.inflight))
-		virtqueue_inflight_push(queue->config.inflight, id);
+	queue->used_next = (uint16_t)next;
+	queue->used_wrap = used;
+	if (unlikely(queue->config.inflight)) {
+		for (unsigned i = 0; i < count; i++)
+			virtqueue_inflight_push(queue->config.inflight, chains[i].id);
+	}
 }
 
 /*

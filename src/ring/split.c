@@ -50,8 +50,14 @@ static unsigned pop_replays(struct virtqueue *queue, struct chain *chains, unsig
 
 	while (popped < count && virtqueue_inflight_next_replay(inflight, &replay)) {
 		uint32_t used = pool->used;
+		struct descriptor descriptor;
 
-		if (walk_split(queue, replay.id, &chains[popped], pool) != WALK_DONE) {
+		if (unlikely(replay.id >= queue->config.size)) {
+			virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
+			break;
+		}
+		walk_read_descriptor(queue->config.descriptors, replay.id, &descriptor);
+		if (walk_split(queue, descriptor, &chains[popped], pool) != WALK_DONE) {
 			pool->used = used;
 			break;
 		}
@@ -62,27 +68,78 @@ static unsigned pop_replays(struct virtqueue *queue, struct chain *chains, unsig
 	return popped;
 }
 
-/* Take a walked chain into account. Return: false: the queue is broken. */
-static inline bool take(struct virtqueue *queue, struct chain *chain, uint16_t head)
+/* A chain that is not of the plain kind, or not at all right. Return: false: it is not taken; the queue may be broken. */
+static __attribute__((noinline)) bool walk_any(struct virtqueue *queue, struct descriptor descriptor,
+					       struct chain *chain, struct segment_pool *pool)
 {
-	if (unlikely(queue->outstanding >= queue->config.size)) {
-		virtqueue_break(queue, VIRTQUEUE_BAD_AVAIL_INDEX);
-		return false;
+	uint32_t used = pool->used;
+
+	if (likely(walk_split(queue, descriptor, chain, pool) == WALK_DONE))
+		return true;
+	pool->used = used;
+	return false;
+}
+
+/* Pop @count chains, which are available. @tracked is a constant. */
+static inline __attribute__((always_inline)) unsigned pop_batch(struct virtqueue *queue, struct chain *chains,
+								unsigned count, struct segment_pool *pool, bool tracked)
+{
+	const guest_byte *table = queue->config.descriptors, *avail = queue->config.driver_area + AVAIL_RING;
+	uint32_t mask = queue->config.size - 1U;
+	struct chain *chain = chains, *end = chains + count;
+	uint16_t next = queue->avail_next;
+	struct walk walk;
+
+	walk_load(&walk, queue, pool);
+	for (; chain < end; chain++, next++) {
+		struct descriptor descriptor;
+		uint16_t head;
+
+		head = guest_load16(avail + 2U * (next & mask));
+		if (unlikely(head > mask)) {
+			virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
+			break;
+		}
+		walk_read_descriptor(table, head, &descriptor);
+		if (unlikely((descriptor.split.flags & (DESCRIPTOR_NEXT | DESCRIPTOR_INDIRECT)) ||
+			     !walk_single(&walk, chain, descriptor.address, descriptor.length,
+					  descriptor.split.flags & DESCRIPTOR_WRITE, head))) {
+			walk_store(&walk, pool);
+			if (!walk_any(queue, descriptor, chain, pool))
+				break;
+			walk_load(&walk, queue, pool);
+			chain->id = head;
+		}
+		if (tracked && unlikely(!virtqueue_inflight_take(queue->config.inflight, head, 0, 1))) {
+			virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
+			walk.next = chain->segments;
+			break;
+		}
 	}
-	if (unlikely(queue->config.inflight && !virtqueue_inflight_take(queue->config.inflight, head, 0, 1))) {
-		virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
-		return false;
-	}
-	chain->id = head;
-	queue->outstanding++;
-	queue->avail_next++;
-	return true;
+	walk_store(&walk, pool);
+	queue->avail_next = next;
+	queue->outstanding += (uint32_t)(chain - chains);
+	return (unsigned)(chain - chains);
+}
+
+/* Two functions, for the sake of registers. */
+static __attribute__((noinline)) unsigned pop_tracked(struct virtqueue *queue, struct chain *chains, unsigned count,
+						      struct segment_pool *pool)
+{
+	return pop_batch(queue, chains, count, pool, true);
+}
+
+static __attribute__((noinline)) unsigned pop_untracked(struct virtqueue *queue, struct chain *chains, unsigned count,
+							struct segment_pool *pool)
+{
+	return pop_batch(queue, chains, count, pool, false);
 }
 
 unsigned split_pop(struct virtqueue *queue, struct chain *chains, unsigned count, struct segment_pool *pool)
 {
-	uint16_t mask = (uint16_t)(queue->config.size - 1U), available;
-	unsigned popped = 0;
+	uint32_t room = queue->config.size - queue->outstanding;
+	unsigned popped;
+	uint16_t available;
 
 	if (unlikely(queue->config.inflight && virtqueue_inflight_replays(queue->config.inflight)))
 		return pop_replays(queue, chains, count, pool);
@@ -95,25 +152,15 @@ unsigned split_pop(struct virtqueue *queue, struct chain *chains, unsigned count
 			virtqueue_break(queue, VIRTQUEUE_BAD_AVAIL_INDEX);
 			return 0;
 		}
+		if (!available)
+			return 0;
+		count = min(count, (unsigned)available);
 	}
-	count = min(count, (unsigned)available);
-
-	while (popped < count) {
-		uint16_t head =
-			guest_load16(queue->config.driver_area + AVAIL_RING + 2U * (queue->avail_next & mask));
-		struct chain *chain = &chains[popped];
-		uint32_t used = pool->used;
-
-		if (unlikely(head >= queue->config.size)) {
-			virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
-			break;
-		}
-		if (unlikely(walk_split(queue, head, chain, pool) != WALK_DONE || !take(queue, chain, head))) {
-			pool->used = used;
-			break;
-		}
-		popped++;
-	}
+	popped = queue->config.inflight ? pop_tracked(queue, chains, min(count, room), pool) :
+					  pop_untracked(queue, chains, min(count, room), pool);
+	/* More available than it has given back: the chains before that are good. */
+	if (unlikely(count > room && popped == room))
+		virtqueue_break(queue, VIRTQUEUE_BAD_AVAIL_INDEX);
 	return popped;
 }
 
@@ -132,15 +179,22 @@ bool split_pending(struct virtqueue *queue)
 	return guest_load16_acquire(queue->config.driver_area + AVAIL_INDEX) != queue->avail_next;
 }
 
-void split_push(struct virtqueue *queue, uint16_t id, uint32_t written)
+void split_push(struct virtqueue *queue, const struct chain *chains, const uint32_t *written, unsigned count)
 {
-	uint16_t index = queue->used_next & (uint16_t)(queue->config.size - 1U);
-	struct used_entry entry = { .id = id, .length = written };
+	guest_byte *ring = queue->config.device_area + USED_RING;
+	uint16_t mask = (uint16_t)(queue->config.size - 1U), next = queue->used_next;
 
-	guest_write(queue->config.device_area + USED_RING + USED_ENTRY_SIZE * index, &entry, sizeof(entry));
-	queue->used_next++;
-	if (unlikely(queue->config.inflight))
-		virtqueue_inflight_push(queue->config.inflight, id);
+	for (unsigned i = 0; i < count; i++, next++) {
+		struct used_entry entry = { .id = chains[i].id, .length = written ? written[i] : 0 };
+
+		guest_write(ring + USED_ENTRY_SIZE * (next & mask), &entry, sizeof(entry));
+	}
+	queue->used_next = next;
+	queue->outstanding -= count;
+	if (unlikely(queue->config.inflight)) {
+		for (unsigned i = 0; i < count; i++)
+			virtqueue_inflight_push(queue->config.inflight, chains[i].id);
+	}
 }
 
 /* After each write to it: a page that is marked before may be copied, and its mark cleared, before the write. */

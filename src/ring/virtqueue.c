@@ -116,15 +116,21 @@ bool virtqueue_pending(struct virtqueue *queue)
 	return queue->config.packed ? packed_pending(queue) : split_pending(queue);
 }
 
-void virtqueue_push(struct virtqueue *queue, uint16_t id, uint16_t slots, uint32_t written)
+void virtqueue_push_chains(struct virtqueue *queue, const struct chain *chains, const uint32_t *written, unsigned count)
 {
 	if (!usable(queue))
 		return;
-	queue->outstanding -= slots;
 	if (queue->config.packed)
-		packed_push(queue, id, slots, written);
+		packed_push(queue, chains, written, count);
 	else
-		split_push(queue, id, written);
+		split_push(queue, chains, written, count);
+}
+
+void virtqueue_push(struct virtqueue *queue, uint16_t id, uint16_t slots, uint32_t written)
+{
+	const struct chain chain = { .id = id, .slots = slots };
+
+	virtqueue_push_chains(queue, &chain, &written, 1);
 }
 
 bool virtqueue_publish(struct virtqueue *queue)

@@ -189,6 +189,14 @@ bool virtqueue_pending(struct virtqueue *queue);
 void virtqueue_push(struct virtqueue *queue, uint16_t id, uint16_t slots, uint32_t written);
 
 /**
+ * virtqueue_push_chains() - the same for @count chains, in order.
+ * @chains:	of which id and slots are looked at
+ * @written:	of each; NULL: nothing was written
+ */
+void virtqueue_push_chains(struct virtqueue *queue, const struct chain *chains, const uint32_t *written,
+			   unsigned count);
+
+/**
  * virtqueue_publish() - make all that was pushed visible to the driver, at once.
  *
  * Return: true when the driver asked to be interrupted for it: call virtqueue_notify().
