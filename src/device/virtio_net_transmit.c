@@ -30,6 +30,7 @@ struct transmit_queue {
 	struct chain chains[NETWORK_BATCH];
 	uint8_t drops[NETWORK_BATCH];	     /* of each chain: enum port_drop, or PORT_DROPS: it is a frame */
 	uint8_t frame_chains[NETWORK_BATCH]; /* of each frame: its chain */
+	bool dropped;			     /* one of @drops is a reason */
 	uint32_t average;		     /* bytes of a chain, lately: how many chains a turn's bytes are good for */
 	uint16_t segments_done;		     /* of the first chain in the ring, which the switch left half way */
 	struct segment_pool pool;
@@ -89,8 +90,37 @@ static inline struct guest_segment *take_header(struct chain *chain, struct virt
 	return segment;
 }
 
+/*
+ * Nearly every chain: header and the first bytes of the frame are in one segment, and the header asks for nothing.
+ *
+ * Return: false: it may be anything else; nothing has been changed.
+ */
+static inline __attribute__((always_inline)) bool parse_plain(const struct chain *chain, struct frame *frame)
+{
+	struct guest_segment *segment = chain->segments;
+	uint32_t length = chain->readable_length - (uint32_t)sizeof(struct virtio_net_header);
+	uint32_t header_length = min(length, FRAME_HEADER_MAX);
+	uint32_t cut = (uint32_t)sizeof(struct virtio_net_header) + header_length;
+	struct virtio_net_header header;
+
+	/* A chain that is too short has a length that wraps, and a first segment that is too short, too. */
+	if (unlikely(chain->writable_count || segment->length < cut || length < FRAME_LENGTH_MIN))
+		return false;
+	guest_read(&header, segment->base, sizeof(header));
+	__asm__ volatile("" : "+m"(header)); /* the copy is read, not guest memory again */
+	if (unlikely(!virtio_net_header_plain(&header)))
+		return false;
+	frame_copy_header(frame, segment->base + sizeof(header), header_length);
+	frame_set_plain(frame, length, (uint16_t)header_length);
+	segment->base += cut;
+	segment->length -= cut;
+	frame->segments = segment + !segment->length;
+	frame->segment_count = (uint16_t)(chain->readable_count - !segment->length);
+	return true;
+}
+
 /* One chain. Return: false when it broke the queue. */
-static bool parse_chain(struct virtio_net *net, struct virtio_queue *queue, struct chain *chain, struct frame *frame,
+static __attribute__((noinline)) bool parse_chain(struct virtio_net *net, struct virtio_queue *queue, struct chain *chain, struct frame *frame,
 			uint8_t *drop)
 {
 	struct virtio_net_header header;
@@ -135,42 +165,50 @@ static void note_flows(struct virtio_net *net, const struct virtio_queue *queue,
 	}
 }
 
-/* Push what is done, unpop the rest. */
+/* Push what is done, unpop the rest. @bytes: of all. */
 static void give_back(struct virtio_net *net, struct virtio_queue *queue, unsigned done, unsigned count,
-		      const struct turn *turn)
+		      uint64_t bytes, const struct turn *turn)
 {
 	struct transmit_queue *transmit = queue->model;
-	uint64_t bytes = 0;
 
-	for (unsigned i = 0; i < done; i++) {
-		const struct chain *chain = &transmit->chains[i];
-
-		if (unlikely(transmit->drops[i] != PORT_DROPS))
+	virtqueue_push_chains(&queue->ring, transmit->chains, NULL, done);
+	for (unsigned i = 0; unlikely(transmit->dropped && i < done); i++) {
+		if (transmit->drops[i] != PORT_DROPS)
 			port_drop(&net->port, turn, transmit->drops[i], 1);
-		bytes += chain->readable_length;
-		virtqueue_push(&queue->ring, chain->id, chain->slots, 0);
 	}
-	while (unlikely(count > done))
-		virtqueue_unpop(&queue->ring, &transmit->chains[--count]);
+	while (unlikely(count > done)) {
+		bytes -= transmit->chains[--count].readable_length;
+		virtqueue_unpop(&queue->ring, &transmit->chains[count]);
+	}
 	counter_add(&queue->ring.counters.bytes, bytes);
 }
 
 /* Chains that are popped. Return: how many of them are done. */
-static unsigned transmit_batch(struct virtio_net *net, struct virtio_queue *queue, unsigned count,
+static unsigned transmit_batch(struct virtio_net *net, struct virtio_queue *queue, unsigned count, uint64_t bytes,
 			       const struct turn *turn)
 {
 	struct transmit_queue *transmit = queue->model;
 	unsigned receivers = atomic_load_explicit(&net->receivers, memory_order_relaxed);
+	bool modern = net->header_size == sizeof(struct virtio_net_header);
 	unsigned frames = 0, done = count, forwarded;
 
-	for (unsigned i = 0; i < count; i++)
-		__builtin_prefetch(transmit->chains[i].segments->base);
+	transmit->dropped = false;
 	for (unsigned i = 0; i < count; i++) {
-		if (unlikely(!parse_chain(net, queue, &transmit->chains[i], &transmit->frames[frames],
-					  &transmit->drops[i])))
-			return 0;
+		struct chain *chain = &transmit->chains[i];
+		uint8_t *drop = &transmit->drops[i];
+
 		transmit->frame_chains[frames] = (uint8_t)i;
-		frames += transmit->drops[i] == PORT_DROPS;
+		*drop = PORT_DROPS;
+		if (likely(modern && parse_plain(chain, &transmit->frames[frames]))) {
+			frames++;
+			continue;
+		}
+		if (unlikely(!parse_chain(net, queue, chain, &transmit->frames[frames], drop)))
+			return 0;
+		if (likely(*drop == PORT_DROPS))
+			frames++;
+		else
+			transmit->dropped = true;
 	}
 	transmit->frames[0].segments_done = transmit->segments_done;
 	transmit->segments_done = 0;
@@ -182,7 +220,7 @@ static unsigned transmit_batch(struct virtio_net *net, struct virtio_queue *queu
 		done = transmit->frame_chains[forwarded];
 		transmit->segments_done = transmit->frames[forwarded].segments_done;
 	}
-	give_back(net, queue, done, count, turn);
+	give_back(net, queue, done, count, bytes, turn);
 	return done;
 }
 
@@ -197,10 +235,12 @@ static unsigned pop_batch(struct virtio_queue *queue, uint32_t requests, uint64_
 	count = virtqueue_pop(&queue->ring, transmit->chains, want, &transmit->pool);
 	if (!count)
 		return 0;
-	/* The chain that reaches the limit is the last one. */
-	for (*bytes = 0; keep < count && (!keep || *bytes < bytes_left); keep++)
+	/* The chain that reaches the limit is the last one. What is kept will be read soon. */
+	for (*bytes = 0; keep < count && (!keep || *bytes < bytes_left); keep++) {
 		*bytes += transmit->chains[keep].readable_length;
-	while (count > keep)
+		__builtin_prefetch(transmit->chains[keep].segments->base);
+	}
+	while (unlikely(count > keep))
 		virtqueue_unpop(&queue->ring, &transmit->chains[--count]);
 	transmit->average = (uint32_t)max(*bytes / count, 64ULL);
 	return count;
@@ -218,7 +258,7 @@ unsigned virtio_net_transmit_poll(struct virtio_queue *queue, const struct turn 
 		count = pop_batch(queue, turn->requests - work, bytes_left, &bytes);
 		if (!count)
 			break;
-		done = transmit_batch(net, queue, count, turn);
+		done = transmit_batch(net, queue, count, bytes, turn);
 		notify |= virtqueue_publish(&queue->ring);
 		work += done;
 		if (unlikely(done < count)) {

@@ -58,14 +58,14 @@ static unsigned source_poll(struct poller *poller, const struct turn *turn)
 
 static const struct poller_ops source_poller_ops = { .kind = "source", .poll = source_poll };
 
-static unsigned source_transmit(struct port *port, struct frame *const *frames, unsigned count, const struct turn *turn)
+static unsigned source_transmit(struct port *port, const struct frame *frames, unsigned count, const struct turn *turn)
 {
 	struct source *source = container_of(port, struct source, uplink.port);
 	uint64_t bytes = 0, peer = 0;
 
 	for (unsigned i = 0; i < count; i++)
-		bytes += frames[i]->length;
-	memcpy(&peer, frames[count - 1]->header + 6, 6);
+		bytes += frames[i].length;
+	memcpy(&peer, frames[count - 1].header + 6, 6);
 	/* Relaxed: the word is all there is. The switch lets no group address through as a source. */
 	atomic_store_explicit(&source->peer, peer, memory_order_relaxed);
 	uplink_count_out(port, turn, count, bytes);
