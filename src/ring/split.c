@@ -183,8 +183,20 @@ void split_push(struct virtqueue *queue, const struct chain *chains, const uint3
 {
 	guest_byte *ring = queue->config.device_area + USED_RING;
 	uint16_t mask = (uint16_t)(queue->config.size - 1U), next = queue->used_next;
+	unsigned i = 0;
 
-	for (unsigned i = 0; i < count; i++, next++) {
+	/*
+	 * In order, and nothing written: one entry, at the first place, tells of the whole batch with the id of its last
+	 * chain; the driver skips as far (2.7.12).
+	 */
+	if (queue->config.in_order && !written && count && !queue->config.inflight) {
+		struct used_entry entry = { .id = chains[count - 1].id };
+
+		guest_write(ring + USED_ENTRY_SIZE * (next & mask), &entry, sizeof(entry));
+		next = (uint16_t)(next + count);
+		i = count;
+	}
+	for (; i < count; i++, next++) {
 		struct used_entry entry = { .id = chains[i].id, .length = written ? written[i] : 0 };
 
 		guest_write(ring + USED_ENTRY_SIZE * (next & mask), &entry, sizeof(entry));
@@ -192,7 +204,7 @@ void split_push(struct virtqueue *queue, const struct chain *chains, const uint3
 	queue->used_next = next;
 	queue->outstanding -= count;
 	if (unlikely(queue->config.inflight)) {
-		for (unsigned i = 0; i < count; i++)
+		for (i = 0; i < count; i++)
 			virtqueue_inflight_push(queue->config.inflight, chains[i].id);
 	}
 }

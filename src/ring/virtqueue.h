@@ -191,7 +191,7 @@ void virtqueue_push(struct virtqueue *queue, uint16_t id, uint16_t slots, uint32
 /**
  * virtqueue_push_chains() - the same for @count chains, in order.
  * @chains:	of which id and slots are looked at
- * @written:	of each; NULL: nothing was written
+ * @written:	of each; NULL: nothing was written, and with VIRTIO_F_IN_ORDER one used entry then tells of them all
  */
 void virtqueue_push_chains(struct virtqueue *queue, const struct chain *chains, const uint32_t *written,
 			   unsigned count);
