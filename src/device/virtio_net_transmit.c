@@ -6,7 +6,9 @@
  * -------------------
  * A turn goes by batches of at most NETWORK_BATCH chains: pop; copy and check each chain's header, which makes a frame
  * or a reason to drop it; hand the frames to network_forward(); push the chains that are done, unpop the others (their
- * receiver is full; they stay in the driver's ring and come again); publish. The driver is notified once a turn.
+ * receiver is full; they stay in the driver's ring and come again); publish. The driver is notified once a turn, and
+ * whether it wants to be is settled at the next look at the ring, since there always is one (virtqueue_publish_early()):
+ * a sidecore that goes to sleep looks once more before.
  *
  * Which chains are done: all before the first frame that the switch left. Chains that are dropped for their header lie
  * among them, and are counted only when they are done, since the ones behind are looked at again.
@@ -256,10 +258,13 @@ unsigned virtio_net_transmit_poll(struct virtio_queue *queue, const struct turn 
 	queue->poller.pending = false;
 	while (work < turn->requests) {
 		count = pop_batch(queue, turn->requests - work, bytes_left, &bytes);
+		/* After the look for work, which gave the last batch's stores time to get out. */
+		if (virtqueue_unsettled(&queue->ring))
+			notify |= virtqueue_settle(&queue->ring);
 		if (!count)
 			break;
 		done = transmit_batch(net, queue, count, bytes, turn);
-		notify |= virtqueue_publish(&queue->ring);
+		notify |= virtqueue_publish_early(&queue->ring);
 		work += done;
 		if (unlikely(done < count)) {
 			queue->poller.pending = !queue->ring.broken;

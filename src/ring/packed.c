@@ -11,7 +11,8 @@
  * - Used descriptors of a batch are written with their flags, except the first one's flags, which are held back and
  *   written with release by publish. The driver looks at used descriptors in ring order, so it sees none of the batch before
  *   that store, and all of it after.
- * - Publish and arm each have a full fence between their own store and the look at the other side, as for split rings.
+ * - Publish and arm each have a full fence between their own store and the look at the other side, as for split rings;
+ *   that of publish may come late, as there.
  */
 #include "ring/chain_walk.h"
 #include "ring/inflight.h"
@@ -254,14 +255,14 @@ void packed_push(struct virtqueue *queue, const struct chain *chains, const uint
 }
 
 /*
- * Does the driver want an interrupt for the used descriptors from @old up to used_next? (2.8.10) The position that it
- * names is compared on a line on which the part before the wrap has negative numbers.
+ * (2.8.10) The position that the driver names is compared on a line on which the part before the wrap has negative
+ * numbers. The last used descriptor is in front of used_published, which may be where used_settled is: then the batch
+ * went once around.
  */
-static bool interrupt_wanted(struct virtqueue *queue, uint16_t old)
+bool packed_interrupt_wanted(const struct virtqueue *queue)
 {
-	uint16_t position, event, new = queue->used_next, flags;
+	uint16_t position, event, new = queue->used_published, old = queue->used_settled, flags;
 
-	atomic_thread_fence(memory_order_seq_cst);
 	flags = guest_load16(queue->config.driver_area + EVENT_FLAGS);
 	if (flags == EVENT_DISABLE)
 		return false;
@@ -277,12 +278,8 @@ static bool interrupt_wanted(struct virtqueue *queue, uint16_t old)
 	return (uint16_t)(new - event - 1U) < (uint16_t)(new - old);
 }
 
-bool packed_publish(struct virtqueue *queue)
+void packed_publish(struct virtqueue *queue)
 {
-	uint16_t old = queue->used_published;
-
-	if (!queue->first_valid)
-		return false;
 	if (unlikely(queue->config.inflight))
 		virtqueue_inflight_publishing(queue->config.inflight, queue->used_next, queue->used_wrap);
 	guest_store16_release(slot(queue, queue->first_position) + DESCRIPTOR_FLAGS_OFFSET, queue->first_flags);
@@ -291,7 +288,6 @@ bool packed_publish(struct virtqueue *queue)
 	log_write(queue, queue->config.descriptors, (uint64_t)queue->config.size * sizeof(struct descriptor));
 	queue->first_valid = false;
 	queue->used_published = queue->used_next;
-	return interrupt_wanted(queue, old);
 }
 
 void packed_arm(struct virtqueue *queue)

@@ -9,7 +9,10 @@
  * - avail->idx is read with acquire: descriptors and ring entries that the driver wrote before its store of idx are seen.
  * - used->idx is written with release: the driver that sees it sees the used entries and the data (2.7.14).
  * - After used->idx, a full fence, then used_event or avail->flags is read (2.7.7.2): either the driver wrote its wish
- *   before our read and we see it, or it wrote it after, and then its own re-check after its fence sees our idx.
+ *   before our read and we see it, or it wrote it after, and then its own re-check after its fence sees our idx. The fence
+ *   waits until idx and all stores before it are out. So it may come late (virtqueue_publish_early(), virtqueue_settle()):
+ *   what is read before it is believed when it says "interrupt", and read again behind it when it says "none". The
+ *   argument is the same for the second read; what the driver wished for in between it gets a moment later.
  * - Arming is the mirror image: avail_event or used->flags is written, a full fence, then avail->idx is read.
  */
 #include "ring/chain_walk.h"
@@ -217,24 +220,22 @@ static inline void log_device_area(struct virtqueue *queue)
 				    USED_RING + USED_ENTRY_SIZE * queue->config.size + 2U);
 }
 
-/* Does the driver want an interrupt for the entries [old, new)? (2.7.7.2, 2.7.10) */
-static inline bool interrupt_wanted(struct virtqueue *queue, uint16_t old, uint16_t new)
+/* (2.7.7.2, 2.7.10) */
+bool split_interrupt_wanted(const struct virtqueue *queue)
 {
-	atomic_thread_fence(memory_order_seq_cst);
-	if (queue->config.event_index) {
-		uint16_t event = guest_load16(used_event(queue));
+	uint16_t old = queue->used_settled, new = queue->used_published, event;
 
+	if (queue->config.event_index) {
+		event = guest_load16(used_event(queue));
 		return (uint16_t)(new - event - 1U) < (uint16_t)(new - old);
 	}
 	return !(guest_load16(queue->config.driver_area + AVAIL_FLAGS) & AVAIL_NO_INTERRUPT);
 }
 
-bool split_publish(struct virtqueue *queue)
+void split_publish(struct virtqueue *queue)
 {
-	uint16_t old = queue->used_published, new = queue->used_next;
+	uint16_t new = queue->used_next;
 
-	if (old == new)
-		return false;
 	if (unlikely(queue->config.inflight))
 		virtqueue_inflight_publishing(queue->config.inflight, new, false);
 	guest_store16_release(queue->config.device_area + USED_INDEX, new);
@@ -242,7 +243,6 @@ bool split_publish(struct virtqueue *queue)
 		virtqueue_inflight_published(queue->config.inflight);
 	log_device_area(queue);
 	queue->used_published = new;
-	return interrupt_wanted(queue, old, new);
 }
 
 void split_arm(struct virtqueue *queue)

@@ -12,6 +12,7 @@
  *	push    note a chain as used, with the number of bytes written; the driver does not see it yet.
  *	unpop   give the chain popped last back unused (it will be popped again).
  *	publish make all pushed chains visible at once; says whether the driver wants an interrupt.
+ *	settle	the second look of a publish that did not wait for its own stores.
  *
  * Split and packed (virtio 1.3 2.7, 2.8) differ in where descriptors lie and how progress is told; both yield the same
  * struct chain. One walker (ring/chain_walk.h) does direct and indirect, split and packed chains; the layout is an inlined
@@ -135,6 +136,8 @@ struct virtqueue {
 	uint16_t used_next;	/* split: next used index to write; packed: ring position */
 	uint16_t avail_cached;	/* split: avail index as last read */
 	uint16_t used_published; /* used_next as of the last publish */
+	uint16_t used_settled;	/* up to here it is settled whether the driver wants an interrupt */
+	bool unsettled;		/* for used_settled to used_published it is not: see virtqueue_publish_early() */
 	bool avail_wrap, used_wrap; /* packed: wrap counters (virtio 1.3 2.8.1) */
 	bool first_valid;	/* packed: a held-back first used descriptor exists */
 	uint16_t first_position, first_flags; /* packed: its place, and the flags that make the batch visible */
@@ -155,7 +158,7 @@ struct virtqueue {
 int virtqueue_start(struct virtqueue *queue, const struct virtqueue_config *config);
 
 /**
- * virtqueue_stop() - no more pops. Control thread, after the sidecore has let go of the queue.
+ * virtqueue_stop() - no more pops. Control thread, after the sidecore has let go of the queue. Settles what is unsettled.
  *
  * Return: the base that SET_VRING_BASE would continue from (vhost-user GET_VRING_BASE): avail index, or for packed
  * queues avail in bits 0-15 and used in bits 16-31, each with its wrap counter in the top bit.
@@ -202,6 +205,31 @@ void virtqueue_push_chains(struct virtqueue *queue, const struct chain *chains, 
  * Return: true when the driver asked to be interrupted for it: call virtqueue_notify().
  */
 bool virtqueue_publish(struct virtqueue *queue);
+
+/**
+ * virtqueue_publish_early() - the same without waiting until the other side can see it, which takes as long as all stores
+ * before need to reach memory, those into guest buffers among them.
+ *
+ * "Yes" is as good as from virtqueue_publish(). "No" may have missed a wish that the driver expressed just now: it has to
+ * be looked at again, by virtqueue_settle(), before the queue's next publish and before its sidecore sleeps. So a queue
+ * that is published so must be polled.
+ *
+ * Return: true when the driver asked to be interrupted for it: call virtqueue_notify().
+ */
+bool virtqueue_publish_early(struct virtqueue *queue);
+
+/**
+ * virtqueue_settle() - after virtqueue_publish_early(), a little later: does the driver want an interrupt after all?
+ *
+ * Return: true: call virtqueue_notify().
+ */
+bool virtqueue_settle(struct virtqueue *queue);
+
+/** virtqueue_unsettled() - is there something to settle? */
+static inline bool virtqueue_unsettled(const struct virtqueue *queue)
+{
+	return queue->unsettled;
+}
 
 /** virtqueue_notify() - interrupt the driver: one eventfd write, never blocks. The only system call of the data path. */
 void virtqueue_notify(struct virtqueue *queue);

@@ -293,6 +293,50 @@ static void test_interrupts(void **state)
 	}
 }
 
+/* A wish that comes after an early publish, before it is settled, is heard; and each publish is told of once. */
+static void test_settle(void **state)
+{
+	struct fixture_buffer buffer = { DATA, 8, true };
+	struct ring_fixture fixture;
+	struct chain chain;
+
+	for (unsigned i = 0; i < 16; i++) {
+		bool packed = i & 1, event_index = i & 2, before = i & 4, after = i & 8;
+
+		ring_fixture_start(&fixture, packed, false, event_index);
+		for (uint16_t round = 0; round < 40; round++) {
+			uint16_t position = round % FIXTURE_SIZE | (round / FIXTURE_SIZE % 2 ? 0U : 0x8000U);
+			uint16_t elsewhere = (uint16_t)(position ^ (1U << 3));
+
+			ring_fixture_offer(&fixture, 3, &buffer, 1, 0);
+			fixture.pool.used = 0;
+			assert_int_equal(virtqueue_pop(&fixture.queue, &chain, 1, &fixture.pool), 1);
+			assert_false(virtqueue_settle(&fixture.queue));
+			virtqueue_push(&fixture.queue, chain.id, chain.slots, 1);
+			for (unsigned look = 0; look < 2; look++) {
+				bool wish = look ? after : before;
+				bool heard = wish && (!look || !before);
+
+				if (packed) {
+					fixture.driver_event->off_wrap = wish ? position : elsewhere;
+					fixture.driver_event->flags = event_index ? 2 : !wish;
+				} else {
+					fixture.avail->ring[FIXTURE_SIZE] = (uint16_t)(wish ? round : round + 3);
+					fixture.avail->flags = !wish;
+				}
+				if (look)
+					assert_int_equal(virtqueue_settle(&fixture.queue), heard);
+				else
+					assert_int_equal(virtqueue_publish_early(&fixture.queue), heard);
+				assert_int_equal(virtqueue_unsettled(&fixture.queue), !look && !heard);
+			}
+			assert_false(virtqueue_settle(&fixture.queue));
+			assert_false(virtqueue_publish_early(&fixture.queue));
+		}
+		ring_fixture_stop(&fixture);
+	}
+}
+
 static void test_arm_and_disarm(void **state)
 {
 	struct fixture_buffer buffer = { DATA, 8, false };
@@ -568,7 +612,7 @@ int main(void)
 		cmocka_unit_test(test_arm_and_disarm),	 cmocka_unit_test(test_start_refuses),
 		cmocka_unit_test(test_base),		 cmocka_unit_test(test_ring_writes_are_logged),
 		cmocka_unit_test(test_one_buffer),	 cmocka_unit_test(test_more_than_the_queue_holds),
-		cmocka_unit_test(test_in_order),
+		cmocka_unit_test(test_in_order),	 cmocka_unit_test(test_settle),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
