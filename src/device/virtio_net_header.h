@@ -90,12 +90,6 @@ static inline uint16_t virtio_net_header_size(uint64_t features)
 		       VIRTIO_NET_HEADER_LEGACY;
 }
 
-/** virtio_net_header_plain() - neither flags nor segmentation: nothing else in it has a meaning (virtio 1.3 5.1.6.2). */
-static inline bool virtio_net_header_plain(const struct virtio_net_header *header)
-{
-	return !(header->flags | header->gso_type);
-}
-
 /**
  * virtio_net_header_parse() - what the driver wants done with a frame that it sends (virtio 1.3 5.1.6.2).
  * @header:	local copy

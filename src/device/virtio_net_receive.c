@@ -5,11 +5,11 @@
  * Theory of operation
  * -------------------
  * The port's transmit operation, called by whatever sidecore sends, pops receive chains as frames come and fills them;
- * flush pushes them, unpops the chains that were not needed, and publishes. Between two claims nothing is held: all that
- * the queue remembers is in the ring.
+ * flush pushes them, unpops the chains that were not needed, and publishes. Between two claims nothing is held: all
+ * that the queue remembers is in the ring.
  *
- * Popped chains wait in @chains from @head to @count; those before @head are filled, and are pushed all at once when the
- * port is flushed or their place is needed. The chains' segments lie one behind the other in the pool, in the order
+ * Popped chains wait in @chains from @head to @count; those before @head are filled, and are pushed all at once when
+ * the port is flushed or their place is needed. The chains' segments lie one behind the other in the pool, in the order
  * of the chains (pop appends), so a frame that fills several chains is copied into one array of segments. When array or
  * pool run full of chains that were used, the waiting ones move to the front.
  *

@@ -7,8 +7,8 @@
  * A turn goes by batches of at most NETWORK_BATCH chains: pop; copy and check each chain's header, which makes a frame
  * or a reason to drop it; hand the frames to network_forward(); push the chains that are done, unpop the others (their
  * receiver is full; they stay in the driver's ring and come again); publish. The driver is notified once a turn, and
- * whether it wants to be is settled at the next look at the ring, since there always is one (virtqueue_publish_early()):
- * a sidecore that goes to sleep looks once more before.
+ * whether it wants to be is settled at the next look at the ring, since there always is one
+ * (virtqueue_publish_early()): a sidecore that goes to sleep looks once more before.
  *
  * Which chains are done: all before the first frame that the switch left. Chains that are dropped for their header lie
  * among them, and are counted only when they are done, since the ones behind are looked at again.
@@ -30,11 +30,12 @@
 struct transmit_queue {
 	struct frame frames[NETWORK_BATCH];
 	struct chain chains[NETWORK_BATCH];
+	/* only when not all chains are plain: */
 	uint8_t drops[NETWORK_BATCH];	     /* of each chain: enum port_drop, or PORT_DROPS: it is a frame */
 	uint8_t frame_chains[NETWORK_BATCH]; /* of each frame: its chain */
-	bool dropped;			     /* one of @drops is a reason */
-	uint32_t average;		     /* bytes of a chain, lately: how many chains a turn's bytes are good for */
-	uint16_t segments_done;		     /* of the first chain in the ring, which the switch left half way */
+
+	uint32_t average;	/* bytes of a chain, lately: how many chains a turn's bytes are good for */
+	uint16_t segments_done; /* of the first chain in the ring, which the switch left half way */
 	struct segment_pool pool;
 	struct guest_segment segments[TRANSMIT_SEGMENTS];
 };
@@ -103,16 +104,18 @@ static inline __attribute__((always_inline)) bool parse_plain(const struct chain
 	uint32_t length = chain->readable_length - (uint32_t)sizeof(struct virtio_net_header);
 	uint32_t header_length = min(length, FRAME_HEADER_MAX);
 	uint32_t cut = (uint32_t)sizeof(struct virtio_net_header) + header_length;
-	struct virtio_net_header header;
+	uint16_t flags_and_type;
 
 	/* A chain that is too short has a length that wraps, and a first segment that is too short, too. */
 	if (unlikely(chain->writable_count || segment->length < cut || length < FRAME_LENGTH_MIN))
 		return false;
-	guest_read(&header, segment->base, sizeof(header));
-	__asm__ volatile("" : "+m"(header)); /* the copy is read, not guest memory again */
-	if (unlikely(!virtio_net_header_plain(&header)))
+	/* When neither flags nor segmentation are there, nothing else in the header has a meaning (virtio 1.3 5.1.6.2).
+	 */
+	guest_read(&flags_and_type, segment->base, sizeof(flags_and_type));
+	__asm__ volatile("" : "+r"(flags_and_type)); /* the copy is looked at, not guest memory again */
+	if (unlikely(flags_and_type))
 		return false;
-	frame_copy_header(frame, segment->base + sizeof(header), header_length);
+	frame_copy_header(frame, segment->base + sizeof(struct virtio_net_header), header_length);
 	frame_set_plain(frame, length, (uint16_t)header_length);
 	segment->base += cut;
 	segment->length -= cut;
@@ -122,8 +125,8 @@ static inline __attribute__((always_inline)) bool parse_plain(const struct chain
 }
 
 /* One chain. Return: false when it broke the queue. */
-static __attribute__((noinline)) bool parse_chain(struct virtio_net *net, struct virtio_queue *queue, struct chain *chain, struct frame *frame,
-			uint8_t *drop)
+static __attribute__((noinline)) bool parse_chain(struct virtio_net *net, struct virtio_queue *queue,
+						  struct chain *chain, struct frame *frame, uint8_t *drop)
 {
 	struct virtio_net_header header;
 	struct guest_segment *segments;
@@ -167,17 +170,37 @@ static void note_flows(struct virtio_net *net, const struct virtio_queue *queue,
 	}
 }
 
+/*
+ * The chains [@plain, @count), of which the first is not plain; those before are frames one for one.
+ *
+ * Return: frames in all; -1: the queue is broken.
+ */
+static __attribute__((noinline)) int parse_rest(struct virtio_net *net, struct virtio_queue *queue, unsigned plain,
+						unsigned count)
+{
+	struct transmit_queue *transmit = queue->model;
+	unsigned frames = plain;
+
+	for (unsigned i = 0; i < count; i++)
+		transmit->drops[i] = PORT_DROPS;
+	for (unsigned i = 0; i < plain; i++)
+		transmit->frame_chains[i] = (uint8_t)i;
+	for (unsigned i = plain; i < count; i++) {
+		if (unlikely(!parse_chain(net, queue, &transmit->chains[i], &transmit->frames[frames],
+					  &transmit->drops[i])))
+			return -1;
+		transmit->frame_chains[frames] = (uint8_t)i;
+		frames += transmit->drops[i] == PORT_DROPS;
+	}
+	return (int)frames;
+}
+
 /* Push what is done, unpop the rest. @bytes: of all. */
-static void give_back(struct virtio_net *net, struct virtio_queue *queue, unsigned done, unsigned count,
-		      uint64_t bytes, const struct turn *turn)
+static void give_back(struct virtio_queue *queue, unsigned done, unsigned count, uint64_t bytes)
 {
 	struct transmit_queue *transmit = queue->model;
 
 	virtqueue_push_chains(&queue->ring, transmit->chains, NULL, done);
-	for (unsigned i = 0; unlikely(transmit->dropped && i < done); i++) {
-		if (transmit->drops[i] != PORT_DROPS)
-			port_drop(&net->port, turn, transmit->drops[i], 1);
-	}
 	while (unlikely(count > done)) {
 		bytes -= transmit->chains[--count].readable_length;
 		virtqueue_unpop(&queue->ring, &transmit->chains[count]);
@@ -185,44 +208,37 @@ static void give_back(struct virtio_net *net, struct virtio_queue *queue, unsign
 	counter_add(&queue->ring.counters.bytes, bytes);
 }
 
-/* Chains that are popped. Return: how many of them are done. */
+/* Chains that are popped, @bytes in all. Return: how many of them are done. */
 static unsigned transmit_batch(struct virtio_net *net, struct virtio_queue *queue, unsigned count, uint64_t bytes,
 			       const struct turn *turn)
 {
 	struct transmit_queue *transmit = queue->model;
 	unsigned receivers = atomic_load_explicit(&net->receivers, memory_order_relaxed);
-	bool modern = net->header_size == sizeof(struct virtio_net_header);
-	unsigned frames = 0, done = count, forwarded;
+	unsigned plain = 0, done = count, forwarded;
+	int frames;
 
-	transmit->dropped = false;
-	for (unsigned i = 0; i < count; i++) {
-		struct chain *chain = &transmit->chains[i];
-		uint8_t *drop = &transmit->drops[i];
-
-		transmit->frame_chains[frames] = (uint8_t)i;
-		*drop = PORT_DROPS;
-		if (likely(modern && parse_plain(chain, &transmit->frames[frames]))) {
-			frames++;
-			continue;
-		}
-		if (unlikely(!parse_chain(net, queue, chain, &transmit->frames[frames], drop)))
-			return 0;
-		if (likely(*drop == PORT_DROPS))
-			frames++;
-		else
-			transmit->dropped = true;
+	if (likely(net->header_size == sizeof(struct virtio_net_header))) {
+		while (plain < count && parse_plain(&transmit->chains[plain], &transmit->frames[plain]))
+			plain++;
 	}
+	frames = plain == count ? (int)count : parse_rest(net, queue, plain, count);
+	if (unlikely(frames < 0))
+		return 0;
 	transmit->frames[0].segments_done = transmit->segments_done;
 	transmit->segments_done = 0;
 	if (receivers & (receivers - 1))
-		note_flows(net, queue, transmit->frames, frames);
+		note_flows(net, queue, transmit->frames, (unsigned)frames);
 
-	forwarded = network_forward(&net->port, transmit->frames, frames, turn);
-	if (unlikely(forwarded < frames)) {
-		done = transmit->frame_chains[forwarded];
+	forwarded = network_forward(&net->port, transmit->frames, (unsigned)frames, turn);
+	if (unlikely(forwarded < (unsigned)frames)) {
+		done = plain == count ? forwarded : transmit->frame_chains[forwarded];
 		transmit->segments_done = transmit->frames[forwarded].segments_done;
 	}
-	give_back(net, queue, done, count, bytes, turn);
+	for (unsigned i = plain; i < done; i++) {
+		if (unlikely(transmit->drops[i] != PORT_DROPS))
+			port_drop(&net->port, turn, transmit->drops[i], 1);
+	}
+	give_back(queue, done, count, bytes);
 	return done;
 }
 

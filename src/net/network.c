@@ -4,11 +4,11 @@
  *
  * Theory of operation
  * -------------------
- * network_forward() looks at each frame once: it is filtered by what its port may send, and joins a *run* of frames with
- * the same addresses. Then each run is *routed*: its source learned, its destination looked up. Nothing is counted or
- * delivered yet, so that frames which stay with their sender can be routed again later. Then the runs are *delivered*,
- * in order, those for the same port together, until a frame has to stay. So what a batch costs grows with its runs
- * rather than with its frames, apart from the look at each.
+ * network_forward() looks at each frame once: it is filtered by what its port may send, and joins a *run* of frames
+ * with the same addresses. Then each run is *routed*: its source learned, its destination looked up. Nothing is counted
+ * or delivered yet, so that frames which stay with their sender can be routed again later. Then the runs are
+ * *delivered*, in order, those for the same port together, until a frame has to stay. So what a batch costs grows with
+ * its runs rather than with its frames, apart from the look at each.
  *
  * Delivery to a port needs its claim (net/port.h). Claims are taken when a batch first comes to a port and kept until
  * the batch is over, at most NETWORK_BATCH of them; then each port is flushed (made visible, notified) once and
@@ -180,13 +180,13 @@ unsigned network_read_addresses(const struct network *network, struct network_ad
 
 struct network_worker *network_worker_create(void)
 {
-	struct network_worker *worker = aligned_alloc(CACHE_LINE, (sizeof(*worker) + CACHE_LINE - 1) & -(size_t)CACHE_LINE);
+	struct network_worker *worker =
+		aligned_alloc(CACHE_LINE, (sizeof(*worker) + CACHE_LINE - 1) & -(size_t)CACHE_LINE);
 
 	if (!worker)
 		return NULL;
 	memset(worker, 0, sizeof(*worker));
-	if (getrandom(&worker->identification, sizeof(worker->identification), 0) !=
-	    sizeof(worker->identification)) {
+	if (getrandom(&worker->identification, sizeof(worker->identification), 0) != sizeof(worker->identification)) {
 		free(worker);
 		return NULL;
 	}
@@ -233,7 +233,8 @@ static bool deliver_finished(struct batch *batch, struct port *to, struct frame 
 	struct network_worker *worker = batch->worker;
 	struct port_counters *counters = port_counters(to, batch->turn);
 	struct segment_plan *plan = &worker->plan;
-	struct segment_room room = { worker->frames, NETWORK_BATCH, worker->headers, worker->segments, WORKER_SEGMENTS };
+	struct segment_room room = { worker->frames, NETWORK_BATCH, worker->headers, worker->segments,
+				     WORKER_SEGMENTS };
 	unsigned built, taken;
 
 	if (segment_plan(plan, frame, to->abilities.checksum, worker->identification++)) {
@@ -441,7 +442,8 @@ static void part_batch(struct batch *batch, unsigned count)
 		run->count = 1;
 		if (unlikely(drop != PORT_PASS))
 			continue;
-		run->source = address_table_hash(addresses, address_key(frame->header + FRAME_SOURCE_OFFSET, run->vlan));
+		run->source =
+			address_table_hash(addresses, address_key(frame->header + FRAME_SOURCE_OFFSET, run->vlan));
 		run->destination = address_table_hash(addresses, address_key(frame->header, run->vlan));
 	}
 	batch->bytes = bytes;

@@ -2,17 +2,17 @@
 /*
  * The chain walker: the only code that reads descriptors.
  *
- * Trust boundary: everything here comes from the guest and may change while it is read. Each descriptor is copied once to
- * a local; the copy is checked, translated and used.
+ * Trust boundary: everything here comes from the guest and may change while it is read. Each descriptor is copied once
+ * to a local; the copy is checked, translated and used.
  *
- * Bounds, for every chain: at most @size direct descriptors and at most CHAIN_SEGMENTS_MAX entries of one indirect table,
- * each entry consumed exactly once, so a walk ends after size + CHAIN_SEGMENTS_MAX steps whatever the guest writes. (virtio
- * 1.3 2.7.5.3.1 limits a chain to the queue size, indirect descriptors included; drivers in the field with small queues
- * and long indirect tables exist, and QEMU serves them.)
+ * Bounds, for every chain: at most @size direct descriptors and at most CHAIN_SEGMENTS_MAX entries of one indirect
+ * table, each entry consumed exactly once, so a walk ends after size + CHAIN_SEGMENTS_MAX steps whatever the guest
+ * writes. (virtio 1.3 2.7.5.3.1 limits a chain to the queue size, indirect descriptors included; drivers in the field
+ * with small queues and long indirect tables exist, and QEMU serves them.)
  *
- * Nearly every chain is one descriptor whose buffer lies in the region of the last one. walk_single() does that case, and
- * only that, with all that it needs in registers (struct walk); whatever it finds unusual it leaves to the general walk,
- * which looks at the same local copy and makes every check again, and which alone breaks queues.
+ * Nearly every chain is one descriptor whose buffer lies in the region of the last one. walk_single() does that case,
+ * and only that, with all that it needs in registers (struct walk); whatever it finds unusual it leaves to the general
+ * walk, which begins again with a copy of its own, makes every check, and alone breaks queues.
  *
  * The functions are inlined into the two layouts (split.c, packed.c); there is no copy of them.
  */
@@ -80,6 +80,12 @@ static inline void walk_load(struct walk *walk, const struct virtqueue *queue, c
 	walk->end = pool->segments + pool->capacity;
 }
 
+/** walk_room() - chains of one buffer that the pool has room for. */
+static inline size_t walk_room(const struct walk *walk)
+{
+	return (size_t)(walk->end - walk->next);
+}
+
 /** walk_store() - before anything that looks at the pool. */
 static inline void walk_store(const struct walk *walk, struct segment_pool *pool)
 {
@@ -87,7 +93,7 @@ static inline void walk_store(const struct walk *walk, struct segment_pool *pool
 }
 
 /**
- * walk_single() - a chain of one buffer, all of which lies in the region of the last buffer.
+ * walk_single() - a chain of one buffer, all of which lies in the region of the last buffer. The pool has room for it.
  *
  * Return: false: it may be anything else; nothing has been changed.
  */
@@ -100,8 +106,6 @@ static inline __attribute__((always_inline)) bool walk_single(struct walk *walk,
 	if (unlikely(offset >= walk->size))
 		return false;
 	if (unlikely(last >= walk->size - offset))
-		return false;
-	if (unlikely(walk->next == walk->end))
 		return false;
 	walk->next->base = walk->host + offset;
 	walk->next->length = length;
@@ -159,8 +163,7 @@ static inline __attribute__((always_inline)) enum walk_result walk_append(struct
 			return walk_break(queue, VIRTQUEUE_TOO_MANY_SEGMENTS);
 		if (unlikely(pool->used == pool->capacity))
 			return WALK_NO_ROOM;
-		segment->base =
-			guest_memory_translate(queue->config.memory, &queue->hint, address, length, &available);
+		segment->base = guest_memory_translate(queue->config.memory, &queue->hint, address, length, &available);
 		if (unlikely(!segment->base))
 			return walk_break(queue, VIRTQUEUE_BAD_ADDRESS);
 		segment->length = available;
@@ -206,7 +209,8 @@ static inline const guest_byte *walk_indirect_table(struct virtqueue *queue, con
 		virtqueue_break(queue, VIRTQUEUE_INDIRECT_BAD_TABLE);
 		return NULL;
 	}
-	table = guest_memory_translate(queue->config.memory, &hint, descriptor->address, descriptor->length, &available);
+	table = guest_memory_translate(queue->config.memory, &hint, descriptor->address, descriptor->length,
+				       &available);
 	if (unlikely(!table || available != descriptor->length)) {
 		virtqueue_break(queue, table ? VIRTQUEUE_INDIRECT_BAD_TABLE : VIRTQUEUE_BAD_ADDRESS);
 		return NULL;
@@ -265,7 +269,8 @@ static inline enum walk_result walk_split(struct virtqueue *queue, struct descri
 	}
 }
 
-/** walk_packed_table() - all entries of a packed ring's indirect table: order is position, only WRITE counts (2.8.8). */
+/** walk_packed_table() - all entries of a packed ring's indirect table: order is position, only WRITE counts (2.8.8).
+ */
 static inline enum walk_result walk_packed_table(struct virtqueue *queue, const struct descriptor *reference,
 						 uint16_t flags, struct chain *chain, struct segment_pool *pool)
 {

@@ -6,11 +6,11 @@
  *	driver area, device area: event suppression { position and wrap 16, flags 16 }
  *
  * Barriers
- * - A descriptor's flags are read with acquire: when they say "available", the rest of it and the other descriptors of its
- *   list are seen (2.8.21.1: the driver writes the first descriptor's flags last).
+ * - A descriptor's flags are read with acquire: when they say "available", the rest of it and the other descriptors of
+ *its list are seen (2.8.21.1: the driver writes the first descriptor's flags last).
  * - Used descriptors of a batch are written with their flags, except the first one's flags, which are held back and
- *   written with release by publish. The driver looks at used descriptors in ring order, so it sees none of the batch before
- *   that store, and all of it after.
+ *   written with release by publish. The driver looks at used descriptors in ring order, so it sees none of the batch
+ *before that store, and all of it after.
  * - Publish and arm each have a full fence between their own store and the look at the other side, as for split rings;
  *   that of publish may come late, as there.
  */
@@ -42,7 +42,8 @@ static inline guest_byte *slot(const struct virtqueue *queue, uint32_t position)
 	return queue->config.descriptors + (size_t)position * sizeof(struct descriptor);
 }
 
-/* What AVAIL and USED of an available descriptor are: AVAIL equals the device's wrap counter and USED does not (2.8.1). */
+/* What AVAIL and USED of an available descriptor are: AVAIL equals the device's wrap counter and USED does not (2.8.1).
+ */
 static inline uint32_t available_flags(bool wrap)
 {
 	return wrap ? DESCRIPTOR_AVAIL : DESCRIPTOR_USED;
@@ -89,71 +90,109 @@ static unsigned pop_replays(struct virtqueue *queue, struct chain *chains, unsig
 	return popped;
 }
 
-/* A chain that is not of the plain kind, or not at all right. Return: false: it is not taken; the queue may be broken. */
-static __attribute__((noinline)) bool walk_any(struct virtqueue *queue, uint16_t position,
-					       struct descriptor descriptor, struct chain *chain,
-					       struct segment_pool *pool)
+static inline void advance(struct virtqueue *queue, uint32_t slots)
 {
+	uint32_t next = queue->avail_next + slots;
+
+	if (next >= queue->config.size) {
+		next -= queue->config.size;
+		queue->avail_wrap = !queue->avail_wrap;
+	}
+	queue->avail_next = (uint16_t)next;
+	queue->outstanding += slots;
+}
+
+/* The next chain, whatever it is; it is available. Return: false: it is not taken; the queue may be broken. */
+static __attribute__((noinline)) bool pop_any(struct virtqueue *queue, struct chain *chain, struct segment_pool *pool)
+{
+	enum virtqueue_break_reason reason = VIRTQUEUE_BAD_AVAIL_INDEX;
 	const guest_byte *ring = queue->config.descriptors;
+	uint16_t next = queue->avail_next;
+	struct descriptor descriptor;
 	uint32_t used = pool->used;
 
-	if (likely(walk_packed(queue, ring, queue->config.size, position, descriptor, chain, pool) == WALK_DONE))
-		return true;
+	walk_read_descriptor(ring, next, &descriptor);
+	if (unlikely(walk_packed(queue, ring, queue->config.size, next, descriptor, chain, pool) != WALK_DONE))
+		goto put_back;
+	/* More available than the driver got back? */
+	if (unlikely(chain->slots > queue->config.size - queue->outstanding))
+		goto break_queue;
+	reason = VIRTQUEUE_BAD_HEAD;
+	if (unlikely(queue->config.inflight &&
+		     !virtqueue_inflight_take(queue->config.inflight, chain->id, next, chain->slots)))
+		goto break_queue;
+	advance(queue, chain->slots);
+	return true;
+
+break_queue:
+	virtqueue_break(queue, reason);
+put_back:
 	pool->used = used;
 	return false;
 }
 
 /*
- * Pop up to @count chains. @tracked is a constant.
+ * Chains of one buffer, up to @end of the chains, the pool or the ring. @tracked is a constant.
  *
  * The flags are read first, and read again with the rest of the descriptor; only that copy is used.
+ *
+ * Return: behind the last one.
  */
-static inline __attribute__((always_inline)) unsigned pop_batch(struct virtqueue *queue, struct chain *chains,
-								unsigned count, struct segment_pool *pool, bool tracked)
+static inline __attribute__((always_inline)) struct chain *pop_singles(struct virtqueue *queue, struct chain *chain,
+								       const struct chain *end,
+								       struct segment_pool *pool, bool tracked)
 {
-	const guest_byte *ring = queue->config.descriptors;
-	uint32_t size = queue->config.size, room = size - queue->outstanding, next = queue->avail_next;
-	uint32_t expected = available_flags(queue->avail_wrap);
-	struct chain *chain = chains, *end = chains + count;
+	uint32_t size = queue->config.size, expected = available_flags(queue->avail_wrap);
+	uint32_t room = min(size - queue->outstanding, size - queue->avail_next);
+	const guest_byte *at = slot(queue, queue->avail_next);
+	struct chain *first = chain, *stop;
 	struct walk walk;
 
 	walk_load(&walk, queue, pool);
-	for (; chain < end && slot_available(queue, next, expected); chain++) {
+	room = (uint32_t)min((size_t)room, walk_room(&walk));
+	stop = chain + min((size_t)(end - chain), (size_t)room);
+	for (; chain < stop; chain++, at += sizeof(struct descriptor)) {
+		uint16_t flags = guest_load16_acquire(at + DESCRIPTOR_FLAGS_OFFSET);
 		struct descriptor descriptor;
 
-		walk_read_descriptor(ring, next, &descriptor);
-		if (unlikely((descriptor.packed.flags & (DESCRIPTOR_NEXT | DESCRIPTOR_INDIRECT)) ||
-			     descriptor.packed.id >= size ||
-			     !walk_single(&walk, chain, descriptor.address, descriptor.length,
-					  descriptor.packed.flags & DESCRIPTOR_WRITE, descriptor.packed.id))) {
-			walk_store(&walk, pool);
-			if (!walk_any(queue, (uint16_t)next, descriptor, chain, pool))
-				break;
-			walk_load(&walk, queue, pool);
-		}
-		/* More available than it has given back: the chains before that are good. */
-		if (unlikely(chain->slots > room)) {
-			virtqueue_break(queue, VIRTQUEUE_BAD_AVAIL_INDEX);
-			walk.next = chain->segments;
+		if ((flags & (DESCRIPTOR_AVAIL | DESCRIPTOR_USED)) != expected)
 			break;
-		}
-		if (tracked && unlikely(!virtqueue_inflight_take(queue->config.inflight, chain->id, (uint16_t)next,
-								 chain->slots))) {
+		walk_read_descriptor(at, 0, &descriptor);
+		if (unlikely(descriptor.packed.flags & (DESCRIPTOR_NEXT | DESCRIPTOR_INDIRECT)))
+			break;
+		if (unlikely(descriptor.packed.id >= size))
+			break;
+		if (unlikely(!walk_single(&walk, chain, descriptor.address, descriptor.length,
+					  descriptor.packed.flags & DESCRIPTOR_WRITE, descriptor.packed.id)))
+			break;
+		if (tracked && unlikely(!virtqueue_inflight_take(queue->config.inflight, chain->id,
+								 (uint16_t)(queue->avail_next + (chain - first)), 1))) {
+			walk.next--;
 			virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
-			walk.next = chain->segments;
 			break;
-		}
-		room -= chain->slots;
-		next += chain->slots;
-		if (unlikely(next >= size)) {
-			next -= size;
-			expected ^= DESCRIPTOR_AVAIL | DESCRIPTOR_USED;
 		}
 	}
 	walk_store(&walk, pool);
-	queue->outstanding = size - room;
-	queue->avail_next = (uint16_t)next;
-	queue->avail_wrap = expected == available_flags(true);
+	advance(queue, (uint32_t)(chain - first));
+	return chain;
+}
+
+/* Pop up to @count chains. @tracked is a constant. */
+static inline __attribute__((always_inline)) unsigned pop_batch(struct virtqueue *queue, struct chain *chains,
+								unsigned count, struct segment_pool *pool, bool tracked)
+{
+	struct chain *chain = chains, *end = chains + count;
+
+	for (;;) {
+		chain = pop_singles(queue, chain, end, pool, tracked);
+		if (chain == end || unlikely(queue->broken))
+			break;
+		if (!slot_available(queue, queue->avail_next, available_flags(queue->avail_wrap)))
+			break;
+		if (unlikely(!pop_any(queue, chain, pool)))
+			break;
+		chain++;
+	}
 	return (unsigned)(chain - chains);
 }
 
@@ -234,8 +273,9 @@ static void push_batch(struct virtqueue *queue, const struct chain *chains, cons
 }
 
 /*
- * In order, and nothing written: one used descriptor, at the first place, tells of the whole batch with the id of its last
- * chain; the driver skips as far (2.8.12). The other descriptors' lines are not written, so they need not come back.
+ * In order, and nothing written: one used descriptor, at the first place, tells of the whole batch with the id of its
+ * last chain; the driver skips as far (2.8.12). The other descriptors' lines are not written, so they need not come
+ * back.
  */
 static void push_in_order(struct virtqueue *queue, const struct chain *chains, unsigned count)
 {

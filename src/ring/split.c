@@ -6,13 +6,15 @@
  *	used (device area):   flags 16, idx 16, ring[size] { id 32, len 32 }, avail_event 16
  *
  * Barriers
- * - avail->idx is read with acquire: descriptors and ring entries that the driver wrote before its store of idx are seen.
+ * - avail->idx is read with acquire: descriptors and ring entries that the driver wrote before its store of idx are
+ *seen.
  * - used->idx is written with release: the driver that sees it sees the used entries and the data (2.7.14).
  * - After used->idx, a full fence, then used_event or avail->flags is read (2.7.7.2): either the driver wrote its wish
- *   before our read and we see it, or it wrote it after, and then its own re-check after its fence sees our idx. The fence
- *   waits until idx and all stores before it are out. So it may come late (virtqueue_publish_early(), virtqueue_settle()):
- *   what is read before it is believed when it says "interrupt", and read again behind it when it says "none". The
- *   argument is the same for the second read; what the driver wished for in between it gets a moment later.
+ *   before our read and we see it, or it wrote it after, and then its own re-check after its fence sees our idx. The
+ *fence waits until idx and all stores before it are out. So it may come late (virtqueue_publish_early(),
+ *virtqueue_settle()): what is read before it is believed when it says "interrupt", and read again behind it when it
+ *says "none". The argument is the same for the second read; what the driver wished for in between it gets a moment
+ *later.
  * - Arming is the mirror image: avail_event or used->flags is written, a full fence, then avail->idx is read.
  */
 #include "ring/chain_walk.h"
@@ -71,16 +73,34 @@ static unsigned pop_replays(struct virtqueue *queue, struct chain *chains, unsig
 	return popped;
 }
 
-/* A chain that is not of the plain kind, or not at all right. Return: false: it is not taken; the queue may be broken. */
-static __attribute__((noinline)) bool walk_any(struct virtqueue *queue, struct descriptor descriptor,
-					       struct chain *chain, struct segment_pool *pool)
+/*
+ * The next chain, whatever it is. @next: where in the avail ring. Return: false: it is not taken; the queue may be
+ * broken.
+ */
+static __attribute__((noinline)) bool pop_any(struct virtqueue *queue, uint16_t next, struct chain *chain,
+					      struct segment_pool *pool)
 {
+	uint16_t mask = (uint16_t)(queue->config.size - 1U);
+	uint16_t head = guest_load16(queue->config.driver_area + AVAIL_RING + 2U * (next & mask));
+	struct descriptor descriptor;
 	uint32_t used = pool->used;
 
-	if (likely(walk_split(queue, descriptor, chain, pool) == WALK_DONE))
-		return true;
-	pool->used = used;
-	return false;
+	if (unlikely(head > mask)) {
+		virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
+		return false;
+	}
+	walk_read_descriptor(queue->config.descriptors, head, &descriptor);
+	if (unlikely(walk_split(queue, descriptor, chain, pool) != WALK_DONE)) {
+		pool->used = used;
+		return false;
+	}
+	if (unlikely(queue->config.inflight && !virtqueue_inflight_take(queue->config.inflight, head, 0, 1))) {
+		virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
+		pool->used = used;
+		return false;
+	}
+	chain->id = head;
+	return true;
 }
 
 /* Pop @count chains, which are available. @tracked is a constant. */
@@ -88,38 +108,40 @@ static inline __attribute__((always_inline)) unsigned pop_batch(struct virtqueue
 								unsigned count, struct segment_pool *pool, bool tracked)
 {
 	const guest_byte *table = queue->config.descriptors, *avail = queue->config.driver_area + AVAIL_RING;
+	struct chain *chain = chains, *end = chains + count, *stop;
 	uint32_t mask = queue->config.size - 1U;
-	struct chain *chain = chains, *end = chains + count;
 	uint16_t next = queue->avail_next;
 	struct walk walk;
 
-	walk_load(&walk, queue, pool);
-	for (; chain < end; chain++, next++) {
-		struct descriptor descriptor;
-		uint16_t head;
+	for (;;) {
+		walk_load(&walk, queue, pool);
+		/* Chains of one buffer. */
+		for (stop = chain + min((size_t)(end - chain), walk_room(&walk)); chain < stop; chain++, next++) {
+			uint16_t head = guest_load16(avail + 2U * (next & mask));
+			struct descriptor descriptor;
 
-		head = guest_load16(avail + 2U * (next & mask));
-		if (unlikely(head > mask)) {
-			virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
-			break;
-		}
-		walk_read_descriptor(table, head, &descriptor);
-		if (unlikely((descriptor.split.flags & (DESCRIPTOR_NEXT | DESCRIPTOR_INDIRECT)) ||
-			     !walk_single(&walk, chain, descriptor.address, descriptor.length,
-					  descriptor.split.flags & DESCRIPTOR_WRITE, head))) {
-			walk_store(&walk, pool);
-			if (!walk_any(queue, descriptor, chain, pool))
+			if (unlikely(head > mask))
 				break;
-			walk_load(&walk, queue, pool);
-			chain->id = head;
+			walk_read_descriptor(table, head, &descriptor);
+			if (unlikely(descriptor.split.flags & (DESCRIPTOR_NEXT | DESCRIPTOR_INDIRECT)))
+				break;
+			if (unlikely(!walk_single(&walk, chain, descriptor.address, descriptor.length,
+						  descriptor.split.flags & DESCRIPTOR_WRITE, head)))
+				break;
+			if (tracked && unlikely(!virtqueue_inflight_take(queue->config.inflight, head, 0, 1))) {
+				walk.next--;
+				virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
+				end = chain;
+				break;
+			}
 		}
-		if (tracked && unlikely(!virtqueue_inflight_take(queue->config.inflight, head, 0, 1))) {
-			virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
-			walk.next = chain->segments;
+		walk_store(&walk, pool);
+		/* And any other. */
+		if (chain == end || !pop_any(queue, next, chain, pool))
 			break;
-		}
+		chain++;
+		next++;
 	}
-	walk_store(&walk, pool);
 	queue->avail_next = next;
 	queue->outstanding += (uint32_t)(chain - chains);
 	return (unsigned)(chain - chains);
@@ -159,8 +181,8 @@ unsigned split_pop(struct virtqueue *queue, struct chain *chains, unsigned count
 			return 0;
 		count = min(count, (unsigned)available);
 	}
-	popped = queue->config.inflight ? pop_tracked(queue, chains, min(count, room), pool) :
-					  pop_untracked(queue, chains, min(count, room), pool);
+	popped = queue->config.inflight ? pop_tracked(queue, chains, min(count, room), pool)
+					: pop_untracked(queue, chains, min(count, room), pool);
 	/* More available than it has given back: the chains before that are good. */
 	if (unlikely(count > room && popped == room))
 		virtqueue_break(queue, VIRTQUEUE_BAD_AVAIL_INDEX);
@@ -189,8 +211,8 @@ void split_push(struct virtqueue *queue, const struct chain *chains, const uint3
 	unsigned i = 0;
 
 	/*
-	 * In order, and nothing written: one entry, at the first place, tells of the whole batch with the id of its last
-	 * chain; the driver skips as far (2.7.12).
+	 * In order, and nothing written: one entry, at the first place, tells of the whole batch with the id of its
+	 * last chain; the driver skips as far (2.7.12).
 	 */
 	if (queue->config.in_order && !written && count && !queue->config.inflight) {
 		struct used_entry entry = { .id = chains[count - 1].id };
