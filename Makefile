@@ -8,7 +8,7 @@ ARGS   =
 
 PYTHON = /usr/bin/python3
 
-.PHONY: all build run test bench install clean distclean help
+.PHONY: all build run test fuzz bench install clean distclean help
 
 all: build
 
@@ -26,6 +26,11 @@ test:
 	tools/setup.sh build run test
 	tests/run.sh $(ARGS)
 
+# ARGS: seconds for each target, then names of targets.
+fuzz:
+	tools/setup.sh build test
+	tests/fuzz/run.sh $(if $(ARGS),$(ARGS),600)
+
 bench: build
 	tools/setup.sh bench
 	$(PYTHON) bench/run.py $(ARGS)
@@ -40,7 +45,7 @@ install: build
 
 # The guest image takes long to make and stays; distclean removes it, too.
 clean:
-	rm -rf build/release build/asan build/tsan build/test-results
+	rm -rf build/release build/asan build/tsan build/fuzz build/fuzz.logs build/test-results
 
 distclean:
 	rm -rf build
@@ -49,8 +54,9 @@ help:
 	@echo "make            build a release binary into $(BUILD)"
 	@echo "make run        boot two guests on one sidecore, measure, and print a table (ARGS=--help lists options)"
 	@echo "make test       build and run every test (ARGS names suites; tests/run.sh --help lists them)"
+	@echo "make fuzz       search for inputs that break anything (ARGS=seconds for each target)"
 	@echo "make bench      measure side by side with DPDK and QEMU (results in build/bench/)"
 	@echo "make install    install to PREFIX ($(PREFIX)), with manual pages and the systemd unit; DESTDIR is honoured"
 	@echo "make clean      remove what was built; make distclean also the guest image"
 	@echo
-	@echo "make, run, test and bench install Debian packages that are missing (tools/setup.sh)."
+	@echo "make, run, test, fuzz and bench install Debian packages that are missing (tools/setup.sh)."

@@ -19,6 +19,7 @@ MAC_B = "52:54:00:00:00:02"
 START_SECONDS = 20
 HUGE_PAGE_MIB = 2
 TESTPMD_MIB = 256
+DISK_SIZE = 256 << 20
 CLIENT_BUSY = 0.9  # above this share of turns with work the client is what limits
 
 
@@ -29,15 +30,26 @@ class Failure(Exception):
 class Machine:
     """Where things run: cores, binary, folders, pages."""
 
-    def __init__(self, binary, work, logs, server_cpu, client_cpu, huge_pages):
+    def __init__(self, binary, work, folder, server_cpu, client_cpu, huge_pages):
         self.binary = binary
         self.work = work
-        self.logs = logs
+        self.logs = os.path.join(folder, "logs")
+        self.image = os.path.join(folder, "disk.img")
         self.server_cpu = server_cpu
         self.client_cpu = client_cpu
         self.huge_pages = huge_pages
         self.pages = "2m" if huge_pages else "4k"
         self.serial = 0
+
+    def disk_image(self):
+        """An image on the file system of the results, which is a real one where tmpfs is not. Made when first asked."""
+        if not os.path.exists(self.image):
+            fill_image(self.image)
+        return self.image
+
+    def remove_image(self):
+        if os.path.exists(self.image):
+            os.unlink(self.image)
 
     def log(self, name):
         self.serial += 1
@@ -48,6 +60,22 @@ class Machine:
         memory = ["--in-memory", "--single-file-segments"] if self.huge_pages else ["--no-huge"]
         return ["dpdk-testpmd", "--lcores", f"0@{cpu},1@{cpu}", "--no-pci", "--no-telemetry", "-m", str(TESTPMD_MIB),
                 "--file-prefix", f"{prefix}{os.getpid()}"] + memory
+
+
+def fill_image(path):
+    """Writes all of it: a hole would be read without any I/O, and its first write would allocate."""
+    with open(path, "wb") as file:
+        for _ in range(DISK_SIZE >> 20):
+            file.write(os.urandom(1 << 20))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_image(path):
+    """Brings all of it into the page cache."""
+    with open(path, "rb") as file:
+        while file.read(1 << 20):
+            pass
 
 
 def need(program):
@@ -215,7 +243,15 @@ def our_net_server(machine, mode, size):
 
 
 def our_block_server(machine, backend):
-    disk = {"name": "d0", "socket": "d0.sock", "backend": {"type": backend, "size": "256M"}}
+    """@backend: null, ram; cached, direct: the machine's image through the page cache, or not."""
+    if backend in ("cached", "direct"):
+        image = machine.disk_image()
+        if backend == "cached":
+            read_image(image)
+        disk = {"type": "file", "path": image, "direct": backend == "direct"}
+    else:
+        disk = {"type": backend, "size": str(DISK_SIZE)}
+    disk = {"name": "d0", "socket": "d0.sock", "backend": disk}
     return our_server(machine, f"block-{backend}", [], [], [disk])
 
 
@@ -236,15 +272,12 @@ def storage_daemon(machine, backend):
     """QEMU's vhost-user-blk export, the whole process on the server's core."""
     need("qemu-storage-daemon")
     sockets = fresh_paths(machine, ["d0.sock"])
-    size = 256 << 20
     if backend == "null":
-        node = f"driver=null-co,node-name=n,size={size},read-zeroes=off"
+        node = f"driver=null-co,node-name=n,size={DISK_SIZE},read-zeroes=off"
     else:
         image = os.path.join(machine.work, "ram.img")  # the work folder is on tmpfs; no holes in the file
         if not os.path.exists(image):
-            with open(image, "wb") as file:
-                for _ in range(size >> 20):
-                    file.write(os.urandom(1 << 20))
+            fill_image(image)
         node = f"driver=file,node-name=n,filename={image}"
     command = ["qemu-storage-daemon", "--blockdev", node, "--export",
                f"type=vhost-user-blk,id=e,node-name=n,addr.type=unix,addr.path={sockets[0]},writable=on"]
@@ -297,9 +330,14 @@ def fill_disk(machine, server):
     server.fail_if_gone()
 
 
-def light_block(machine, server, depth, seconds):
-    result = run_bench(machine, ["block", "--socket", server.sockets[0], "--depth", str(depth), "--seconds",
-                                 str(seconds), "--pages", machine.pages, "--server-pid", str(server.pid)])
+def light_block(machine, server, depth, seconds, packed=False, pages=None, write=False):
+    arguments = ["block", "--socket", server.sockets[0], "--depth", str(depth), "--seconds", str(seconds), "--pages",
+                 pages or machine.pages, "--server-pid", str(server.pid), "--server-cpu", str(machine.server_cpu)]
+    if packed:
+        arguments += ["--packed"]
+    if write:
+        arguments += ["--read-percent", "0"]
+    result = run_bench(machine, arguments)
     server.fail_if_gone()
     result["value"] = result["requests_per_second"] / 1e3
     return result
@@ -309,6 +347,36 @@ def copy_speed(machine, size, seconds):
     result = run_bench(machine, ["copy", "--size", str(size), "--seconds", str(seconds), "--pages", machine.pages])
     result["value"] = result["bytes_per_second"] / 1e9
     return result
+
+
+# ---- fio, server and client in one thread ----
+
+def fio(machine, backend, write, depth, seconds):
+    """fio's io_uring engine at its best: registered files and buffers. Pinned, but for the kernel's own workers."""
+    need("fio")
+    image = machine.disk_image()
+    if backend == "cached":
+        read_image(image)
+    mode = "write" if write else "read"
+    command = ["fio", "--name=bench", f"--filename={image}", "--ioengine=io_uring", "--registerfiles=1",
+               "--fixedbufs=1", f"--direct={int(backend == 'direct')}", f"--rw=rand{mode}", "--bs=4k",
+               f"--iodepth={depth}", "--thread", "--norandommap", "--randrepeat=0", "--invalidate=0", "--time_based",
+               "--clat_percentiles=0", "--lat_percentiles=1",
+               f"--runtime={seconds}", "--ramp_time=0.3", f"--cpus_allowed={machine.server_cpu}",
+               "--output-format=json"]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120,
+                              cwd=machine.work)
+    except subprocess.TimeoutExpired as error:
+        raise Failure("fio did not end") from error
+    if done.returncode:
+        raise Failure((done.stderr or done.stdout).strip()[:200] or f"fio ended with status {done.returncode}")
+    job = json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]
+    if job["error"] or not job[mode]["iops"]:
+        raise Failure(f"fio: error {job['error']}, {job[mode]['total_ios']} requests")
+    latency = job[mode]["lat_ns"]["percentile"]
+    return {"value": job[mode]["iops"] / 1e3, "p50_ns": latency["50.000000"], "p99_ns": latency["99.000000"],
+            "server_cpu_share": (job["usr_cpu"] + job["sys_cpu"]) / 100}
 
 
 # ---- DPDK's client ----

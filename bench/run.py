@@ -70,18 +70,47 @@ def gso_case(packed):
                 client=LIGHT, layout=layout, size=size)
 
 
-def block_case(backend, depth):
-    def measure(start):
-        def run(machine, seconds):
-            with start(machine, backend) as server:
-                if backend == "ram":
-                    processes.fill_disk(machine, server)
-                return processes.light_block(machine, server, depth, seconds)
-        return run
+def our_disk(backend, depth, packed=False, pages=None, write=False):
+    """Return: a function that measures one of our disks."""
+    def run(machine, seconds):
+        with processes.our_block_server(machine, backend) as server:
+            if backend == "ram":
+                processes.fill_disk(machine, server)
+            return processes.light_block(machine, server, depth, seconds, packed, pages, write)
+    return run
+
+
+def block_case(backend, depth, packed=False):
+    layout = "packed" if packed else "split"
+
+    def theirs(machine, seconds):
+        with processes.storage_daemon(machine, backend) as server:
+            return processes.light_block(machine, server, depth, seconds, packed)
 
     peer = "qemu-storage-daemon " + ("null-co" if backend == "null" else "file on tmpfs")
-    return Case(f"block 4 KiB random read {backend} depth {depth}", "kIOPS", peer,
-                measure(processes.our_block_server), measure(processes.storage_daemon),
+    return Case(f"block 4 KiB random read {backend} {layout} depth {depth}", "kIOPS", peer,
+                our_disk(backend, depth, packed), theirs, client=LIGHT, layout=layout, size=4096, depth=depth)
+
+
+def pages_case(backend, depth):
+    """Plain memory of the guest against the same in huge pages; the ratio is what plain pages keep."""
+    def theirs(machine, seconds):
+        if not machine.huge_pages:
+            raise Failure("no huge pages to compare with")
+        return our_disk(backend, depth, pages="2m")(machine, seconds)
+
+    return Case(f"block 4 KiB random read {backend} plain pages depth {depth}", "kIOPS", "sidecore, 2 MiB pages",
+                our_disk(backend, depth, pages="4k"), theirs, client=LIGHT, layout="split", size=4096, depth=depth)
+
+
+def file_case(cached, write, depth):
+    """An image on the repository's own file system. fio is one thread on the server's core; we add the client's core."""
+    verb = "write" if write else "read"
+    place = "page cache" if cached else "direct"
+    backend = "cached" if cached else "direct"
+    return Case(f"block 4 KiB random {verb} file {place} depth {depth}", "kIOPS", "fio io_uring",
+                our_disk(backend, depth, write=write),
+                lambda machine, seconds: processes.fio(machine, backend, write, depth, seconds),
                 client=LIGHT, layout="split", size=4096, depth=depth)
 
 
@@ -91,6 +120,10 @@ def all_cases():
              for packed in (False, True)]
     cases += [gso_case(packed) for packed in (False, True)]
     cases += [block_case(backend, depth) for backend in ("null", "ram") for depth in (1, 128)]
+    cases += [block_case("null", depth, packed=True) for depth in (1, 128)]
+    cases += [pages_case(backend, 128) for backend in ("null", "ram")]
+    cases += [file_case(cached, write, depth)
+              for write in (False, True) for cached in (False, True) for depth in (1, 32, 128)]
     return cases
 
 
@@ -180,7 +213,9 @@ def notes_of(outcome):
         if busy is not None:
             notes.append(f"{prefix}client busy {busy:.0%}" + (f" {cycles:.0f} cycles/frame" if cycles else ""))
         share = outcome.middle(side, "server_cpu_share")
-        if share is not None and share < 0.9 and outcome.case.unit == "Mpps":
+        if outcome.case.peer == "fio io_uring" and share is not None:
+            notes.append(f"{prefix}server core {share:.0%}" + (" + client core" if side == "ours" else ""))
+        elif share is not None and share < 0.9 and outcome.case.unit == "Mpps":
             notes.append(f"{prefix}server had its core for {share:.0%} only: the machine was busy")
         if outcome.middle(side, "lost"):
             notes.append(f"{prefix}LOST {outcome.middle(side, 'lost'):.0f}")
@@ -263,9 +298,12 @@ def main():
             tempfile.TemporaryDirectory(prefix="sidecore-", dir=tmpfs) as work:
         if huge.reason:
             print(f"huge pages: {huge.reason}; guests and DPDK use 4 KiB pages")
-        machine = processes.Machine(os.path.abspath(options.binary), work, os.path.join(folder, "logs"), server_cpu,
-                                    client_cpu, not options.small_pages and not huge.reason)
-        missing = run_all(cases, machine, options, folder)
+        machine = processes.Machine(os.path.abspath(options.binary), work, folder, server_cpu, client_cpu,
+                                    not options.small_pages and not huge.reason)
+        try:
+            missing = run_all(cases, machine, options, folder)
+        finally:
+            machine.remove_image()
 
     print(f"\nresults: {os.path.relpath(folder)}/results.jsonl; what is missing: skipped.jsonl beside it")
     return 1 if missing else 0

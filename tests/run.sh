@@ -9,6 +9,7 @@
 #	unit		unit tests of the release build
 #	unit-asan	the same with AddressSanitizer and UndefinedBehaviorSanitizer
 #	unit-tsan	what runs on several threads, with ThreadSanitizer
+#	fuzz		inputs that once failed, then a short search for new ones (tests/fuzz/run.sh)
 #	protocol	an independent vhost-user client against the daemon (AddressSanitizer build)
 #	guest		real guests under QEMU against the daemon (release build)
 #
@@ -20,7 +21,7 @@ cd "$(dirname "$0")/.." || exit 1
 
 python=/usr/bin/python3
 results=build/test-results
-suites=(unit unit-asan unit-tsan protocol guest)
+suites=(unit unit-asan unit-tsan fuzz protocol guest)
 # Unit tests that make sense with ThreadSanitizer: several threads meet in them.
 threaded=(engine engine_wake frame_ring address_table)
 # No suite takes that long; something that hangs must not take the others with it.
@@ -28,7 +29,7 @@ suite_seconds=900
 
 case ${1-} in
 -h | --help)
-	sed -n 's/^# \{0,1\}//; 4,17p' "$0"
+	sed -n 's/^# \{0,1\}//; 4,18p' "$0"
 	exit 0
 	;;
 esac
@@ -128,6 +129,11 @@ for suite in "${suites[@]}"; do
 		say "unit tests with ThreadSanitizer"
 		run_meson "$suite" tsan "${threaded[@]}"
 		;;
+	fuzz)
+		say "fuzz targets"
+		RESULTS=$PWD/$results/$suite.xml timeout "$suite_seconds" tests/fuzz/run.sh 10
+		finish "$suite" $?
+		;;
 	protocol)
 		build_asan || { finish "$suite" build; continue; }
 		say "protocol tests"
@@ -137,6 +143,9 @@ for suite in "${suites[@]}"; do
 		build_release || { finish "$suite" build; continue; }
 		say "guest image"
 		guest/build.sh build/guest || { finish "$suite" "guest image"; continue; }
+		# Without it, the tests that need it are skipped by name.
+		say "newer QEMU"
+		tools/qemu.sh build/qemu || echo "going on without a newer QEMU"
 		say "guest tests"
 		SIDECORE=$PWD/build/release/sidecore run_pytest "$suite" tests/guest
 		;;

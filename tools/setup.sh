@@ -28,9 +28,11 @@ test=(
 	nbdkit libnbd-bin e2fsprogs util-linux tcpdump
 	clang libclang-rt-14-dev		# fuzzers and sanitizers
 	libasan8 libubsan1 libtsan2		# the sanitizers of gcc
+	dpdk-dev qemu-system-common		# front-ends and back-ends of others: dpdk-testpmd, qemu-storage-daemon
+	debian-archive-keyring			# tools/qemu.sh
 )
 # The peers: dpdk-testpmd is in dpdk-dev, qemu-storage-daemon in qemu-system-common.
-bench=(dpdk-dev qemu-system-common qemu-utils)
+bench=(dpdk-dev fio qemu-system-common qemu-utils)
 
 say() {
 	printf 'setup: %s\n' "$*"

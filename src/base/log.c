@@ -2,6 +2,7 @@
 #include "base/log.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -25,14 +26,13 @@ static void log_write(enum log_level level, const char *format, va_list argument
 	static const char *const priorities[] = { "<3>", "<4>", "<6>", "<7>" };
 	static const char *const names[] = { "error: ", "warning: ", "", "debug: " };
 	char text[1024];
-	const char *prefix;
+	bool journal = getenv("JOURNAL_STREAM");
 
 	if (level > log_threshold)
 		return;
-	prefix = getenv("JOURNAL_STREAM") ? priorities[level] : names[level];
 	vsnprintf(text, sizeof(text), format, arguments);
 	/* One call, so that lines of two threads do not mix. */
-	dprintf(STDERR_FILENO, "%ssidecore: %s\n", prefix, text);
+	dprintf(STDERR_FILENO, "%ssidecore: %s%s\n", journal ? priorities[level] : "", journal ? "" : names[level], text);
 }
 
 void log_line(enum log_level level, const char *format, ...)

@@ -119,10 +119,13 @@ int disk_resize(struct disk *disk, uint64_t size, const char **error);
 int block_channel_open(struct disk *disk, struct sidecore *sidecore, struct block_channel **channel);
 void block_channel_close(struct block_channel *channel, struct engine_completion *completion);
 
-/** block_submit() - sidecore: take @request. It may complete at once. */
+/** block_submit() - sidecore: take @request. It may complete at once, or others of its batch may. */
 void block_submit(struct block_channel *channel, struct block_request *request);
 
-/** block_flush_submissions() - sidecore: the batch is over, hand it to the kernel (one io_uring_enter). */
+/**
+ * block_flush_submissions() - sidecore: the batch is over, hand it to the kernel (one io_uring_enter). What is done
+ * then completes at once.
+ */
 void block_flush_submissions(struct block_channel *channel);
 
 /**
@@ -139,7 +142,8 @@ struct block_batch_end {
  * block_at_batch_end() - sidecore, from a request's @complete: have @end->run called once when all the completions that
  * this turn has brought are through.
  *
- * Not for requests that complete inside block_submit(): there the caller itself knows where its batch ends.
+ * Not needed for requests that complete inside block_submit() or block_flush_submissions(): there the caller itself
+ * knows where its batch ends.
  */
 void block_at_batch_end(struct block_channel *channel, struct block_batch_end *end);
 

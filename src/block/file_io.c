@@ -115,6 +115,7 @@ void file_submit(struct block_channel *channel, struct block_request *request)
 void file_flush_submissions(struct block_channel *channel)
 {
 	block_worker_flush(channel->worker);
+	block_worker_take_inline(channel->worker);
 }
 
 static void prepare_transfer(struct block_request *request, struct io_uring_sqe *entry)

@@ -6,21 +6,34 @@
  * -------------------
  * Queues' turns put requests into the submission ring (block_worker_start()) and hand them to the kernel once a batch
  * (block_worker_flush(), one io_uring_enter). Completions are read from the completion ring by the worker's own poller,
- * without a system call. The kernel finishes some I/O in the context of the submitting thread ("task work"); with
- * COOP_TASKRUN it does not interrupt us for that but sets a flag in the ring, and then one call lets it run.
+ * without a system call. The kernel finishes I/O in the context of the submitting thread ("task work"). With
+ * DEFER_TASKRUN it does so only when that thread calls for it, all at once, and without interrupting it; a flag in the
+ * ring tells that there is some, and the call takes new submissions along. Kernels that cannot defer at least do not
+ * interrupt us (COOP_TASKRUN).
  *
  * The ring has a fixed depth. Whatever does not fit waits in a list through the requests themselves, in order; it is
  * bounded by the requests that devices own. The completion ring has room for every request that is out, so it cannot
  * overflow. Bounce buffers are a fixed pool with a waiting list of the same kind. Nothing is allocated after creation.
  *
  * SINGLE_ISSUER spares the kernel locks, but the thread that submits must be the one that *enabled* the ring. So the
- * control thread makes it disabled and registers its eventfd, and a message lets the sidecore enable it.
+ * control thread makes it disabled and registers its eventfd, and a message lets the sidecore enable it. The sidecore
+ * also registers the ring with itself, which spares every call the look-up of its descriptor.
  *
  * Sleeping. While we poll, IORING_CQ_EVENTFD_DISABLED keeps the kernel from signalling the eventfd. arm() clears the
  * flag, then a full barrier, then looks at the completion ring; the kernel stores the completion, then (with a full
  * barrier in its own wake-up code) looks at the flag. So either we see the completion or the kernel sees the flag
- * cleared and signals. Task work that is queued after our look wakes a thread that sleeps in epoll_wait() (it returns
- * EINTR), runs, posts the completion and signals the eventfd. No wake-up is lost.
+ * cleared and signals. Task work that is queued after our look does the same with the flag that announces it when it is
+ * deferred; else it wakes a thread that sleeps in epoll_wait() (it returns EINTR), runs, posts the completion and
+ * signals the eventfd. No wake-up is lost. (The kernel's barrier between announcing deferred work and looking at our
+ * flag is its atomic operation, which is one on x86; on other machines it is not promised, and work is not deferred.)
+ *
+ * What the kernel had at hand (the page cache) is complete when the submitting call returns. block_worker_take_inline()
+ * takes that at once, while the queue's turn is still on, rather than a round of polling later. It must not happen from
+ * a batch end: a queue that drains could end inside of its own.
+ *
+ * Work that the kernel cannot do without blocking it gives to threads of its own (io-wq): writes through the page cache
+ * of most file systems. They would queue behind a sidecore, which never sleeps while it waits for them, so they are kept
+ * off all sidecores' CPUs, as long as there are others.
  *
  * A batch of completions ends with the *batch ends* that device models registered: a used ring is published once for
  * the batch.
@@ -30,6 +43,7 @@
 #include "block/worker.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,6 +59,9 @@
 #define DEPTH		   2048U
 #define BOUNCE_COUNT	   16U
 
+/** The most completions taken inside a queue's turn. */
+#define INLINE_MAX 64U
+
 static unsigned worker_poll(struct poller *poller, const struct turn *turn);
 static bool worker_arm(struct poller *poller);
 static void worker_disarm(struct poller *poller);
@@ -59,6 +76,11 @@ static const struct poller_ops worker_poller_ops = {
 static int make_ring(struct block_worker *worker)
 {
 	static const unsigned flags[] = {
+#ifdef __x86_64__
+		/* Linux 6.1 */
+		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_R_DISABLED | IORING_SETUP_DEFER_TASKRUN |
+			IORING_SETUP_TASKRUN_FLAG,
+#endif
 		/* Linux 6.0 */
 		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_R_DISABLED | IORING_SETUP_COOP_TASKRUN |
 			IORING_SETUP_TASKRUN_FLAG,
@@ -136,20 +158,41 @@ static void enable_ring(struct sidecore *sidecore, struct sidecore_message *mess
 {
 	struct block_worker *worker = container_of(message, struct block_worker, enable);
 
-	if (!worker->ring_error && (worker->ring.flags & IORING_SETUP_R_DISABLED)) {
-		/* The system call itself: liburing 2.3's shared library does not export io_uring_enable_rings(). */
-		if (syscall(SYS_io_uring_register, worker->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0)) {
-			worker->ring_error = -errno;
-			log_error("sidecore %u: cannot enable its io_uring: %s; file disks on it fail",
-				  sidecore_index(sidecore), strerror(errno));
-			io_uring_queue_exit(&worker->ring);
-		}
+	if (worker->ring_error)
+		return;
+	/* The system call itself: liburing 2.3's shared library does not export io_uring_enable_rings(). */
+	if ((worker->ring.flags & IORING_SETUP_R_DISABLED) &&
+	    syscall(SYS_io_uring_register, worker->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0)) {
+		worker->ring_error = -errno;
+		log_error("sidecore %u: cannot enable its io_uring: %s; file disks on it fail",
+			  sidecore_index(sidecore), strerror(errno));
+		io_uring_queue_exit(&worker->ring);
+		return;
+	}
+	/* Linux 5.18; without it calls are a little dearer. Also makes what the next call needs. */
+	io_uring_register_ring_fd(&worker->ring);
+	/* Linux 5.14; without it the kernel's workers go where they like. */
+	if (CPU_COUNT(&worker->helper_cpus))
+		io_uring_register_iowq_aff(&worker->ring, sizeof(worker->helper_cpus), &worker->helper_cpus);
+}
+
+/* All CPUs that we may use but the sidecores'. */
+static void choose_helper_cpus(struct engine *engine, cpu_set_t *cpus)
+{
+	if (sched_getaffinity(0, sizeof(*cpus), cpus))
+		CPU_ZERO(cpus);
+	for (unsigned i = 0; i < engine_sidecore_count(engine); i++) {
+		int cpu = sidecore_cpu(engine_sidecore(engine, i));
+
+		if (cpu >= 0)
+			CPU_CLR(cpu, cpus);
 	}
 }
 
 int block_worker_attach(struct block_worker *worker, struct engine *engine, struct sidecore *sidecore)
 {
 	worker->engine = engine;
+	choose_helper_cpus(engine, &worker->helper_cpus);
 	worker->enable.run = enable_ring;
 	sidecore_post(sidecore, &worker->enable);
 	return engine_attach(engine, sidecore, &worker->poller, NULL);
@@ -194,6 +237,11 @@ void block_worker_start(struct block_worker *worker, struct block_request *reque
 		block_list_append(&worker->overflow, request);
 }
 
+static bool kernel_wants_a_call(const struct block_worker *worker)
+{
+	return IO_URING_READ_ONCE(*worker->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
 void block_worker_flush(struct block_worker *worker)
 {
 	if (worker->ring_error || !io_uring_sq_ready(&worker->ring))
@@ -202,7 +250,10 @@ void block_worker_flush(struct block_worker *worker)
 	 * A failure (EAGAIN, EBUSY, EINTR: the kernel is short of memory or wants its completions taken first) leaves
 	 * the entries where they are; the worker's next turn tries again.
 	 */
-	io_uring_submit(&worker->ring);
+	if (kernel_wants_a_call(worker))
+		io_uring_submit_and_get_events(&worker->ring);
+	else
+		io_uring_submit(&worker->ring);
 	worker->poller.pending = io_uring_sq_ready(&worker->ring) != 0;
 }
 
@@ -241,6 +292,7 @@ void block_worker_at_batch_end(struct block_worker *worker, struct block_batch_e
 
 void block_worker_run_batch_ends(struct block_worker *worker)
 {
+	worker->ending = true;
 	while (worker->ends) {
 		struct block_batch_end *end = worker->ends;
 
@@ -248,11 +300,7 @@ void block_worker_run_batch_ends(struct block_worker *worker)
 		end->queued = false;
 		end->run(end); /* the last touch: it may end its owner */
 	}
-}
-
-static bool kernel_wants_a_call(const struct block_worker *worker)
-{
-	return IO_URING_READ_ONCE(*worker->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+	worker->ending = false;
 }
 
 static unsigned take_completions(struct block_worker *worker, unsigned limit)
@@ -272,6 +320,21 @@ static unsigned take_completions(struct block_worker *worker, unsigned limit)
 	return count;
 }
 
+static void restart_overflow(struct block_worker *worker)
+{
+	while (worker->overflow.first && start(worker, worker->overflow.first))
+		block_list_take(&worker->overflow);
+}
+
+void block_worker_take_inline(struct block_worker *worker)
+{
+	if (worker->ending || worker->ring_error || !io_uring_cq_ready(&worker->ring))
+		return;
+	take_completions(worker, INLINE_MAX);
+	restart_overflow(worker);
+	block_worker_run_batch_ends(worker);
+}
+
 static unsigned worker_poll(struct poller *poller, const struct turn *turn)
 {
 	struct block_worker *worker = container_of(poller, struct block_worker, poller);
@@ -281,10 +344,9 @@ static unsigned worker_poll(struct poller *poller, const struct turn *turn)
 		return 0;
 	if (io_uring_cq_ready(&worker->ring) || kernel_wants_a_call(worker)) {
 		if (kernel_wants_a_call(worker))
-			io_uring_get_events(&worker->ring);
+			io_uring_submit_and_get_events(&worker->ring);
 		count = take_completions(worker, turn->requests);
-		while (worker->overflow.first && start(worker, worker->overflow.first))
-			block_list_take(&worker->overflow);
+		restart_overflow(worker);
 	}
 	block_worker_flush(worker);
 	block_worker_run_batch_ends(worker);

@@ -6,6 +6,7 @@
 #define BLOCK_WORKER_H
 
 #include <liburing.h>
+#include <sched.h>
 
 #include "block/block.h"
 
@@ -51,6 +52,8 @@ struct block_worker {
 	void *memory;			  /* bounce buffers, then zeroes */
 	struct iovec zeroes[ZEROES_COUNT];
 	struct block_batch_end *ends;
+	bool ending;	       /* inside block_worker_run_batch_ends() */
+	cpu_set_t helper_cpus; /* where the kernel's own threads may work for us */
 	struct engine *engine;
 	struct sidecore_message enable;
 };
@@ -63,6 +66,12 @@ void block_worker_start(struct block_worker *worker, struct block_request *reque
 
 /** block_worker_flush() - sidecore: submit what was started since the last call. One system call, or none. */
 void block_worker_flush(struct block_worker *worker);
+
+/**
+ * block_worker_take_inline() - sidecore, at the end of a queue's turn: take what is complete already, batch ends
+ * included. Does nothing inside a batch end.
+ */
+void block_worker_take_inline(struct block_worker *worker);
 
 /**
  * block_worker_take_bounce() - sidecore: a bounce buffer, or NULL; then @request waits, and is given to

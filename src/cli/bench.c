@@ -634,7 +634,7 @@ static int bench_copy(struct bench *bench)
 
 /**
  * cli_bench() - sidecore bench.
- * @argc:	arguments, argv[0] is "bench"
+ * @argc:	arguments, argv[0] is "sidecore bench"
  * @argv:	arguments
  *
  * Return: exit status: 0, 1 if it could not be measured, 2 for a bad command line, 3 if frames or data came back wrong.
@@ -661,12 +661,15 @@ int cli_bench(int argc, char **argv)
 	};
 
 	for (unsigned int i = 0; argc > 1 && i < sizeof(benchmarks) / sizeof(benchmarks[0]); i++) {
+		char name[32];
 		int error;
 
 		if (strcmp(argv[1], benchmarks[i].name) != 0)
 			continue;
 		bench.help = benchmarks[i].help;
 		bench.rings = benchmarks[i].rings;
+		snprintf(name, sizeof(name), "sidecore bench %s", benchmarks[i].name);
+		argv[1] = name; /* what getopt_long() puts before its complaints */
 		error = parse(&bench, argc - 1, argv + 1);
 		if (error)
 			return error < 0 ? EXIT_USAGE : EXIT_SUCCESS;
@@ -677,7 +680,10 @@ int cli_bench(int argc, char **argv)
 		fputs(general_help, stdout);
 		return EXIT_SUCCESS;
 	}
-	fputs(general_help, stderr);
+	if (argc > 1)
+		fprintf(stderr, "sidecore bench: unknown benchmark \"%s\"; --help lists them\n", argv[1]);
+	else
+		fputs(general_help, stderr);
 
 	return EXIT_USAGE;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Subcommands, each in a file of its own name. They get their own name as argv[0] and return the exit status: 0 for
+ * Subcommands, each in a file of its own name. They get "sidecore NAME" as argv[0] and return the exit status: 0 for
  * success, 1 when the work failed, 2 when the command line was not understood.
  */
 #ifndef CLI_COMMANDS_H

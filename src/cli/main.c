@@ -49,6 +49,16 @@ static int unknown_command(const char *name)
 	return EXIT_USAGE;
 }
 
+/* Its name as people typed it is also what getopt_long() puts before its complaints. */
+static int call(size_t command, int argc, char **argv)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "sidecore %s", commands[command].name);
+	argv[0] = name;
+	return commands[command].function(argc, argv);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc < 2) {
@@ -65,7 +75,7 @@ int main(int argc, char **argv)
 	}
 	for (size_t i = 0; i < array_size(commands); i++) {
 		if (!strcmp(argv[1], commands[i].name))
-			return commands[i].function(argc - 1, argv + 1);
+			return call(i, argc - 1, argv + 1);
 	}
 	return unknown_command(argv[1]);
 }

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* `sidecore run`: options, folder, daemon, guests. Theory of operation: cli/run.h. */
+/* `sidecore run`: folder, daemon, guests. Theory of operation: cli/run.h. */
 #include "cli/run.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,8 +16,9 @@
 #include "base/clock.h"
 #include "cli/commands.h"
 
-#define DAEMON_TIMEOUT_MS 10000
-#define BOOT_TIMEOUT_MS	  120000
+#define DAEMON_TIMEOUT_MS   10000
+#define BOOT_TIMEOUT_MS	    120000
+#define AGENT_TIMEOUT_MS    10000
 #define POWEROFF_TIMEOUT_MS 8000
 
 /* A signal handler has nowhere else to leave its message. */
@@ -37,130 +37,17 @@ bool run_stopped(void)
 
 static int complain(const char *what, const char *why)
 {
+	fflush(stdout); /* so that what is said stays in order where both go to one file */
 	fprintf(stderr, "sidecore run: %s: %s\n", what, why);
 	return -1;
 }
 
-/* --- options --- */
-
-static void print_help(void)
-{
-	puts("usage: sidecore run [options]\n"
-	     "\n"
-	     "Starts a sidecore daemon with a switch, a user-mode NAT uplink, and a network card and a disk for each guest; boots\n"
-	     "guests on it under QEMU; and shows them at work. Exit status 0: every step passed.\n"
-	     "\n"
-	     "Guests\n"
-	     "  --guests N            how many (default 2, at most 16)\n"
-	     "  --memory MIB          of each (default 512)\n"
-	     "  --cpus N              of each (default 1)\n"
-	     "  --queues N            queue pairs of the network card and queues of the disk (default 1)\n"
-	     "  --packed              packed virtqueues\n"
-	     "  --guest-folder DIR    built-in guest, as made by guest/build.sh (default build/guest)\n"
-	     "\n"
-	     "Your own guests: no tour; they run until they power off, or until Ctrl-C\n"
-	     "  --image FILE          raw image, the guest's disk, written to; once for each guest. Without --kernel it is booted\n"
-	     "                        from. For qcow2: qemu-nbd --socket=/tmp/q.sock --persistent image.qcow2 &\n"
-	     "                        and --image nbd+unix:///?socket=/tmp/q.sock\n"
-	     "  --kernel FILE         boot this kernel\n"
-	     "  --initrd FILE         with this initial RAM disk\n"
-	     "  --append TEXT         further words for the kernel's command line\n"
-	     "\n"
-	     "What to do\n"
-	     "  --console N           no tour: stay in the console of guest N (from 0); Ctrl-A X ends its QEMU\n"
-	     "  --keep                no tour: leave everything running until Ctrl-C\n"
-	     "  --json FILE           write the tour's results as JSON, too\n"
-	     "\n"
-	     "Host\n"
-	     "  --sidecores N         (default 1)\n"
-	     "  --disk-size SIZE      of the built-in guests' RAM disks (default 64M)\n"
-	     "  --qemu PROGRAM        (default qemu-system-x86_64)\n"
-	     "\n"
-	     "While it runs: sidecore status --control FOLDER/control.sock --watch");
-}
-
-static bool parse_count(const char *text, unsigned maximum, unsigned *count)
-{
-	char *end;
-	unsigned long value = strtoul(text, &end, 10);
-
-	if (*end || end == text || !value || value > maximum) {
-		fprintf(stderr, "sidecore run: '%s': a number from 1 to %u is wanted\n", text, maximum);
-		return false;
-	}
-	*count = (unsigned)value;
-	return true;
-}
-
-enum option_id { GUESTS = 1, MEMORY, CPUS, QUEUES, PACKED, FOLDER, IMAGE, KERNEL, INITRD, APPEND, CONSOLE, KEEP, JSON,
-		 SIDECORES, DISK_SIZE, QEMU, HELP };
-
-static const struct option long_options[] = {
-	{ "guests", required_argument, NULL, GUESTS },	   { "memory", required_argument, NULL, MEMORY },
-	{ "cpus", required_argument, NULL, CPUS },	   { "queues", required_argument, NULL, QUEUES },
-	{ "packed", no_argument, NULL, PACKED },	   { "guest-folder", required_argument, NULL, FOLDER },
-	{ "image", required_argument, NULL, IMAGE },	   { "kernel", required_argument, NULL, KERNEL },
-	{ "initrd", required_argument, NULL, INITRD },	   { "append", required_argument, NULL, APPEND },
-	{ "console", required_argument, NULL, CONSOLE },   { "keep", no_argument, NULL, KEEP },
-	{ "json", required_argument, NULL, JSON },	   { "sidecores", required_argument, NULL, SIDECORES },
-	{ "disk-size", required_argument, NULL, DISK_SIZE }, { "qemu", required_argument, NULL, QEMU },
-	{ "help", no_argument, NULL, HELP },		   { 0 },
-};
-
-/* Return: false: a complaint has been printed. */
-static bool take_option(struct run_options *options, int option)
-{
-	char *end;
-
-	switch (option) {
-	case GUESTS: return parse_count(optarg, RUN_GUESTS_MAX, &options->guests);
-	case MEMORY: return parse_count(optarg, 1U << 20, &options->memory);
-	case CPUS: return parse_count(optarg, 256, &options->cpus);
-	case QUEUES: return parse_count(optarg, 8, &options->queues);
-	case SIDECORES: return parse_count(optarg, 64, &options->sidecores);
-	case PACKED: options->packed = true; return true;
-	case FOLDER: options->guest_folder = optarg; return true;
-	case KERNEL: options->kernel = optarg; return true;
-	case INITRD: options->initrd = optarg; return true;
-	case APPEND: options->append = optarg; return true;
-	case KEEP: options->keep = true; return true;
-	case JSON: options->json = optarg; return true;
-	case DISK_SIZE: options->disk_size = optarg; return true;
-	case QEMU: options->qemu = optarg; return true;
-	case IMAGE:
-		if (options->image_count == RUN_GUESTS_MAX)
-			return !complain("--image", "at most 16");
-		options->images[options->image_count++] = optarg;
-		return true;
-	case CONSOLE:
-		options->console = (int)strtol(optarg, &end, 10);
-		if (*end || end == optarg || options->console < 0)
-			return !complain("--console", "the number of a guest is wanted, from 0");
-		return true;
-	default: return false;
-	}
-}
-
-static bool check_options(struct run_options *options)
-{
-	if (options->image_count && !options->kernel && options->guests != options->image_count) {
-		options->guests = options->image_count; /* a guest for each image */
-	}
-	if (options->image_count > options->guests)
-		return !complain("--image", "more images than guests");
-	if (options->console >= (int)options->guests)
-		return !complain("--console", "there is no such guest");
-	if (options->initrd && !options->kernel)
-		return !complain("--initrd", "only together with --kernel");
-	return true;
-}
-
-static bool own_guests(const struct run_options *options)
-{
-	return options->kernel || options->image_count;
-}
-
 /* --- daemon --- */
+
+bool run_image_is_nbd(const char *image)
+{
+	return !strncmp(image, "nbd", 3) && strstr(image, "://");
+}
 
 /* The guest's disk, as a backend of the configuration. */
 static void write_backend(FILE *file, const struct run_options *options, unsigned index)
@@ -172,7 +59,7 @@ static void write_backend(FILE *file, const struct run_options *options, unsigne
 		fprintf(file, "    backend: { type: ram, size: %s }\n", options->disk_size);
 		return;
 	}
-	if (!strncmp(image, "nbd", 3) && strstr(image, "://")) {
+	if (run_image_is_nbd(image)) {
 		fprintf(file, "    backend: { type: nbd, uri: \"%s\" }\n", image);
 		return;
 	}
@@ -193,7 +80,9 @@ static int write_configuration(const struct run *run, const char *path)
 		fprintf(file, "  - {}\n");
 	fprintf(file, "networks:\n  - name: lan\n    uplink: { type: slirp }\ninterfaces:\n");
 	for (unsigned i = 0; i < options->guests; i++)
-		fprintf(file, "  - name: %s-net\n    network: lan\n    socket: %s-net.sock\n    mac: \"%s\"\n    queue_pairs: %u\n",
+		fprintf(file,
+			"  - name: %s-net\n    network: lan\n    socket: %s-net.sock\n    mac: \"%s\"\n    "
+			"queue_pairs: %u\n",
 			run->guests[i].name, run->guests[i].name, run->guests[i].mac, options->queues);
 	fprintf(file, "disks:\n");
 	for (unsigned i = 0; i < options->guests; i++) {
@@ -257,7 +146,7 @@ static int start_daemon(struct run *run)
 	if (error)
 		return error;
 	while ((fd = connect_control(run)) < 0) {
-		if (!process_running(&run->daemon, NULL))
+		if (!process_running(&run->daemon))
 			return -ECHILD;
 		if (clock_nanoseconds() > deadline || run_stopped())
 			return -ETIMEDOUT;
@@ -287,54 +176,112 @@ static void choose_guest_cpus(struct run *run)
 	}
 }
 
+/* What a guest left when its QEMU ended by itself. Return: 0, or -1 when it did not end well. */
+static int guest_ended(const struct run_guest *guest)
+{
+	int status = guest->qemu.status;
+
+	if (WIFEXITED(status) && !WEXITSTATUS(status))
+		return 0;
+	fflush(stdout);
+	fprintf(stderr, "sidecore run: QEMU of %s ended with %s %d\n", guest->name,
+		WIFSIGNALED(status) ? "signal" : "status",
+		WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+	process_print_log(&guest->qemu, 20);
+	return -1;
+}
+
+/* Until the built-in guest's agent answers; asks it for the kernel's version. */
+static int wait_for_agent(struct run *run, struct run_guest *guest, uint64_t start)
+{
+	struct agent_result result = { 0 };
+	char path[PATH_MAX];
+	int error;
+
+	snprintf(path, sizeof(path), "%s/%s-agent.sock", run->folder, guest->name);
+	printf("  booting %s ... ", guest->name);
+	fflush(stdout);
+	error = agent_connect(&guest->agent, path, &guest->qemu, BOOT_TIMEOUT_MS);
+	if (!error)
+		error = agent_run(&guest->agent, "uname -sr", AGENT_TIMEOUT_MS, &result);
+	if (!error) {
+		snprintf(run->kernel, sizeof(run->kernel), "%.*s", (int)strcspn(result.output, "\n"), result.output);
+		printf("%s, up after %.1f s\n", run->kernel, (double)(clock_nanoseconds() - start) / 1e9);
+	}
+	free(result.output);
+	if (!error)
+		return 0;
+	if (run_stopped()) {
+		printf("interrupted\n");
+		return error;
+	}
+	printf("FAILED: %s\n", error == -ETIMEDOUT ? "no sign of life in time" : "QEMU has ended");
+	if (error == -ETIMEDOUT)
+		process_print_log(&guest->qemu, 20);
+	else if (!guest->qemu.pid)
+		guest_ended(guest);
+	return error;
+}
+
 static int start_guests(struct run *run)
 {
 	uint64_t start = clock_nanoseconds();
-	char path[PATH_MAX];
 	int error;
 
 	for (unsigned i = 0; i < run->options.guests; i++) {
 		error = run_guest_start(run, i, (int)i == run->options.console);
-		if (error) {
-			fprintf(stderr, "sidecore run: cannot start %s: %s%s\n", run->options.qemu, strerror(-error),
-				error == -ENOENT ? "; install it with tools/setup.sh run, or name it with --qemu" : "");
-			return error;
-		}
+		if (error)
+			return complain(run->options.qemu, strerror(-error));
 	}
-	if (own_guests(&run->options) || run->options.console >= 0)
+	if (run_own_guests(&run->options) || run->options.console >= 0)
 		return 0;
 	for (unsigned i = 0; i < run->options.guests; i++) {
-		snprintf(path, sizeof(path), "%s/%s-agent.sock", run->folder, run->guests[i].name);
-		printf("  booting %s ... ", run->guests[i].name);
-		fflush(stdout);
-		error = agent_connect(&run->guests[i].agent, path, BOOT_TIMEOUT_MS);
-		if (error) {
-			printf("FAILED: %s\n", strerror(-error));
-			process_print_log(&run->guests[i].qemu, 20);
+		error = wait_for_agent(run, &run->guests[i], start);
+		if (error)
 			return error;
-		}
-		printf("up after %.1f s\n", (double)(clock_nanoseconds() - start) / 1e9);
 	}
 	return 0;
 }
 
-/* Until all guests have gone, or the user has had enough. */
+static void print_hints(const struct run *run)
+{
+	const struct run_options *options = &run->options;
+
+	printf("  look: sidecore status --control %s --watch\n", run->control);
+	if (options->console >= 0)
+		printf("  the console of guest%d follows; Ctrl-A X ends it, and all\n", options->console);
+	else
+		printf("  consoles: %s/guest*.console.log\n  running; Ctrl-C ends it\n", run->folder);
+	fflush(stdout);
+}
+
+/* Until all guests have gone, or the user has had enough. Return: 0; -1 when a QEMU or the daemon did not end well. */
 static int wait_for_guests(struct run *run)
 {
 	unsigned running = run->options.guests;
+	int result = 0;
 
-	printf("  running; folder %s\n  Ctrl-C ends it\n", run->folder);
 	while (running && !run_stopped()) {
 		running = 0;
 		usleep(100000);
-		for (unsigned i = 0; i < run->options.guests; i++)
-			running += process_running(&run->guests[i].qemu, NULL);
-		if (run->options.console >= 0 && !process_running(&run->guests[run->options.console].qemu, NULL))
+		for (unsigned i = 0; i < run->options.guests; i++) {
+			struct run_guest *guest = &run->guests[i];
+			bool was_running = guest->qemu.pid;
+
+			if (process_running(&guest->qemu))
+				running++;
+			else if (was_running && guest_ended(guest))
+				result = -1;
+		}
+		if (run->options.console >= 0 && !run->guests[run->options.console].qemu.pid)
 			break;
-		if (!process_running(&run->daemon, NULL))
-			return complain("the daemon", "ended unexpectedly");
+		if (!process_running(&run->daemon)) {
+			complain("the daemon", "ended unexpectedly");
+			process_print_log(&run->daemon, 20);
+			return -1;
+		}
 	}
-	return 0;
+	return result;
 }
 
 static void stop_guests(struct run *run)
@@ -348,7 +295,7 @@ static void stop_guests(struct run *run)
 	for (unsigned i = 0; i < run->options.guests; i++) {
 		struct run_guest *guest = &run->guests[i];
 
-		while (guest->agent.fd > 0 && process_running(&guest->qemu, NULL) && clock_nanoseconds() < deadline)
+		while (guest->agent.fd > 0 && process_running(&guest->qemu) && clock_nanoseconds() < deadline)
 			usleep(20000);
 		process_stop(&guest->qemu, 2000);
 		agent_close(&guest->agent);
@@ -377,24 +324,9 @@ static void remove_folder(const char *folder)
 	struct process process = { 0 };
 
 	if (!process_start(&process, "rm", argv, NULL, NULL)) {
-		while (process_running(&process, NULL))
+		while (process_running(&process))
 			usleep(1000);
 	}
-}
-
-static int check_guest_image(const struct run *run)
-{
-	char path[PATH_MAX];
-
-	if (own_guests(&run->options))
-		return 0;
-	snprintf(path, sizeof(path), "%s/initrd.img", run->options.guest_folder);
-	if (!access(path, R_OK))
-		return 0;
-	fprintf(stderr, "sidecore run: there is no guest image in %s\n"
-			"make it with guest/build.sh %s, or bring your own: --kernel, --image (see --help)\n",
-		run->options.guest_folder, run->options.guest_folder);
-	return -1;
 }
 
 static void name_guests(struct run *run)
@@ -405,29 +337,80 @@ static void name_guests(struct run *run)
 	}
 }
 
-static int run_all(struct run *run)
+/* "QEMU emulator version 7.2.22 (Debian ...)": the number. QEMU itself is missing, or no QEMU: an error. */
+static int find_qemu_version(struct run *run)
 {
-	char kernel[PATH_MAX];
-	bool tour = !own_guests(&run->options) && !run->options.keep && run->options.console < 0;
+	const char *const argv[] = { run->options.qemu, "--version", NULL };
+	struct process process = { 0 };
+	char log[PATH_MAX], line[256] = "";
+	const char *version;
+	FILE *file;
 	int error;
 
-	snprintf(kernel, sizeof(kernel), "%s/vmlinuz", run->options.guest_folder);
-	run->accelerator = run_accelerator(run->options.qemu, run->options.kernel ? run->options.kernel : kernel,
-					   &run->accelerator_reason);
-	printf("sidecore %s: %u guest%s under %s (%s)\n", SIDECORE_VERSION, run->options.guests,
-	       run->options.guests == 1 ? "" : "s", strcmp(run->accelerator, "kvm") ? "TCG" : "KVM",
+	snprintf(log, sizeof(log), "%s/qemu-version", run->folder);
+	error = process_start(&process, "qemu", argv, log, NULL);
+	if (error)
+		return complain(run->options.qemu,
+				error == -ENOENT
+					? "not found; install it with \"tools/setup.sh run\", or name it with --qemu"
+					: strerror(-error));
+	while (process_running(&process))
+		usleep(1000);
+	file = fopen(log, "r");
+	if (file && !fgets(line, sizeof(line), file))
+		line[0] = '\0';
+	if (file)
+		fclose(file);
+	version = strstr(line, "version ");
+	if (!version || strncmp(line, "QEMU", 4))
+		return complain(run->options.qemu, "does not tell a version as QEMU does");
+	version += strlen("version ");
+	snprintf(run->qemu_version, sizeof(run->qemu_version), "%.*s", (int)strcspn(version, " \n"), version);
+	return 0;
+}
+
+static int run_all(struct run *run)
+{
+	const struct run_options *options = &run->options;
+	char kernel[PATH_MAX];
+	int error;
+
+	snprintf(kernel, sizeof(kernel), "%s/vmlinuz", options->guest_folder);
+	run->accelerator =
+		run_accelerator(options->qemu, options->kernel ? options->kernel : kernel, &run->accelerator_reason);
+	printf("sidecore %s, QEMU %s: %u guest%s under %s (%s)\n", SIDECORE_VERSION, run->qemu_version, options->guests,
+	       options->guests == 1 ? "" : "s", strcmp(run->accelerator, "kvm") ? "TCG" : "KVM",
 	       run->accelerator_reason);
+	fflush(stdout);
 	error = start_daemon(run);
 	if (error) {
-		complain("the daemon did not start", strerror(-error));
+		if (run_stopped())
+			return -1;
+		complain("the daemon did not start", error == -ECHILD ? "this is what it says" : strerror(-error));
 		process_print_log(&run->daemon, 20);
 		return -1;
 	}
+	if (options->console >= 0)
+		print_hints(run); /* afterwards the terminal is the guest's */
 	if (start_guests(run))
 		return -1;
-	if (!tour)
-		return wait_for_guests(run);
-	return run_tour(run) ? 0 : -1;
+	if (run_tour_wanted(options))
+		return run_tour(run) ? 0 : -1;
+	if (options->console < 0)
+		print_hints(run);
+	return wait_for_guests(run);
+}
+
+/* A guest that went away in the middle of the tour is the reason of what failed: its last words. */
+static void print_lost_guests(struct run *run)
+{
+	usleep(100000); /* one may be on its way out */
+	for (unsigned i = 0; i < run->options.guests; i++) {
+		struct run_guest *guest = &run->guests[i];
+
+		if (guest->qemu.pid && !process_running(&guest->qemu))
+			guest_ended(guest);
+	}
 }
 
 /* In order: guests first, so that the daemon sees them go. A daemon that does not end well is a failure. */
@@ -441,6 +424,7 @@ static int stop_all(struct run *run)
 	status = process_stop(&run->daemon, 5000);
 	if (!status)
 		return 0;
+	fflush(stdout);
 	fprintf(stderr, "sidecore run: the daemon ended with %s %d\n", WIFSIGNALED(status) ? "signal" : "status",
 		WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 	process_print_log(&run->daemon, 20);
@@ -451,27 +435,19 @@ int cli_run(int argc, char **argv)
 {
 	struct sigaction action = { .sa_handler = handle_signal };
 	struct run *run = calloc(1, sizeof(*run));
-	int option, error;
+	int error, status = EXIT_FAILURE;
+	bool keep_logs;
 
 	if (!run)
 		return EXIT_FAILURE;
-	run->options = (struct run_options){ .guests = 2, .memory = 512, .cpus = 1, .sidecores = 1, .queues = 1,
-					     .disk_size = "64M", .guest_folder = "build/guest",
-					     .qemu = "qemu-system-x86_64", .console = -1 };
-	while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
-		if (option == HELP) {
-			print_help();
-			free(run);
-			return EXIT_SUCCESS;
-		}
-		if (!take_option(&run->options, option)) {
-			fprintf(stderr, "see sidecore run --help\n");
-			free(run);
-			return EXIT_FAILURE;
-		}
+	if (!run_parse_options(argc, argv, &run->options, &status)) {
+		free(run);
+		return status;
 	}
 	name_guests(run);
-	if (!check_options(&run->options) || check_guest_image(run) || make_folder(run)) {
+	error = make_folder(run);
+	if (error) {
+		complain("cannot make a folder for sockets and logs", strerror(-error));
 		free(run);
 		return EXIT_FAILURE;
 	}
@@ -479,13 +455,24 @@ int cli_run(int argc, char **argv)
 	sigaction(SIGTERM, &action, NULL);
 	choose_guest_cpus(run);
 
-	error = run_all(run);
-	if (stop_all(run))
+	error = find_qemu_version(run);
+	if (!error) {
+		error = run_all(run);
+		if (error && !run_stopped())
+			print_lost_guests(run);
+	}
+	keep_logs = error && !run_stopped() && run->accelerator;
+	if (stop_all(run)) {
 		error = -1;
-	if (error)
+		keep_logs = true;
+	}
+	fflush(stdout);
+	if (keep_logs)
 		fprintf(stderr, "logs are kept in %s\n", run->folder);
 	else
 		remove_folder(run->folder);
+	if (error && run_stopped())
+		fprintf(stderr, "sidecore run: interrupted; guests and daemon are gone\n");
 	free(run);
 	return error ? EXIT_FAILURE : EXIT_SUCCESS;
 }

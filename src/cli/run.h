@@ -4,10 +4,10 @@
  *
  * Theory of operation
  * -------------------
- * The launcher makes a folder for sockets and logs, writes a configuration into it, starts this same program as `serve`,
- * and a QEMU for each guest. Guests of the image that guest/build.sh makes are driven through their agent, over QEMU's second
- * serial port, and given the *tour* (cli/run_tour.c): every step passes or fails, and all of them must pass. Guests of
- * one's own just run.
+ * The launcher makes a folder for sockets and logs, writes a configuration into it, starts this same program as
+ * `serve`, and a QEMU for each guest. Guests of the image that guest/build.sh makes are driven through their agent,
+ * over QEMU's second serial port, and given the *tour* (cli/run_tour.c): every step passes or fails, and all of them
+ * must pass. Guests of one's own just run.
  *
  * Nothing survives the launcher: children get a signal from the kernel when it dies (prctl PR_SET_PDEATHSIG).
  *
@@ -31,7 +31,8 @@ bool run_stopped(void);
 /* --- run_process.c --- */
 
 struct process {
-	pid_t pid; /* 0: not running */
+	pid_t pid;  /* 0: not running */
+	int status; /* as waitpid() tells it, once it has ended */
 	const char *name;
 	char log[PATH_MAX];
 };
@@ -44,12 +45,14 @@ struct process {
  *
  * Return: 0 or a negative errno, also that of exec.
  */
-int process_start(struct process *process, const char *name, const char *const argv[], const char *log, const cpu_set_t *cpus);
+int process_start(struct process *process, const char *name, const char *const argv[], const char *log,
+		  const cpu_set_t *cpus);
 
-/** process_running() - false once it has ended; it is then reaped and @status (may be NULL) set as waitpid does. */
-bool process_running(struct process *process, int *status);
+/** process_running() - false once it has ended; it is then reaped, and its status set. */
+bool process_running(struct process *process);
 
-/** process_stop() - SIGTERM, SIGKILL after @patience_ms, reap. Harmless when it does not run. Return: wait status or 0. */
+/** process_stop() - SIGTERM, SIGKILL after @patience_ms, reap. Harmless when it does not run. Return: wait status or 0.
+ */
 int process_stop(struct process *process, unsigned patience_ms);
 
 /** process_print_log() - the last @lines lines of its log, on standard error: for failures. */
@@ -80,8 +83,12 @@ struct agent_result {
 	char kind[16]; /* "exited", "signal", "timeout", "killed" */
 };
 
-/** agent_connect() - to QEMU's socket, then wait for the guest to be ready. Return: 0; -ETIMEDOUT, -EPIPE, ... */
-int agent_connect(struct agent *agent, const char *path, unsigned timeout_ms);
+/**
+ * agent_connect() - to the socket of @qemu, then wait for the guest to be ready.
+ *
+ * Return: 0; -ECHILD (QEMU has ended), -ETIMEDOUT, -EPIPE, ...
+ */
+int agent_connect(struct agent *agent, const char *path, struct process *qemu, unsigned timeout_ms);
 void agent_close(struct agent *agent);
 
 /** agent_run() - run @command by the guest's shell and wait for its end. Return: 0, whatever its status; -errno. */
@@ -100,21 +107,23 @@ struct run_guest {
 	struct agent agent;
 };
 
+#define RUN_TOUR_DISK_MIN (64ULL << 20) /* bytes; what the tour's disk steps use */
+
 struct run_options {
 	unsigned guests;
 	unsigned memory; /* MiB */
 	unsigned cpus;
 	unsigned sidecores;
-	unsigned queues;	 /* NIC queue pairs and disk queues */
+	unsigned queues; /* NIC queue pairs and disk queues */
 	const char *disk_size;
 	const char *images[RUN_GUESTS_MAX];
 	unsigned image_count;
 	const char *kernel, *initrd, *append;
 	const char *guest_folder;
 	const char *qemu;
-	const char *json;	 /* write results here as well */
-	int console;		 /* guest whose console is ours; -1: none */
-	bool keep;		 /* boot, then wait; no tour */
+	const char *json; /* write results here as well */
+	int console;	  /* guest whose console is ours; -1: none */
+	bool keep;	  /* boot, then wait; no tour */
 	bool packed;
 };
 
@@ -122,14 +131,35 @@ struct run {
 	struct run_options options;
 	char folder[80]; /* sockets, configuration, logs: short, paths of unix sockets have at most 107 bytes */
 	char control[108];
-	const char *accelerator, *accelerator_reason;
+	const char *accelerator, *accelerator_reason; /* NULL: not yet known */
+	char qemu_version[32];			      /* "7.2.22" */
+	char kernel[80];			      /* of the built-in guests: "Linux 6.1.0-56-amd64" */
 	struct process daemon;
 	cpu_set_t guest_cpus;
 	struct run_guest guests[RUN_GUESTS_MAX];
 };
 
+/** run_image_is_nbd() - is this --image the URI of an NBD export, rather than a file? */
+bool run_image_is_nbd(const char *image);
+
 /** run_status() - the daemon's status, or NULL. The caller's to json_decref(). */
 json_t *run_status(const struct run *run);
+
+/* --- run_options.c --- */
+
+/**
+ * run_parse_options() - the command line, checked as a whole; what is wrong with it has been printed.
+ * @status:	out, when there is nothing to run: the exit status
+ *
+ * Return: true: go ahead.
+ */
+bool run_parse_options(int argc, char **argv, struct run_options *options, int *status);
+
+/** run_own_guests() - a kernel or images of the user's, which have no agent. */
+bool run_own_guests(const struct run_options *options);
+
+/** run_tour_wanted() - the built-in guests are to be driven, not just started. */
+bool run_tour_wanted(const struct run_options *options);
 
 /* --- run_guest.c --- */
 
@@ -145,15 +175,24 @@ bool run_tour(struct run *run);
 
 #define REPORT_ROWS_MAX 64
 
+/** enum report_section - what a step looks at; its figures are per packet, or per disk request. */
+enum report_section {
+	SECTION_UPLINK,
+	SECTION_GUESTS,
+	SECTION_DISKS,
+	SECTION_IDLE,
+};
+
 /** struct report_row - one step. Figures that do not apply are negative. */
 struct report_row {
+	enum report_section section;
 	char name[48];
 	enum { STEP_PASSED, STEP_FAILED, STEP_SKIPPED } result;
-	char detail[160];  /* why it failed or was skipped */
-	double throughput; /* per second, of @unit */
+	char detail[160];				    /* why it failed or was skipped */
+	double throughput;				    /* per second, of @unit */
 	enum { UNIT_BITS, UNIT_BYTES, UNIT_REQUESTS } unit; /* bits: throughput is in bytes, shown in bits */
 	double p50_us, p99_us;
-	double sidecore_cpu; /* 1.0: one CPU fully used */
+	double sidecore_cpu;	  /* 1.0: one CPU fully used */
 	double kicks, interrupts; /* per packet or request */
 	double seconds;
 };

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Which accelerator QEMU gets. /dev/kvm alone proves nothing (there are software KVMs that boot no stock kernel), so KVM is
- * tried: the kernel without a root file system must get as far as its panic for want of one.
+ * Which accelerator QEMU gets. /dev/kvm alone proves nothing (there are software KVMs that boot no stock kernel), so
+ * KVM is tried: the kernel without a root file system must get as far as its panic for want of one.
  */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -52,8 +53,8 @@ static bool kernel_boots(const char *qemu, const char *kernel)
 {
 	char log[] = "/tmp/sidecore-kvm-XXXXXX";
 	const char *const argv[] = { qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-			       "-machine", "q35,accel=kvm", "-cpu", "host", "-m", "256", "-kernel", kernel,
-			       "-append", "console=ttyS0 panic=-1", "-serial", "stdio", NULL };
+				     "-machine", "q35,accel=kvm", "-cpu", "host", "-m", "256", "-kernel", kernel,
+				     "-append", "console=ttyS0 panic=-1", "-serial", "stdio", NULL };
 	struct process process = { 0 };
 	uint64_t deadline = clock_nanoseconds() + TRIAL_SECONDS * NANOSECONDS_PER_SECOND;
 	bool booted;
@@ -66,7 +67,7 @@ static bool kernel_boots(const char *qemu, const char *kernel)
 		unlink(log);
 		return false;
 	}
-	while (process_running(&process, NULL) && clock_nanoseconds() < deadline && !run_stopped())
+	while (process_running(&process) && clock_nanoseconds() < deadline && !run_stopped())
 		usleep(20000);
 	process_stop(&process, 0);
 	booted = file_contains(log, "Unable to mount root fs");
@@ -74,12 +75,30 @@ static bool kernel_boots(const char *qemu, const char *kernel)
 	return booted;
 }
 
+/* A guest's own image brings no kernel that we could start by itself: then the host's is as good for the trial. */
+static const char *trial_kernel(const char *kernel, char host_kernel[PATH_MAX])
+{
+	struct utsname host;
+
+	if (!access(kernel, R_OK))
+		return kernel;
+	if (uname(&host))
+		return NULL;
+	snprintf(host_kernel, PATH_MAX, "/boot/vmlinuz-%s", host.release);
+	return access(host_kernel, R_OK) ? NULL : host_kernel;
+}
+
 const char *run_accelerator(const char *qemu, const char *kernel, const char **reason)
 {
+	char host_kernel[PATH_MAX];
+
+	kernel = trial_kernel(kernel, host_kernel);
 	if (!cpu_virtualizes())
 		*reason = "the CPU offers no hardware virtualization";
 	else if (access("/dev/kvm", R_OK | W_OK) < 0)
 		*reason = "/dev/kvm is missing or not accessible";
+	else if (!kernel)
+		*reason = "there is no kernel to try /dev/kvm with; guest/build.sh makes one";
 	else if (!kernel_boots(qemu, kernel))
 		*reason = "a trial kernel does not boot under /dev/kvm";
 	else {

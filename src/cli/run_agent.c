@@ -91,7 +91,7 @@ static int receive_line(struct agent *agent, uint64_t deadline, char **line)
 	return *line ? 0 : -ENOMEM;
 }
 
-static int connect_socket(const char *path, uint64_t deadline)
+static int connect_socket(const char *path, struct process *qemu, uint64_t deadline)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -100,9 +100,11 @@ static int connect_socket(const char *path, uint64_t deadline)
 		return -errno;
 	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
 	while (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
-		if (!milliseconds_left(deadline) || run_stopped()) {
+		bool running = process_running(qemu);
+
+		if (!running || !milliseconds_left(deadline) || run_stopped()) {
 			close(fd);
-			return -ETIMEDOUT;
+			return running ? -ETIMEDOUT : -ECHILD;
 		}
 		usleep(20000);
 	}
@@ -140,13 +142,13 @@ static int wait_ready(struct agent *agent, uint64_t deadline)
 	}
 }
 
-int agent_connect(struct agent *agent, const char *path, unsigned timeout_ms)
+int agent_connect(struct agent *agent, const char *path, struct process *qemu, unsigned timeout_ms)
 {
 	uint64_t deadline = deadline_in(timeout_ms);
 	int error;
 
 	*agent = (struct agent){ .next_id = 1 };
-	agent->fd = connect_socket(path, deadline);
+	agent->fd = connect_socket(path, qemu, deadline);
 	if (agent->fd < 0)
 		return agent->fd;
 	error = wait_ready(agent, deadline);
@@ -233,7 +235,8 @@ static int take_line(struct agent_result *result, uint64_t id, const char *line)
 		number = strtoull(line + 4, &end, 10);
 		return number == id && *end == ' ' ? append_unescaped(result, end + 1) : 0;
 	}
-	if (sscanf(line, "exit %llu %15s %d %llu", &number, result->kind, &result->status, &bytes) == 4 && number == id) {
+	if (sscanf(line, "exit %llu %15s %d %llu", &number, result->kind, &result->status, &bytes) == 4 &&
+	    number == id) {
 		if (strcmp(result->kind, "exited"))
 			result->status = -1;
 		return bytes == result->size ? 1 : -EBADMSG;

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "cli/run.h"
 
 #define ARGUMENTS_MAX 96
@@ -40,11 +41,49 @@ static void add_option(struct command_line *line, const char *option, const char
 	add(line, "%s", value);
 }
 
+#if defined(__x86_64__)
+/* Cycles and nanoseconds of one moment: again when something came in between. */
+static void read_clocks(uint64_t *cycles, uint64_t *nanoseconds)
+{
+	for (unsigned i = 0; i < 100; i++) {
+		uint64_t before = clock_nanoseconds(), after;
+
+		*cycles = clock_cycles();
+		after = clock_nanoseconds();
+		*nanoseconds = before;
+		if (after - before < NANOSECONDS_PER_MICROSECOND)
+			return;
+	}
+}
+#endif
+
+/*
+ * TCG shows the guest the host's own time stamp counter. A guest finds out its frequency by comparing it with a timer,
+ * and when the host takes the emulated CPU away just then, the guest's time runs at a multiple of ours for ever: time
+ * limits end early and latencies are wrong. So it is told.
+ */
+static void describe_clock(char *words, size_t size)
+{
+	words[0] = '\0';
+#if defined(__x86_64__)
+	uint64_t cycles[2], nanoseconds[2];
+
+	read_clocks(&cycles[0], &nanoseconds[0]);
+	usleep(50000);
+	read_clocks(&cycles[1], &nanoseconds[1]);
+	snprintf(words, size, " tsc_early_khz=%llu",
+		 (unsigned long long)((double)(cycles[1] - cycles[0]) * 1e6 /
+				      (double)(nanoseconds[1] - nanoseconds[0])));
+#else
+	(void)size;
+#endif
+}
+
 /* An emulated CPU takes seconds to unpack the kernel; it gets the unpacked file when there is one. */
 static void add_kernel(struct command_line *line, const struct run *run, unsigned index, bool console)
 {
 	const struct run_options *options = &run->options;
-	char unpacked[PATH_MAX];
+	char unpacked[PATH_MAX], clock[64] = "";
 
 	if (!options->kernel && options->image_count)
 		return; /* boots from its disk */
@@ -62,14 +101,26 @@ static void add_kernel(struct command_line *line, const struct run *run, unsigne
 		add(line, "-initrd");
 		add(line, "%s/initrd.img", options->guest_folder);
 	}
+	if (strcmp(run->accelerator, "kvm"))
+		describe_clock(clock, sizeof(clock));
 	add(line, "-append");
 	if (options->kernel)
-		add(line, "console=ttyS0 %s", options->append ? options->append : "");
+		add(line, "console=ttyS0%s %s", clock, options->append ? options->append : "");
 	else
-		add(line, "console=ttyS0 panic=-1 quiet loglevel=4 random.trust_cpu=on mitigations=off tsc=nowatchdog%s "
-			  "sidecore.name=%s%s %s",
-		    strcmp(run->accelerator, "kvm") ? " norandmaps" : "", run->guests[index].name, console ? " sidecore.shell" : "",
-		    options->append ? options->append : "");
+		add(line,
+		    "console=ttyS0 panic=-1 quiet loglevel=4 random.trust_cpu=on mitigations=off tsc=nowatchdog%s%s "
+		    "sidecore.name=%s%s %s",
+		    clock, strcmp(run->accelerator, "kvm") ? " norandmaps" : "", run->guests[index].name,
+		    console ? " sidecore.shell" : "", options->append ? options->append : "");
+}
+
+/* What makes QEMU find a daemon again that was started anew: its option has another name and unit since QEMU 9.2. */
+static const char *reconnect_option(const struct run *run)
+{
+	unsigned major = 0, minor = 0;
+
+	sscanf(run->qemu_version, "%u.%u", &major, &minor);
+	return major > 9 || (major == 9 && minor >= 2) ? "reconnect-ms=1000" : "reconnect=1";
 }
 
 static void add_devices(struct command_line *line, const struct run *run, unsigned index)
@@ -77,9 +128,8 @@ static void add_devices(struct command_line *line, const struct run *run, unsign
 	const char *name = run->guests[index].name, *packed = run->options.packed ? ",packed=on" : "";
 	unsigned queues = run->options.queues;
 
-	/* reconnect: a daemon that is started again is found again. */
 	add(line, "-chardev");
-	add(line, "socket,id=net0,path=%s/%s-net.sock,reconnect=1", run->folder, name);
+	add(line, "socket,id=net0,path=%s/%s-net.sock,%s", run->folder, name, reconnect_option(run));
 	add(line, "-netdev");
 	add(line, "vhost-user,id=nic0,chardev=net0,queues=%u", queues);
 	add(line, "-device");
@@ -88,9 +138,10 @@ static void add_devices(struct command_line *line, const struct run *run, unsign
 	 * with no vectors the guest uses the pin.
 	 */
 	add(line, "virtio-net-pci,netdev=nic0,mac=%s,mq=%s,vectors=%u,rx_queue_size=1024,tx_queue_size=1024%s",
-	    run->guests[index].mac, queues > 1 ? "on" : "off", strcmp(run->accelerator, "kvm") ? 0 : 2 * queues + 2, packed);
+	    run->guests[index].mac, queues > 1 ? "on" : "off", strcmp(run->accelerator, "kvm") ? 0 : 2 * queues + 2,
+	    packed);
 	add(line, "-chardev");
-	add(line, "socket,id=disk0,path=%s/%s-disk.sock,reconnect=1", run->folder, name);
+	add(line, "socket,id=disk0,path=%s/%s-disk.sock,%s", run->folder, name, reconnect_option(run));
 	add(line, "-device");
 	add(line, "vhost-user-blk-pci,chardev=disk0,num-queues=%u,queue-size=256%s%s", queues, packed,
 	    run->options.image_count && !run->options.kernel ? ",bootindex=1" : "");
@@ -149,7 +200,8 @@ int run_guest_start(struct run *run, unsigned index, bool console)
 	add_devices(&line, run, index);
 	snprintf(log, sizeof(log), "%s/%s.qemu.log", run->folder, guest->name);
 	if (!line.failed)
-		error = process_start(&guest->qemu, guest->name, (const char *const *)line.arguments, console ? NULL : log, &run->guest_cpus);
+		error = process_start(&guest->qemu, guest->name, (const char *const *)line.arguments,
+				      console ? NULL : log, &run->guest_cpus);
 	for (unsigned i = 0; i < line.count; i++)
 		free(line.arguments[i]);
 	return error;

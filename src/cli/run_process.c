@@ -42,7 +42,8 @@ static void become(const char *const argv[], const char *log, const cpu_set_t *c
 	_exit(127);
 }
 
-int process_start(struct process *process, const char *name, const char *const argv[], const char *log, const cpu_set_t *cpus)
+int process_start(struct process *process, const char *name, const char *const argv[], const char *log,
+		  const cpu_set_t *cpus)
 {
 	pid_t parent = getpid();
 	int report[2], error = 0;
@@ -72,34 +73,29 @@ int process_start(struct process *process, const char *name, const char *const a
 	return -error;
 }
 
-bool process_running(struct process *process, int *status)
+bool process_running(struct process *process)
 {
-	int ended = 0;
-
 	if (!process->pid)
 		return false;
-	if (waitpid(process->pid, &ended, WNOHANG) != process->pid)
+	if (waitpid(process->pid, &process->status, WNOHANG) != process->pid)
 		return true;
 	process->pid = 0;
-	if (status)
-		*status = ended;
 	return false;
 }
 
 int process_stop(struct process *process, unsigned patience_ms)
 {
 	uint64_t deadline = clock_nanoseconds() + patience_ms * NANOSECONDS_PER_MILLISECOND;
-	int status = 0;
 
-	if (!process_running(process, &status))
-		return status;
+	if (!process_running(process))
+		return process->status;
 	kill(process->pid, SIGTERM);
-	while (process_running(process, &status)) {
+	while (process_running(process)) {
 		if (clock_nanoseconds() > deadline)
 			kill(process->pid, SIGKILL);
 		usleep(5000);
 	}
-	return status;
+	return process->status;
 }
 
 void process_print_log(const struct process *process, unsigned lines)

@@ -5,10 +5,12 @@
  * Theory of operation
  * -------------------
  * A step runs commands inside guests through their agents and compares what they print. Around each step the daemon's
- * counters (control socket) and CPU time (/proc) are read, so that the report can tell throughput as the guest saw it, and kicks,
- * interrupts and CPU as the host saw them, for the same interval.
+ * counters (control socket) and CPU time (/proc) are read, so that the report can tell throughput as the guest saw it,
+ * and kicks, interrupts and CPU as the host saw them, for the same interval.
  *
- * A step that fails leaves its reason in its row; later steps go on where that makes sense.
+ * A step that fails leaves its reason in its row; later steps go on where that makes sense. When the user asks us to
+ * stop, the step under way ends as "interrupted", and those that follow come to nothing: their commands are refused at
+ * once, and what they would say is not printed.
  */
 #include "cli/run_tour.h"
 
@@ -26,7 +28,8 @@ static double clock_seconds(void)
 	return (double)clock_nanoseconds() / 1e9;
 }
 
-/* utime and stime are the 14th and 15th field of /proc/PID/stat; the 2nd may contain anything but ends at the last ')'. */
+/* utime and stime are the 14th and 15th field of /proc/PID/stat; the 2nd may contain anything but ends at the last ')'.
+ */
 static double process_cpu_seconds(pid_t pid)
 {
 	unsigned long user = 0, system = 0;
@@ -83,17 +86,25 @@ static void take_sample(const struct run *run, struct tour_sample *sample)
 
 void tour_step(struct tour *tour, const char *format, ...)
 {
-	struct report_row *row = &tour->report.rows[tour->report.count];
+	struct report_row *row = run_stopped() ? &tour->none : &tour->report.rows[tour->report.count];
 	va_list values;
 
-	if (tour->report.count + 1 < REPORT_ROWS_MAX)
+	if (row != &tour->none && tour->report.count + 1 < REPORT_ROWS_MAX)
 		tour->report.count++;
-	*row = (struct report_row){ .result = STEP_FAILED, .throughput = -1, .p50_us = -1, .p99_us = -1,
-				    .sidecore_cpu = -1, .kicks = -1, .interrupts = -1 };
+	*row = (struct report_row){ .section = tour->section,
+				    .result = STEP_FAILED,
+				    .throughput = -1,
+				    .p50_us = -1,
+				    .p99_us = -1,
+				    .sidecore_cpu = -1,
+				    .kicks = -1,
+				    .interrupts = -1 };
 	va_start(values, format);
 	vsnprintf(row->name, sizeof(row->name), format, values);
 	va_end(values);
 	tour->row = row;
+	if (row == &tour->none)
+		return;
 	printf("  %-46s", row->name);
 	fflush(stdout);
 	take_sample(tour->run, &tour->start);
@@ -102,7 +113,14 @@ void tour_step(struct tour *tour, const char *format, ...)
 static void end_step(struct tour *tour, const char *word)
 {
 	tour->row->seconds = clock_seconds() - tour->start.clock;
-	printf("%s (%.1f s)%s%s\n", word, tour->row->seconds, tour->row->detail[0] ? ": " : "", tour->row->detail);
+	if (tour->row == &tour->none)
+		return;
+	if (run_stopped())
+		printf("interrupted\n");
+	else
+		printf("%s (%.1f s)%s%s\n", word, tour->row->seconds, tour->row->detail[0] ? ": " : "",
+		       tour->row->detail);
+	fflush(stdout);
 }
 
 bool tour_pass(struct tour *tour)
@@ -223,6 +241,7 @@ static void idle_step(struct tour *tour)
 {
 	struct tour_sample difference;
 
+	tour->section = SECTION_IDLE;
 	sleep(1);
 	tour_step(tour, "idle guests: the sidecore sleeps");
 	sleep(2);
@@ -255,9 +274,11 @@ bool run_tour(struct run *run)
 		tour_disks(&tour);
 	if (!run_stopped())
 		idle_step(&tour);
+	if (run_stopped())
+		return false;
 	report_print(&tour.report, run, clock_seconds() - start);
 
-	passed = tour.report.count > 0 && !run_stopped();
+	passed = tour.report.count > 0;
 	for (unsigned i = 0; i < tour.report.count; i++)
 		passed = passed && tour.report.rows[i].result != STEP_FAILED;
 	if (run->options.json && !write_json(&tour, run->options.json))

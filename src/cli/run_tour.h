@@ -7,18 +7,20 @@
 
 /** struct tour_sample - what the daemon had done and used at one moment. */
 struct tour_sample {
-	double clock;		/* seconds */
-	double cpu;		/* seconds of CPU time of the daemon, all its threads */
-	double packets, bytes;	/* delivered to guests plus sent by guests */
+	double clock;			/* seconds */
+	double cpu;			/* seconds of CPU time of the daemon, all its threads */
+	double packets, bytes;		/* delivered to guests plus sent by guests */
 	double sent_frames, sent_bytes; /* sent by guests alone */
-	double requests;	/* of disks */
+	double requests;		/* of disks */
 	double net_kicks, net_interrupts, disk_kicks, disk_interrupts;
 };
 
 struct tour {
 	struct run *run;
 	struct report report;
-	struct report_row *row; /* the step under way */
+	struct report_row *row;	     /* the step under way */
+	struct report_row none;	     /* ... which it is when the user has asked us to stop */
+	enum report_section section; /* of the steps that follow */
 	struct tour_sample start;
 };
 
@@ -42,7 +44,8 @@ char *tour_guest(struct tour *tour, unsigned index, unsigned timeout_s, const ch
 /** tour_guest_json() - the same for a command that prints JSON (after anything else that it prints). */
 json_t *tour_guest_json(struct tour *tour, unsigned index, unsigned timeout_s, const char *command);
 
-/** tour_number() - a number deep in @json by a path like "end/sum_received/bits_per_second"; -1 when it is not there. */
+/** tour_number() - a number deep in @json by a path like "end/sum_received/bits_per_second"; -1 when it is not there.
+ */
 double tour_number(const json_t *json, const char *path);
 
 /* run_tour_network.c; Return: false: no sense in going on. */

@@ -55,11 +55,12 @@ static void file_system_step(struct tour *tour, unsigned index)
 	char *output;
 
 	tour_step(tour, "%s: ext4, written, unmounted, checked", tour->run->guests[index].name);
-	output = tour_guest(tour, index, 60,
-			    "modprobe ext4 && mkfs.ext4 -q -F " DISK " && mkdir -p /mnt && mount " DISK " /mnt && "
-			    "head -c 4194304 /dev/urandom >/tmp/data && cp /tmp/data /mnt/data && sync && umount /mnt && "
-			    "echo 3 >/proc/sys/vm/drop_caches && e2fsck -f -n " DISK " >/dev/null 2>&1 && mount -o ro " DISK
-			    " /mnt && cmp /tmp/data /mnt/data && umount /mnt && rm /tmp/data");
+	output = tour_guest(
+		tour, index, 60,
+		"modprobe ext4 && mkfs.ext4 -q -F " DISK " && mkdir -p /mnt && mount " DISK " /mnt && "
+		"head -c 4194304 /dev/urandom >/tmp/data && cp /tmp/data /mnt/data && sync && umount /mnt && "
+		"echo 3 >/proc/sys/vm/drop_caches && e2fsck -f -n " DISK " >/dev/null 2>&1 && mount -o ro " DISK
+		" /mnt && cmp /tmp/data /mnt/data && umount /mnt && rm /tmp/data");
 	if (!output)
 		return;
 	free(output);
@@ -95,6 +96,7 @@ static void latency_step(struct tour *tour, unsigned index, unsigned depth)
 
 void tour_disks(struct tour *tour)
 {
+	tour->section = SECTION_DISKS;
 	for (unsigned i = 0; i < tour->run->options.guests; i++) {
 		verify_step(tour, i);
 		discard_step(tour, i);

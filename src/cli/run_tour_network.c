@@ -68,8 +68,9 @@ static int start_echo(struct echo_server *server)
 	server->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (server->listener < 0)
 		return -errno;
-	if (bind(server->listener, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(server->listener, 4) < 0 ||
-	    getsockname(server->listener, (struct sockaddr *)&address, &size) < 0 || pipe(server->stop) < 0) {
+	if (bind(server->listener, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+	    listen(server->listener, 4) < 0 || getsockname(server->listener, (struct sockaddr *)&address, &size) < 0 ||
+	    pipe(server->stop) < 0) {
 		error = -errno;
 		close(server->listener);
 		return error;
@@ -127,10 +128,11 @@ static void uplink_tcp_step(struct tour *tour)
 		tour_fail(tour, "no server on the host's loopback: %s", strerror(-error));
 		return;
 	}
-	output = tour_guest(tour, 0, 60,
-			    "head -c %u /dev/urandom >/tmp/sent && socat -t 20 - TCP:10.0.2.2:%u </tmp/sent >/tmp/back && "
-			    "cmp /tmp/sent /tmp/back && rm /tmp/sent /tmp/back",
-			    UPLINK_BYTES, server.port);
+	output = tour_guest(
+		tour, 0, 60,
+		"head -c %u /dev/urandom >/tmp/sent && socat -t 20 - TCP:10.0.2.2:%u </tmp/sent >/tmp/back && "
+		"cmp /tmp/sent /tmp/back && rm /tmp/sent /tmp/back",
+		UPLINK_BYTES, server.port);
 	stop_echo(&server);
 	if (!output)
 		return;
@@ -196,7 +198,8 @@ static void latency_step(struct tour *tour, const char *protocol)
 	json_t *json;
 
 	tour_step(tour, "request/response by %s", protocol);
-	output = tour_guest(tour, 1, 10, "setsid rr server %u %s >/dev/null 2>&1 </dev/null & sleep 0.3", RR_PORT, protocol);
+	output = tour_guest(tour, 1, 10, "setsid rr server %u %s >/dev/null 2>&1 </dev/null & sleep 0.3", RR_PORT,
+			    protocol);
 	if (!output)
 		return;
 	free(output);
@@ -243,7 +246,8 @@ static void stream_step(struct tour *tour, bool segments, bool reverse)
 	if (bits <= 0)
 		tour_fail(tour, "iperf3 received nothing");
 	else if (segments ? frame < 4000 : frame > 1514)
-		tour_fail(tour, "%.0f bytes a frame: segments did not %s", frame, segments ? "cross whole" : "stay small");
+		tour_fail(tour, "%.0f bytes a frame: segments did not %s", frame,
+			  segments ? "cross whole" : "stay small");
 	else
 		tour_pass(tour);
 }
@@ -286,6 +290,7 @@ static void streams(struct tour *tour)
 
 bool tour_network(struct tour *tour)
 {
+	tour->section = SECTION_UPLINK;
 	for (unsigned i = 0; i < tour->run->options.guests; i++) {
 		if (!dhcp_step(tour, i))
 			return false;
@@ -294,6 +299,7 @@ bool tour_network(struct tour *tour)
 	dns_step(tour);
 	if (tour->run->options.guests < 2)
 		return true;
+	tour->section = SECTION_GUESTS;
 	if (!ping_step(tour, 0, 1) || !ping_step(tour, 1, 0))
 		return true;
 	latency_step(tour, "udp");

@@ -146,6 +146,11 @@ static int serve(const struct config *config)
 	return result ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
+static const char *plural(unsigned count)
+{
+	return count == 1 ? "" : "s";
+}
+
 int cli_serve(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -187,8 +192,10 @@ int cli_serve(int argc, char **argv)
 		return EXIT_FAILURE;
 	}
 	if (check) {
-		printf("%s: good: %u networks, %u interfaces, %u disks, %u sidecores\n", argv[optind],
-		       config->networks_count, config->interfaces_count, config->disks_count, config->sidecores_count);
+		printf("%s: good: %u network%s, %u interface%s, %u disk%s, %u sidecore%s\n", argv[optind],
+		       config->networks_count, plural(config->networks_count), config->interfaces_count,
+		       plural(config->interfaces_count), config->disks_count, plural(config->disks_count),
+		       config->sidecores_count, plural(config->sidecores_count));
 		status = EXIT_SUCCESS;
 	} else {
 		prepare_process();

@@ -20,6 +20,11 @@ static const char usage[] =
 	"Shows what a running daemon serves: how busy its sidecores are, which interfaces and disks are connected,\n"
 	"what passes through them in each second, and what was lost for which reason.\n"
 	"\n"
+	"Columns: of their time, how much sidecores were BUSY with work, POLLING in vain, and ASLEEP in the last\n"
+	"second; how often they slept, and were woken by KICKS of guests, MESSAGES, TIMERS. For networks, frames\n"
+	"from (IN) and to (OUT) the uplink since the start; for interfaces, frames and bits in each second that the\n"
+	"guest SENDS and RECEIVES. What can be spared is left out where the terminal is narrow.\n"
+	"\n"
 	"  -c, --control SOCKET  control socket of the daemon (default: /run/sidecore/control.sock if it is there,\n"
 	"                        else $XDG_RUNTIME_DIR/sidecore.sock)\n"
 	"  -j, --json            print all that the daemon tells, as one JSON object on one line\n"
@@ -83,8 +88,8 @@ static void cell_drops(struct table *table, json_t *drops)
 
 static void print_sidecores(const json_t *list, bool colours)
 {
-	static const char *const heads[] = { "SIDECORE", ">CPU", ">BUSY",   ">POLLING", ">ASLEEP", ">POLLERS",
-					     ">SLEEPS",	 ">WOKEN BY KICK", ">MESSAGE", ">TIMER", NULL };
+	static const char *const heads[] = { "SIDECORE", ">CPU",   ">BUSY",	">POLLING", ">ASLEEP", ">POLLERS",
+					     ">SLEEPS",	 ">KICKS", ">MESSAGES", ">TIMERS",  NULL };
 	struct table *table = table_create(heads);
 	const json_t *sidecore;
 	size_t index;
@@ -109,8 +114,8 @@ static void print_sidecores(const json_t *list, bool colours)
 
 static void print_networks(json_t *networks, bool colours)
 {
-	static const char *const heads[] = { "NETWORK", "UPLINK", "STATE", ">ADDRESSES", ">FRAMES IN", ">BYTES IN",
-					     ">FRAMES OUT", ">BYTES OUT", "DROPS", NULL };
+	static const char *const heads[] = { "NETWORK",	  "UPLINK", "STATE",	  ">ADDRESSES", ">IN",
+					     ">BYTES IN", ">OUT",   ">BYTES OUT", "DROPS",	NULL };
 	struct table *table = table_create(heads);
 	const char *name;
 	json_t *network;
@@ -133,8 +138,8 @@ static void print_networks(json_t *networks, bool colours)
 
 static void print_interfaces(json_t *interfaces, bool colours)
 {
-	static const char *const heads[] = { "INTERFACE", "STATE", "NETWORK", "MAC", ">SENDS FRAMES/S", ">BIT/S",
-					     ">RECEIVES FRAMES/S", ">BIT/S", "DROPS", NULL };
+	static const char *const heads[] = { "INTERFACE", "STATE",	 "?NETWORK", "?MAC",  ">SENDS/S",
+					     ">BIT/S",	  ">RECEIVES/S", ">BIT/S",   "DROPS", NULL };
 	struct table *table = table_create(heads);
 	const char *name;
 	json_t *interface;
@@ -157,8 +162,8 @@ static void print_interfaces(json_t *interfaces, bool colours)
 
 static void print_disks(json_t *disks, bool colours)
 {
-	static const char *const heads[] = { "DISK", "STATE", "KIND", "BACKEND", ">SIZE", ">READS/S", ">BYTE/S",
-					     ">WRITES/S", ">BYTE/S", ">ERRORS", NULL };
+	static const char *const heads[] = { "DISK",	"STATE",     "?KIND",	"BACKEND", ">?SIZE", ">READS/S",
+					     ">BYTE/S", ">WRITES/S", ">BYTE/S", ">ERRORS", NULL };
 	struct table *table = table_create(heads);
 	const char *name;
 	json_t *disk;
@@ -196,7 +201,7 @@ static void print_trouble(json_t *devices, const char *what, bool colours)
 		json_array_foreach(json_object_get(device, "queues"), index, queue) {
 			if (json_is_string(json_object_get(queue, "broken")))
 				printf("%s%s %s: queue %zu (%s) is broken: %s; its driver must reset the device%s\n",
-				       start,  what, name, index, text(queue, "kind"), text(queue, "broken"), end);
+				       start, what, name, index, text(queue, "kind"), text(queue, "broken"), end);
 		}
 		if (count(device, "refused"))
 			printf("%s%s %s: %llu connections refused, the last one for: %s%s\n", start, what, name,
@@ -253,8 +258,10 @@ static int show(const char *path, bool json, bool clear)
 int cli_status(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "control", required_argument, NULL, 'c' }, { "json", no_argument, NULL, 'j' },
-		{ "watch", no_argument, NULL, 'w' },	     { "help", no_argument, NULL, 'h' },
+		{ "control", required_argument, NULL, 'c' },
+		{ "json", no_argument, NULL, 'j' },
+		{ "watch", no_argument, NULL, 'w' },
+		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
 	};
 	bool json = false, watch = false;

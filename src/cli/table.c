@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "cli/table.h"
 
+#include <limits.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "base/checked.h"
 
-#define COLUMN_GAP 2
+#define COLUMN_GAP  2
+#define COLUMNS_MAX 32
 
 struct table_entry {
 	char *text;
@@ -28,7 +31,7 @@ struct table *table_create(const char *const *heads)
 	if (!table)
 		return NULL;
 	table->heads = heads;
-	while (heads[table->columns])
+	while (heads[table->columns] && table->columns < COLUMNS_MAX)
 		table->columns++;
 	return table;
 }
@@ -59,7 +62,13 @@ void table_cell(struct table *table, enum table_colour colour, const char *forma
 
 static const char *head_text(const char *head)
 {
-	return head + (*head == '>');
+	head += *head == '>';
+	return head + (*head == '?');
+}
+
+static bool can_be_spared(const char *head)
+{
+	return head[*head == '>'] == '?';
 }
 
 static unsigned column_width(const struct table *table, unsigned column)
@@ -80,30 +89,64 @@ static void print_entry(FILE *stream, const char *text, unsigned width, bool rig
 		fprintf(stream, "%*s", (int)(right ? 0 : padding) + COLUMN_GAP, "");
 }
 
-void table_print(struct table *table, FILE *stream, bool colours)
+/* Columns of the terminal behind @stream; UINT_MAX when it is none. */
+static unsigned stream_width(FILE *stream)
+{
+	struct winsize size;
+
+	return ioctl(fileno(stream), TIOCGWINSZ, &size) || !size.ws_col ? UINT_MAX : size.ws_col;
+}
+
+/* Width of each column, 0 for those that are left out. */
+static void choose_columns(const struct table *table, unsigned limit, unsigned widths[COLUMNS_MAX])
+{
+	unsigned total = 0;
+
+	for (unsigned column = 0; column < table->columns; column++) {
+		widths[column] = column_width(table, column);
+		total += widths[column] + (column ? COLUMN_GAP : 0);
+	}
+	for (unsigned column = table->columns; column-- && total > limit;) {
+		if (!can_be_spared(table->heads[column]))
+			continue;
+		total -= widths[column] + COLUMN_GAP;
+		widths[column] = 0;
+	}
+}
+
+/* @cells: a row, or NULL for the heads. */
+static void print_cells(const struct table *table, const struct table_entry *cells, const unsigned *widths,
+			FILE *stream, bool colours)
 {
 	static const char *const codes[] = {
-		[TABLE_PLAIN] = "", [TABLE_GOOD] = "\033[32m", [TABLE_BAD] = "\033[31m", [TABLE_DIM] = "\033[2m",
+		[TABLE_PLAIN] = "",
+		[TABLE_GOOD] = "\033[32m",
+		[TABLE_BAD] = "\033[31m",
+		[TABLE_DIM] = "\033[2m",
 	};
-	size_t printed;
+
+	for (unsigned column = 0; column < table->columns; column++) {
+		const char *head = table->heads[column];
+		const char *colour = cells ? codes[cells[column].colour] : "\033[1m";
+
+		if (widths[column])
+			print_entry(stream, cells ? cells[column].text : head_text(head), widths[column], *head == '>',
+				    column + 1 == table->columns, colours ? colour : "");
+	}
+	fputc('\n', stream);
+}
+
+void table_print(struct table *table, FILE *stream, bool colours)
+{
+	unsigned widths[COLUMNS_MAX];
 
 	if (!table)
 		return;
-	printed = table->count - table->count % table->columns; /* whole rows */
-	for (unsigned column = 0; printed && column < table->columns; column++)
-		print_entry(stream, head_text(table->heads[column]), column_width(table, column),
-			    *table->heads[column] == '>', column + 1 == table->columns, colours ? "\033[1m" : "");
-	if (printed)
-		fputc('\n', stream);
-	for (size_t i = 0; i < printed; i++) {
-		unsigned column = (unsigned)(i % table->columns);
-		bool last = column + 1 == table->columns;
-
-		print_entry(stream, table->cells[i].text, column_width(table, column),
-			    *table->heads[column] == '>', last, colours ? codes[table->cells[i].colour] : "");
-		if (last)
-			fputc('\n', stream);
-	}
+	choose_columns(table, stream_width(stream), widths);
+	if (table->count >= table->columns)
+		print_cells(table, NULL, widths, stream, colours);
+	for (size_t i = 0; i + table->columns <= table->count; i += table->columns)
+		print_cells(table, table->cells + i, widths, stream, colours);
 	for (size_t i = 0; i < table->count; i++)
 		free(table->cells[i].text);
 	free(table->cells);
@@ -122,8 +165,11 @@ static const char *format_scaled(double value, double step, const char *prefixes
 	if (!scale)
 		snprintf(text, FORMAT_NUMBER_SIZE, "%.0f", value);
 	else
-		snprintf(text, FORMAT_NUMBER_SIZE, "%.*f%c", value < 9.995 ? 2 : value < 99.95 ? 1 : 0, value,
-			 prefixes[scale]);
+		snprintf(text, FORMAT_NUMBER_SIZE, "%.*f%c",
+			 value < 9.995	 ? 2
+			 : value < 99.95 ? 1
+					 : 0,
+			 value, prefixes[scale]);
 	return text;
 }
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Aligned tables for people. Cells are added row by row; widths are known when the table is printed. */
+/*
+ * Aligned tables for people. Cells are added row by row; widths are known when the table is printed. On a terminal that
+ * is too narrow, columns that can be spared are left out, the rightmost first; elsewhere a table is always whole.
+ */
 #ifndef CLI_TABLE_H
 #define CLI_TABLE_H
 
@@ -18,7 +21,8 @@ struct table;
 
 /**
  * table_create() - begin a table.
- * @heads:	of the columns, NULL terminated and live until the end; one that starts with '>' is aligned to the right
+ * @heads:	of the columns, NULL terminated and live until the end. One that starts with '>' is aligned to the
+ *		right, one that starts with '?' can be spared; in this order where both are wanted.
  *
  * Return: NULL when out of memory; the other functions then do nothing.
  */

@@ -300,7 +300,11 @@ static int attach(struct block_load *load)
 		.listen = options->listen,
 		.huge_pages = options->huge_pages,
 		.memory_size = options->queues * queue_memory,
-		.features = 1ULL << VIRTIO_BLK_F_RO,
+		/*
+		 * FLUSH, as every real driver takes it: without it the device must make each write durable before it
+		 * answers (virtio 1.3 5.2.6.2), which no peer does in the same test.
+		 */
+		.features = 1ULL << VIRTIO_BLK_F_RO | 1ULL << VIRTIO_BLK_F_FLUSH,
 		.features_required = 1ULL << VIRTIO_F_VERSION_1,
 	};
 	int error;

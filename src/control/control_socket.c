@@ -173,8 +173,7 @@ static bool is_stale(const struct sockaddr_un *address)
 	return stale;
 }
 
-/* The default folder of the system's daemon is made when a person starts it without systemd. */
-static void make_default_folder(const char *path)
+void control_make_default_folder(const char *path)
 {
 	static const char folder[] = "/run/sidecore/";
 
@@ -189,7 +188,7 @@ static int listen_at(const char *path, int group_id, char **error)
 	int fd, result = 0;
 
 	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
-	make_default_folder(path);
+	control_make_default_folder(path);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0) {
 		result = -errno;

@@ -19,6 +19,12 @@ struct server;
 int control_socket_create(const char *path, int group_id, struct server *server, struct control_socket **control,
 			  char **error);
 
+/**
+ * control_make_default_folder() - make /run/sidecore if @path is in it: where a person starts the daemon without systemd,
+ * which otherwise makes it. A failure shows when the socket is made.
+ */
+void control_make_default_folder(const char *path);
+
 /** control_socket_destroy() - drop all clients and unlink the socket; NULL is harmless. */
 void control_socket_destroy(struct control_socket *control);
 

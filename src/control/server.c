@@ -174,10 +174,14 @@ static int open_socket(struct server *server, const char *what, const char *name
 		       struct vhost_user_server **transport, char **error)
 {
 	const char *reason = NULL;
-	int result = vhost_user_server_create(options, device, server->base, transport, &reason);
+	int result;
 
+	if (!options->client)
+		control_make_default_folder(options->path);
+	result = vhost_user_server_create(options, device, server->base, transport, &reason);
 	if (result)
-		return failed(error, result, "%s %s: %s", what, name, reason ? reason : strerror(-result));
+		return failed(error, result, "%s %s: %s: %s%s%s", what, name, options->path, strerror(-result),
+			      reason ? "; " : "", reason ? reason : "");
 	/* lchown: the name could have been replaced by a link in the meantime, in a folder that others can write. */
 	if (!options->client && server->config->group_id >= 0 &&
 	    lchown(options->path, (uid_t)-1, (gid_t)server->config->group_id))

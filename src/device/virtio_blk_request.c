@@ -149,7 +149,7 @@ static void read_segments(const struct guest_segment *segments, size_t skip, voi
 			continue;
 		}
 		piece = min(length, segments->length - skip);
-		guest_read(place, segments->base + skip, piece);
+		guest_fetch(place, segments->base + skip, piece);
 		place += piece;
 		length -= piece;
 		skip = 0;
@@ -173,6 +173,31 @@ static unsigned cut_segments(const struct guest_segment *from, size_t skip, size
 		count++;
 	}
 	return count;
+}
+
+/*
+ * The segments of the data: readable ones after the header, or writable ones before the status. Drivers give header
+ * and status descriptors of their own and small requests one for the data; the general cut is for all others.
+ */
+static unsigned data_segments(const struct chain *chain, bool write, size_t length, struct guest_segment *to)
+{
+	const struct guest_segment *from = write ? chain->segments : chain_writable(chain);
+	unsigned count = write ? chain->readable_count : chain->writable_count;
+
+	if (likely(count == 2 && from[write].length == length)) {
+		*to = from[write];
+		return 1;
+	}
+	return cut_segments(from, write ? sizeof(struct virtio_blk_outhdr) : 0, length, to);
+}
+
+static void read_header(const struct chain *chain, struct virtio_blk_outhdr *header)
+{
+	/* A copy of constant size is two loads, not a call. */
+	if (likely(chain->segments->length >= sizeof(*header)))
+		guest_read(header, chain->segments->base, sizeof(*header));
+	else
+		read_segments(chain->segments, 0, header, sizeof(*header));
 }
 
 static void count_success(const struct blk_request *request)
@@ -244,7 +269,7 @@ static void publish(struct blk_queue *blk_queue)
 	struct virtqueue *ring = &blk_queue->queue->ring;
 
 	if (virtqueue_publish(ring))
-		virtqueue_notify(ring);
+		virtqueue_notify(ring, sidecore_notifier(blk_queue->queue->home));
 }
 
 static void run_batch_end(struct block_batch_end *end)
@@ -339,17 +364,16 @@ static void start_transfer(struct blk_request *request, const struct chain *chai
 	if (write) {
 		io->operation = BLOCK_WRITE;
 		io->durable = atomic_load_explicit(&blk->durable, memory_order_relaxed);
-		io->segment_count =
-			cut_segments(chain->segments, sizeof(struct virtio_blk_outhdr), length, io->segments);
 	} else {
 		io->operation = BLOCK_READ;
-		io->segment_count = cut_segments(chain_writable(chain), 0, length, io->segments);
 		request->written = (uint32_t)length + 1;
 	}
-	if (unlikely(!length))
+	if (unlikely(!length)) {
 		finish(request, VIRTIO_BLK_S_OK);
-	else
-		block_submit(request->queue->channel, io);
+		return;
+	}
+	io->segment_count = data_segments(chain, write, length, io->segments);
+	block_submit(request->queue->channel, io);
 }
 
 static void start_flush(struct blk_request *request)
@@ -477,7 +501,7 @@ static enum taken take_chain(struct blk_queue *blk_queue, const struct chain *ch
 									      : VIRTQUEUE_BAD_HEAD);
 		return BROKEN;
 	}
-	read_segments(chain->segments, 0, &header, sizeof(header));
+	read_header(chain, &header);
 	request->type = le32toh(header.type);
 	if (unlikely(!take_segments(request, room_needed(chain, request->type))))
 		return NO_ROOM;
@@ -486,7 +510,7 @@ static enum taken take_chain(struct blk_queue *blk_queue, const struct chain *ch
 	request->id = chain->id;
 	request->slots = chain->slots;
 	request->written = 1;
-	request->cost = (uint64_t)chain->readable_length + chain->writable_length;
+	request->cost = chain_cost(chain);
 	request->busy = true;
 	request->range_next = 0;
 	request->range_count = 0;
@@ -568,8 +592,9 @@ unsigned blk_queue_poll(struct virtio_queue *queue, const struct turn *turn)
 			break;
 		done += take_batch(blk_queue, count, &bytes, &on);
 	}
+	/* What completes in here is published with the rest. */
+	block_flush_submissions(blk_queue->channel);
 	blk_queue->in_turn = false;
 	publish(blk_queue);
-	block_flush_submissions(blk_queue->channel);
 	return done;
 }

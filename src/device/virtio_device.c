@@ -56,13 +56,18 @@ static bool memory_damaged(const struct virtqueue_config *config)
 	       (config->inflight && virtqueue_inflight_damaged(config->inflight));
 }
 
+void virtio_queue_check_memory(struct virtio_queue *queue)
+{
+	if (unlikely(!(queue->turns++ & (TURNS_PER_LOOK - 1)) && memory_damaged(&queue->ring.config)))
+		virtqueue_break(&queue->ring, VIRTQUEUE_MEMORY_DAMAGED);
+}
+
 static unsigned poll_queue(struct poller *poller, const struct turn *turn)
 {
 	struct virtio_queue *queue = container_of(poller, struct virtio_queue, poller);
 	unsigned work;
 
-	if (unlikely(!(queue->turns++ & (TURNS_PER_LOOK - 1)) && memory_damaged(&queue->ring.config)))
-		virtqueue_break(&queue->ring, VIRTQUEUE_MEMORY_DAMAGED);
+	virtio_queue_check_memory(queue);
 	work = queue->device->ops->poll(queue, turn);
 	if (unlikely(queue->ring.broken))
 		virtio_queue_report_break(queue);
@@ -200,6 +205,8 @@ static void finish_stop(struct virtio_queue *queue)
 	if (queue->stop_awaits_report)
 		return;
 	queue->device->ops->queue_stopped(queue);
+	if (virtqueue_settle(&queue->ring))
+		virtqueue_notify(&queue->ring, engine_notifier(queue->device->engine));
 	base = virtqueue_stop(&queue->ring);
 	queue->state = VIRTIO_QUEUE_STOPPED;
 	queue->stopped(queue, base, queue->stopped_context);

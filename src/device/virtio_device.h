@@ -149,6 +149,13 @@ void virtio_queue_stop(struct virtio_queue *queue,
 void virtio_queue_drained(struct virtio_queue *queue);
 
 /**
+ * virtio_queue_check_memory() - sidecore, each time that it comes to the queue: break it when a file behind the guest's
+ * memory shrank. Looks only now and then: a guest may have hundreds of regions, and who sends to it must not pay for that.
+ * Queues that are polled are looked after.
+ */
+void virtio_queue_check_memory(struct virtio_queue *queue);
+
+/**
  * virtio_queue_report_break() - sidecore: queue->ring has broken; have the operator and the front-end told, once for each
  * start. Queues that are polled are looked after; whoever uses one that is not (receive queues) calls this.
  */

@@ -262,6 +262,6 @@ unsigned virtio_net_control_poll(struct virtio_queue *queue, const struct turn *
 		work++;
 	}
 	if (virtqueue_publish(&queue->ring))
-		virtqueue_notify(&queue->ring);
+		virtqueue_notify(&queue->ring, sidecore_notifier(turn->sidecore));
 	return work;
 }

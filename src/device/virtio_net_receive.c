@@ -290,8 +290,7 @@ static void touch(struct virtio_net *net, struct virtio_queue *queue)
 	if (likely(net->touched & bit))
 		return;
 	net->touched |= bit;
-	if (unlikely(guest_memory_damaged(queue->ring.config.memory)))
-		virtqueue_break(&queue->ring, VIRTQUEUE_MEMORY_DAMAGED);
+	virtio_queue_check_memory(queue);
 }
 
 static unsigned receive_transmit(struct port *port, const struct frame *frames, unsigned count, const struct turn *turn)
@@ -353,7 +352,7 @@ static void receive_flush(struct port *port, const struct turn *turn)
 		if (unlikely(queue->ring.broken))
 			virtio_queue_report_break(queue);
 		if (virtqueue_publish(&queue->ring))
-			virtqueue_notify(&queue->ring);
+			virtqueue_notify(&queue->ring, sidecore_notifier(turn->sidecore));
 	}
 }
 

@@ -34,7 +34,7 @@ struct transmit_queue {
 	uint8_t drops[NETWORK_BATCH];	     /* of each chain: enum port_drop, or PORT_DROPS: it is a frame */
 	uint8_t frame_chains[NETWORK_BATCH]; /* of each frame: its chain */
 
-	uint32_t average;	/* bytes of a chain, lately: how many chains a turn's bytes are good for */
+	uint32_t average;	/* cost of a chain, lately: how many chains a turn's bytes are good for */
 	uint16_t segments_done; /* of the first chain in the ring, which the switch left half way */
 	struct segment_pool pool;
 	struct guest_segment segments[TRANSMIT_SEGMENTS];
@@ -242,38 +242,42 @@ static unsigned transmit_batch(struct virtio_net *net, struct virtio_queue *queu
 	return done;
 }
 
-/* Pop what the rest of the turn is good for. @bytes: out, of what was popped. Return: number of chains. */
-static unsigned pop_batch(struct virtio_queue *queue, uint32_t requests, uint64_t bytes_left, uint64_t *bytes)
+/* Pop what the rest of the turn is good for. @cost, @bytes: out, of what was popped. Return: number of chains. */
+static unsigned pop_batch(struct virtio_queue *queue, uint32_t requests, uint64_t cost_left, uint64_t *cost,
+			  uint64_t *bytes)
 {
 	struct transmit_queue *transmit = queue->model;
 	unsigned want = min(requests, NETWORK_BATCH), count, keep = 0;
 
-	want = (unsigned)min((uint64_t)want, bytes_left / transmit->average + 1);
+	want = (unsigned)min((uint64_t)want, cost_left / transmit->average + 1);
 	transmit->pool.used = 0;
 	count = virtqueue_pop(&queue->ring, transmit->chains, want, &transmit->pool);
 	if (!count)
 		return 0;
 	/* The chain that reaches the limit is the last one. What is kept will be read soon. */
-	for (*bytes = 0; keep < count && (!keep || *bytes < bytes_left); keep++) {
+	*cost = 0;
+	*bytes = 0;
+	for (; keep < count && (!keep || *cost < cost_left); keep++) {
+		*cost += chain_cost(&transmit->chains[keep]);
 		*bytes += transmit->chains[keep].readable_length;
 		__builtin_prefetch(transmit->chains[keep].segments->base);
 	}
 	while (unlikely(count > keep))
 		virtqueue_unpop(&queue->ring, &transmit->chains[--count]);
-	transmit->average = (uint32_t)max(*bytes / count, 64ULL);
+	transmit->average = (uint32_t)max(*cost / count, 64ULL);
 	return count;
 }
 
 unsigned virtio_net_transmit_poll(struct virtio_queue *queue, const struct turn *turn)
 {
 	struct virtio_net *net = virtio_net_of(queue->device);
-	uint64_t bytes_left = turn->bytes, bytes;
+	uint64_t cost_left = turn->bytes, cost, bytes;
 	unsigned work = 0, count, done;
 	bool notify = false;
 
 	queue->poller.pending = false;
 	while (work < turn->requests) {
-		count = pop_batch(queue, turn->requests - work, bytes_left, &bytes);
+		count = pop_batch(queue, turn->requests - work, cost_left, &cost, &bytes);
 		/* After the look for work, which gave the last batch's stores time to get out. */
 		if (virtqueue_unsettled(&queue->ring))
 			notify |= virtqueue_settle(&queue->ring);
@@ -286,11 +290,11 @@ unsigned virtio_net_transmit_poll(struct virtio_queue *queue, const struct turn 
 			queue->poller.pending = !queue->ring.broken;
 			break;
 		}
-		if (bytes >= bytes_left || count < NETWORK_BATCH)
+		if (cost >= cost_left || count < NETWORK_BATCH)
 			break;
-		bytes_left -= bytes;
+		cost_left -= cost;
 	}
 	if (notify)
-		virtqueue_notify(&queue->ring);
+		virtqueue_notify(&queue->ring, sidecore_notifier(turn->sidecore));
 	return work;
 }

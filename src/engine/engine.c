@@ -27,12 +27,14 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/notifier.h"
 #include "engine/cpu.h"
 #include "engine/sidecore.h"
 
 struct engine {
 	unsigned count;
 	int completion_fd; /* eventfd */
+	struct notifier *notifier;
 	struct attachment *attachments;
 
 	struct engine_completion *barrier_now, *barrier_next; /* lists: told by the one on its way, by the next */
@@ -248,6 +250,11 @@ void engine_for_each_poller(struct engine *engine, void (*visit)(struct poller *
 
 /* --- sidecores --- */
 
+struct notifier *engine_notifier(const struct engine *engine)
+{
+	return engine->notifier;
+}
+
 unsigned engine_sidecore_count(const struct engine *engine)
 {
 	return engine->count;
@@ -292,6 +299,13 @@ static int engine_init(struct engine *engine, const struct engine_config *config
 	engine->completion_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (engine->completion_fd < 0)
 		return -errno;
+	error = notifier_create(&engine->notifier);
+	if (error) {
+		log_error("asynchronous I/O of the kernel (io_setup): %s; it is needed to signal guests, and limited by "
+			  "the sysctl fs.aio-max-nr",
+			  strerror(-error));
+		return error;
+	}
 	while (engine->count < config->sidecore_count) {
 		struct sidecore *sidecore = &engine->sidecores[engine->count];
 
@@ -417,6 +431,7 @@ void engine_destroy(struct engine *engine)
 {
 	for (unsigned i = 0; i < engine->count; i++)
 		sidecore_fini(&engine->sidecores[i]);
+	notifier_destroy(engine->notifier);
 	if (engine->completion_fd >= 0)
 		close(engine->completion_fd);
 	free(engine);

@@ -31,6 +31,7 @@
 #define SIDECORES_MAX 64
 
 struct engine;
+struct notifier;
 struct sidecore;
 struct poller;
 
@@ -174,6 +175,13 @@ void engine_complete(struct engine *engine, struct engine_completion *completion
 
 /** sidecore_post() - any thread: have @message run on @sidecore. Wakes it. Lock-free. */
 void sidecore_post(struct sidecore *sidecore, struct sidecore_message *message);
+
+/**
+ * sidecore_notifier() - sidecore thread: for eventfds that front-ends hold, too. engine_notifier(): the control thread's.
+ * Nobody else's eventfd is ever written to (base/notifier.h).
+ */
+struct notifier *sidecore_notifier(const struct sidecore *sidecore);
+struct notifier *engine_notifier(const struct engine *engine);
 
 unsigned sidecore_index(const struct sidecore *sidecore);
 int sidecore_cpu(const struct sidecore *sidecore);

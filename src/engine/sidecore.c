@@ -71,6 +71,7 @@
 #include "base/clock.h"
 #include "base/counter.h"
 #include "base/log.h"
+#include "base/notifier.h"
 
 #define SPIN_START_NS (50 * NANOSECONDS_PER_MICROSECOND)
 #define SPIN_MIN_NS   (10 * NANOSECONDS_PER_MICROSECOND)
@@ -438,6 +439,8 @@ int sidecore_init(struct sidecore *sidecore, struct engine *engine, unsigned ind
 	sidecore->scheduler_ops = scheduler_ops;
 	sidecore->scheduler = scheduler_ops->create();
 	error = sidecore->scheduler ? sidecore_open_fds(sidecore) : -ENOMEM;
+	if (!error)
+		error = notifier_create(&sidecore->notifier);
 	if (error)
 		sidecore_fini(sidecore);
 	return error;
@@ -449,10 +452,12 @@ void sidecore_fini(struct sidecore *sidecore)
 		close(sidecore->message_fd);
 	if (sidecore->epoll_fd >= 0)
 		close(sidecore->epoll_fd);
+	notifier_destroy(sidecore->notifier);
 	if (sidecore->scheduler)
 		sidecore->scheduler_ops->destroy(sidecore->scheduler);
 	sidecore->message_fd = sidecore->epoll_fd = -1;
 	sidecore->scheduler = NULL;
+	sidecore->notifier = NULL;
 }
 
 void sidecore_post(struct sidecore *sidecore, struct sidecore_message *message)
@@ -468,6 +473,11 @@ void sidecore_post(struct sidecore *sidecore, struct sidecore_message *message)
 
 		(void)written;
 	}
+}
+
+struct notifier *sidecore_notifier(const struct sidecore *sidecore)
+{
+	return sidecore->notifier;
 }
 
 unsigned sidecore_index(const struct sidecore *sidecore)

@@ -40,6 +40,7 @@ struct sidecore {
 	int cpu;
 	int epoll_fd;
 	int message_fd; /* eventfd; written by posters when @asleep, never read */
+	struct notifier *notifier;
 	bool adaptive;	/* spin_ns follows the load */
 	void *slots[SIDECORE_SLOTS];
 

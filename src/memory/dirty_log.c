@@ -4,64 +4,36 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-
-#include "memory/shrink_guard.h"
 
 struct dirty_log {
-	uint8_t *bits;
-	uint64_t pages; /* that the bitmap has room for */
-	void *mapping;
-	size_t mapping_size;
-	atomic_bool damaged;	     /* the file shrank: marks go nowhere; the migration is the front-end's to fail */
+	/* Mapped as guest memory is, huge pages and guard areas included: whatever file the front-end took for it. */
+	struct guest_region *region;
+	uint64_t pages;		      /* that the bitmap has room for */
 	_Atomic(uint64_t) out_of_log; /* marks past the end */
 };
 
 int dirty_log_map(int fd, uint64_t size, uint64_t offset, struct dirty_log **result)
 {
-	uint64_t lead = offset & 4095, end, length;
-	struct dirty_log *log;
-	struct stat status;
+	struct dirty_log *log = calloc(1, sizeof(*log));
 	int error;
 
-	if (!size || !checked_add(offset, size, &end) || end > INT64_MAX - 4096)
-		return -EINVAL;
-	if (fstat(fd, &status) < 0)
-		return -errno;
-	if (S_ISREG(status.st_mode) && end > (uint64_t)status.st_size)
-		return -EINVAL;
-	log = calloc(1, sizeof(*log));
 	if (!log)
 		return -ENOMEM;
-	length = (lead + size + 4095) & ~4095ULL;
-	log->mapping = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)(offset - lead));
-	if (log->mapping == MAP_FAILED) {
-		error = -errno;
-		goto free_log;
+	error = guest_region_map(fd, offset, 0, size, 0, &log->region);
+	if (error) {
+		free(log);
+		return error;
 	}
-	log->mapping_size = length;
-	error = shrink_guard_add(log->mapping, length, &log->damaged);
-	if (error)
-		goto unmap;
-	log->bits = (uint8_t *)log->mapping + lead;
 	log->pages = size < UINT64_MAX / 8 ? size * 8 : UINT64_MAX;
 	*result = log;
 	return 0;
-
-unmap:
-	munmap(log->mapping, length);
-free_log:
-	free(log);
-	return error;
 }
 
 void dirty_log_unmap(struct dirty_log *log)
 {
 	if (!log)
 		return;
-	shrink_guard_remove(log->mapping);
-	munmap(log->mapping, log->mapping_size);
+	guest_region_put(log->region);
 	free(log);
 }
 
@@ -82,7 +54,8 @@ void dirty_log_mark(struct dirty_log *log, uint64_t guest_address, uint64_t leng
 		 * Release: whoever sees the bit, and clears it, sees the data written before. The front-end takes whole
 		 * words with an exchange; a byte-wide OR is part of the same word and neither loses the other's change.
 		 */
-		__atomic_fetch_or(&log->bits[page / 8], (uint8_t)(1U << (page % 8)), __ATOMIC_RELEASE);
+		__atomic_fetch_or(&log->region->host[page / 8].untrusted, (uint8_t)(1U << (page % 8)),
+				  __ATOMIC_RELEASE);
 	}
 }
 

@@ -17,7 +17,11 @@
 
 struct dirty_log;
 
-/** dirty_log_map() - map @size bytes of @fd from @offset. Return: 0, -EINVAL (file too small, sums wrap), mmap's errno. */
+/**
+ * dirty_log_map() - map @size bytes of @fd from @offset.
+ *
+ * Return: 0; -EMEDIUMTYPE (the file is not memory, base/file_kind.h), -EINVAL (file too small, sums wrap), mmap's errno.
+ */
 int dirty_log_map(int fd, uint64_t size, uint64_t offset, struct dirty_log **log);
 void dirty_log_unmap(struct dirty_log *log);
 

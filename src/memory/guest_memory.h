@@ -70,6 +70,18 @@ static inline void guest_read(void *to, const guest_byte *from, size_t length)
 	memcpy(to, from, length);
 }
 
+/**
+ * guest_fetch() - guest_read() of what will be checked and then used: headers, indices, sizes.
+ *
+ * For the compiler a copy of memory that nobody writes meanwhile is as good as the original, so it might check the one and
+ * use the other. It must not here.
+ */
+static inline void guest_fetch(void *to, const guest_byte *from, size_t length)
+{
+	guest_read(to, from, length);
+	__asm__ volatile("" : : "r"(to) : "memory");
+}
+
 static inline void guest_write(guest_byte *to, const void *from, size_t length)
 {
 	memcpy(to, from, length);
@@ -140,8 +152,9 @@ struct guest_memory {
  * @guest_address, @size, @user_address:	as in struct guest_region
  * @region:		the result, with one reference
  *
- * Return: 0; -EINVAL when sizes or sums are impossible or the file is too small for the region (checked with fstat, so
- * that a lie is found here and not by a fault); the negative errno of mmap.
+ * Return: 0; -EMEDIUMTYPE when the file is not memory (base/file_kind.h): a page fault must not make a sidecore wait for
+ * a disk, a network or another program; -EINVAL when sizes or sums are impossible or the file is too small for the region
+ * (checked with fstat, so that a lie is found here and not by a fault); the negative errno of mmap.
  */
 int guest_region_map(int fd, uint64_t file_offset, uint64_t guest_address, uint64_t size, uint64_t user_address,
 		     struct guest_region **region);

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#include "base/file_kind.h"
 #include "memory/guest_memory.h"
 #include "memory/shrink_guard.h"
 
@@ -106,6 +107,9 @@ int guest_region_map(int fd, uint64_t file_offset, uint64_t guest_address, uint6
 	uint64_t page = 4096;
 	int error;
 
+	/* Before any other look at it: fstat() itself may wait for ever in a file system that is not the kernel's own. */
+	if (!file_is_memory(fd))
+		return -EMEDIUMTYPE;
 	if (fstat(fd, &status) < 0)
 		return -errno;
 	error = file_page_size(fd, &page);

@@ -18,9 +18,14 @@
  * Who waits, and for how long
  * - The receiver of a unicast frame is claimed by another sidecore: the frame and those after it stay with the sender,
  *   which is polled again. A claim lasts for a batch, microseconds.
- * - It is full: likewise, for the network's patience (1 ms), counted from when it was first found full; each time that
- *   it takes something the patience begins anew. So a guest that is slow for a moment loses nothing and slows its
- *   senders down instead; one that stopped for good holds nobody: its frames are dropped at once, until it takes one.
+ * - It is full: likewise, for as long as the network's patience (1 ms) lasts. Time for which it held senders is spent;
+ *   what it takes earns some back, as much as that would take at a pace that nobody may stay below for long
+ *   (FRAME_EARNS_NS, BYTE_EARNS_NS: 62,500 frames or 1 Gbit/s). So a guest that is slow for a moment loses nothing and
+ *   slows its senders down instead. One that stopped for good holds nobody: its frames are dropped at once, until it
+ *   takes some. And one that takes a frame now and then, just in time, cannot hold its senders, and what they have for
+ *   others, to a crawl: they wait for it at most the patience, plus what it earned, in all.
+ * - A frame for everybody costs as much as all its copies. When those of a batch have used up the sender's turn, or
+ *   come to FLOOD_COPIES, the rest of the batch stays for its next turn.
  * - Flooded frames wait for nobody: FLOOD_TRIES attempts at the claim, then they are dropped for this receiver, by
  *   name.
  *
@@ -53,6 +58,13 @@
 
 #define AGING_SECONDS 300U
 #define PATIENCE_NS   NANOSECONDS_PER_MILLISECOND
+
+/** What a receiver that holds senders earns for a frame: the larger of both. */
+#define FRAME_EARNS_NS (16 * NANOSECONDS_PER_MICROSECOND)
+#define BYTE_EARNS_NS  8ULL
+
+/** Copies of flooded frames in one batch, after which no other is begun. */
+#define FLOOD_COPIES 256U
 
 /** Attempts at a claim for a flooded frame. A claim is held for a batch, so this is a few of those. */
 #define FLOOD_TRIES 256U
@@ -106,6 +118,8 @@ struct batch {
 	struct run runs[NETWORK_BATCH];
 	struct port *claimed[NETWORK_BATCH];
 	unsigned claimed_count;
+	unsigned flood_copies; /* frames flooded so far, times their receivers; and likewise their bytes */
+	uint64_t flood_bytes;
 };
 
 /* ---- Control thread ---- */
@@ -145,6 +159,7 @@ int network_add_port(struct network *network, struct port *port)
 	port->network = network;
 	port->number = number;
 	port->full_since = 0;
+	port->patience_spent = 0;
 	atomic_store_explicit(&port->up, false, memory_order_relaxed);
 	atomic_flag_clear_explicit(&port->claim, memory_order_relaxed);
 	/* Release: a sidecore that finds the port finds it as it was set up. */
@@ -297,12 +312,45 @@ static unsigned deliver(struct batch *batch, struct port *to, struct frame *fram
 
 /* ---- Unicast ---- */
 
+/* What @to earned by taking @done of @frames, and of the next one the segments after the first @before. */
+static uint64_t earned(const struct frame *frames, unsigned count, unsigned done, uint16_t before)
+{
+	uint64_t sum = 0, rest;
+
+	for (unsigned i = 0; i < done; i++)
+		sum += max(frames[i].length * BYTE_EARNS_NS, FRAME_EARNS_NS);
+	if (done < count) {
+		rest = (uint64_t)(frames[done].segments_done - (done ? 0 : before)) * frames[done].offload.gso_size;
+		sum += rest * BYTE_EARNS_NS;
+	}
+	return sum;
+}
+
+/*
+ * @to has just taken @done of @count frames: account for its time.
+ * Return: true when the patience with it is over.
+ */
+static bool patience_over(struct batch *batch, struct port *to, const struct frame *frames, unsigned count,
+			  unsigned done, uint16_t segments_done)
+{
+	uint64_t now = batch->turn->now, patience = batch->network->patience_ns, income;
+
+	/* Another sidecore's round may have begun a little later than ours. */
+	if (to->full_since && now > to->full_since)
+		to->patience_spent += now - to->full_since;
+	to->full_since = done < count ? max(now, to->full_since) : 0;
+	/* Never more than the patience: who is back need not pay for all the time that it was away. */
+	to->patience_spent = min(to->patience_spent, patience);
+	income = earned(frames, count, done, segments_done);
+	to->patience_spent -= min(to->patience_spent, income);
+	return done < count && to->patience_spent >= patience;
+}
+
 /* Frames with one receiver. Return: frames that are done with. */
 static unsigned forward_unicast(struct batch *batch, struct port *to, struct frame *frames, unsigned count, bool plain)
 {
 	uint16_t segments_done = frames->segments_done;
 	unsigned done;
-	bool progress;
 
 	if (unlikely(!atomic_load_explicit(&to->up, memory_order_acquire))) {
 		port_drop(to, batch->turn, PORT_DROP_LINK_DOWN, count);
@@ -314,18 +362,14 @@ static unsigned forward_unicast(struct batch *batch, struct port *to, struct fra
 	}
 
 	done = deliver(batch, to, frames, count, plain);
-	if (likely(done == count)) {
-		to->full_since = 0;
+	if (likely(done == count && !to->patience_spent && !to->full_since))
+		return count;
+	if (patience_over(batch, to, frames, count, done, segments_done)) {
+		port_drop(to, batch->turn, PORT_DROP_FULL, count - done);
 		return count;
 	}
-
-	progress = done || frames->segments_done != segments_done;
-	if (progress || !to->full_since) {
-		to->full_since = batch->turn->now;
-	} else if (batch->turn->now - to->full_since >= batch->network->patience_ns) {
-		port_drop(to, batch->turn, PORT_DROP_FULL, count);
+	if (done == count)
 		return count;
-	}
 	counter_add(&port_counters(to, batch->turn)->waits, 1);
 	return done;
 }
@@ -339,44 +383,66 @@ static bool floods_to(const struct port *from, const struct port *to, uint16_t v
 	       atomic_load_explicit(&to->up, memory_order_acquire);
 }
 
-static void flood_to(struct batch *batch, struct port *to, struct frame *frames, const struct run *run)
+static void flood_to(struct batch *batch, struct port *to, struct frame *frames, unsigned count, bool plain)
 {
 	unsigned tries = 0, done;
 
 	while (!port_try_claim(to)) {
 		if (++tries == FLOOD_TRIES) {
-			port_drop(to, batch->turn, PORT_DROP_BUSY, run->count);
+			port_drop(to, batch->turn, PORT_DROP_BUSY, count);
 			return;
 		}
 		cpu_relax();
 	}
-	for (unsigned i = 0; i < run->count; i++)
+	for (unsigned i = 0; i < count; i++)
 		frames[i].segments_done = 0;
-	done = deliver(batch, to, frames, run->count, run->plain);
-	if (unlikely(done < run->count))
-		port_drop(to, batch->turn, PORT_DROP_FULL, run->count - done);
+	done = deliver(batch, to, frames, count, plain);
+	if (unlikely(done < count))
+		port_drop(to, batch->turn, PORT_DROP_FULL, count - done);
 	to->ops->flush(to, batch->turn);
 	port_release(to);
 }
 
-static void forward_flood(struct batch *batch, struct frame *frames, const struct run *run)
+/* Have flooded frames cost the sender its turn? */
+static bool flooded_enough(const struct batch *batch)
+{
+	return batch->flood_copies >= FLOOD_COPIES || batch->flood_bytes >= batch->turn->bytes;
+}
+
+/* Count the next of @run's frames as flooded to @receivers, up to the one that makes it enough. Return: how many. */
+static unsigned flood_charge(struct batch *batch, const struct frame *frames, const struct run *run, unsigned receivers)
+{
+	unsigned count;
+
+	for (count = 0; count < run->count && !flooded_enough(batch); count++) {
+		batch->flood_copies += receivers;
+		batch->flood_bytes += (uint64_t)frames[count].length * receivers;
+	}
+	return count;
+}
+
+/* The frames of @run to everybody. Return: frames that are done with. */
+static unsigned forward_flood(struct batch *batch, struct frame *frames, const struct run *run)
 {
 	uint32_t limit = atomic_load_explicit(&batch->network->port_limit, memory_order_acquire);
-	bool anybody = false;
+	struct port *receivers[NETWORK_PORTS_MAX];
+	unsigned receiver_count = 0, count;
 
 	batch_release(batch);
 	for (uint32_t number = 0; number < limit; number++) {
 		struct port *to = atomic_load_explicit(&batch->network->ports[number], memory_order_acquire);
 
-		if (!to || !floods_to(batch->from, to, run->vlan))
-			continue;
-		anybody = true;
-		flood_to(batch, to, frames, run);
+		if (to && floods_to(batch->from, to, run->vlan))
+			receivers[receiver_count++] = to;
 	}
-	if (anybody)
-		counter_add(&port_counters(batch->from, batch->turn)->flooded, run->count);
+	count = flood_charge(batch, frames, run, receiver_count);
+	for (unsigned i = 0; i < receiver_count && count; i++)
+		flood_to(batch, receivers[i], frames, count, run->plain);
+	if (receiver_count)
+		counter_add(&port_counters(batch->from, batch->turn)->flooded, count);
 	else
-		port_drop(batch->from, batch->turn, PORT_DROP_NO_DESTINATION, run->count);
+		port_drop(batch->from, batch->turn, PORT_DROP_NO_DESTINATION, count);
+	return count;
 }
 
 /* ---- Routing ---- */
@@ -510,29 +576,31 @@ unsigned network_forward(struct port *from, struct frame *frames, unsigned count
 	batch.turn = turn;
 	batch.worker = sidecore_slot(turn->sidecore, SIDECORE_SLOT_NET);
 	batch.claimed_count = 0;
+	batch.flood_copies = 0;
+	batch.flood_bytes = 0;
 	count = min(count, NETWORK_BATCH);
 
 	part_batch(&batch, count);
 	route_batch(&batch);
 	while (done < count) {
 		const struct run *run = &batch.runs[next];
+		unsigned wanted = run->count, taken = wanted;
 
 		if (likely(run->to)) {
 			bool plain;
-			unsigned wanted = join_runs(&batch, &next, &plain), taken;
 
+			wanted = join_runs(&batch, &next, &plain);
 			taken = forward_unicast(&batch, run->to, frames + done, wanted, plain);
-			done += taken;
-			if (unlikely(taken < wanted))
-				break;
-			continue;
+		} else {
+			if (run->drop != PORT_PASS)
+				port_drop(from, turn, run->drop, run->count);
+			else
+				taken = forward_flood(&batch, frames + done, run);
+			next++;
 		}
-		if (run->drop != PORT_PASS)
-			port_drop(from, turn, run->drop, run->count);
-		else
-			forward_flood(&batch, frames + done, run);
-		done += run->count;
-		next++;
+		done += taken;
+		if (unlikely(taken < wanted))
+			break;
 	}
 	batch_release(&batch);
 

@@ -41,7 +41,8 @@ void network_remove_port(struct network *network, struct port *port);
  * @turn:	of the caller
  *
  * Frames are forwarded in order. A frame whose receiver is full or claimed ends the batch: it and those after it stay
- * the caller's (left in its ring, pending), until the network's patience with that receiver is over.
+ * the caller's (left in its ring, pending), until the network's patience with that receiver is over. So do those after
+ * flooded frames that have cost the whole of @turn.
  *
  * Return: frames that are done with (delivered, or dropped with a counted reason).
  */

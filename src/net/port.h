@@ -112,7 +112,9 @@ struct port {
 	struct port_abilities abilities; /* read and changed under the claim, or while the port is not up */
 	atomic_bool up;			 /* frames may be delivered; cleared, then engine_barrier(), before anything is freed */
 	atomic_flag claim;
-	uint64_t full_since;		 /* under the claim: clock when it was first found full; 0: it was not */
+	/* under the claim; how they are used: net/network.c */
+	uint64_t full_since;		 /* clock when it was last found full, and senders wait for it; 0: none does */
+	uint64_t patience_spent;	 /* ns for which they waited, less what was earned by taking frames */
 
 	struct port_counters counters[SIDECORES_MAX];
 };

@@ -19,7 +19,9 @@
  * the IPv4 source, and in ARP and RARP both sender addresses. Unspecified addresses pass where protocols need them: ARP
  * probes (RFC 5227 2.1.1), RARP, and DHCP requests, which are UDP from port 68 to port 67 (RFC 2131 4.1).
  *
- * All of it is decided upon the header copy, which is what will be delivered.
+ * All of it is decided upon the header copy, which is what will be delivered. A partial checksum is the one thing that is
+ * written into it later, here or by the receiver, and its value is the sender's choice: so its field must lie behind
+ * whatever has been checked.
  *
  * Context: pure functions of a frame and of configuration that is constant while the port is in the network.
  */
@@ -37,6 +39,14 @@ enum {
 	DHCP_SERVER = 67,
 	DHCP_CLIENT = 68,
 };
+
+/* May a checksum be written into the first @length bytes of the frame? */
+static bool checksum_within(const struct frame *frame, unsigned length)
+{
+	const struct frame_offload *offload = &frame->offload;
+
+	return offload->checksum_partial && (uint32_t)offload->checksum_start + offload->checksum_offset < length;
+}
 
 /* Only while @frame has not been looked at by anybody else: sets where the frame is. */
 static enum port_drop filter_vlan(const struct port *port, struct frame *frame)
@@ -103,7 +113,7 @@ static enum port_drop filter_arp(const struct port *port, const struct frame *fr
 		return PORT_DROP_SPOOFED_MAC;
 	if (port->ipv4_count && !unspecified(arp + 14) && !ipv4_allowed(port, arp + 14))
 		return PORT_DROP_SPOOFED_IPV4;
-	return PORT_PASS;
+	return checksum_within(frame, at + 28) ? PORT_DROP_BAD_OFFLOAD : PORT_PASS;
 }
 
 static enum port_drop filter_ipv4(const struct port *port, const struct frame *frame, unsigned at)
@@ -113,6 +123,8 @@ static enum port_drop filter_ipv4(const struct port *port, const struct frame *f
 
 	if (at + 20 > frame->header_length)
 		return PORT_DROP_SPOOFED_IPV4;
+	if (checksum_within(frame, at + 20))
+		return PORT_DROP_BAD_OFFLOAD;
 	if (ipv4_allowed(port, ip + 12))
 		return PORT_PASS;
 	ports = at + (ip[0] & 15U) * 4;
@@ -139,6 +151,9 @@ static enum port_drop filter_spoofed(const struct port *port, const struct frame
 	}
 	at += 2;
 
+	/* What was a harmless type until now must not become IPv4 or ARP. */
+	if (checksum_within(frame, at))
+		return PORT_DROP_BAD_OFFLOAD;
 	if (type == ETHERTYPE_ARP || type == ETHERTYPE_RARP)
 		return filter_arp(port, frame, at);
 	if (type == ETHERTYPE_IPV4 && port->ipv4_count)

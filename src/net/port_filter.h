@@ -24,7 +24,10 @@ static inline enum port_drop port_filter_link(const struct frame *frame)
 		return PORT_DROP_OVERSIZE;
 	if (unlikely(frame->header[FRAME_SOURCE_OFFSET] & 1))
 		return PORT_DROP_SOURCE_MULTICAST;
-	if (unlikely(frame->offload.checksum_partial && frame->offload.checksum_start < FRAME_LENGTH_MIN))
+	/* Nothing to be summed begins inside the link header, nor so far behind it that a tag makes it wrap. */
+	if (unlikely(frame->offload.checksum_partial &&
+		     (frame->offload.checksum_start < FRAME_LENGTH_MIN ||
+		      frame->offload.checksum_start > UINT16_MAX - FRAME_TAG_LENGTH)))
 		return PORT_DROP_BAD_OFFLOAD;
 	return PORT_PASS;
 }

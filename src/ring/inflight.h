@@ -64,7 +64,8 @@ int inflight_area_create_fd(struct inflight_description *description, bool packe
  * inflight_area_map() - use the area that SET_INFLIGHT_FD brought.
  * @fd:		stays the caller's
  *
- * Return: 0; -EINVAL when counts and sizes do not fit each other or the file; mmap's errno.
+ * Return: 0; -EMEDIUMTYPE when the file is not memory (base/file_kind.h); -EINVAL when counts and sizes do not fit each
+ * other or the file; mmap's errno.
  */
 int inflight_area_map(int fd, const struct inflight_description *description, bool packed, struct inflight_area **area);
 

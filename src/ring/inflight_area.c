@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/checked.h"
+#include "base/file_kind.h"
 #include "ring/inflight_internal.h"
 #include "ring/virtqueue.h"
 
@@ -61,6 +62,8 @@ int inflight_area_map(int fd, const struct inflight_description *description, bo
 
 	if (!size || description->mmap_size < size)
 		return -EINVAL;
+	if (!file_is_memory(fd))
+		return -EMEDIUMTYPE;
 	/* Only what is needed is mapped, but a front-end that tells more than there is has lost its way. */
 	if (fstat(fd, &status))
 		return -errno;

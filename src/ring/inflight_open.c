@@ -75,7 +75,7 @@ static int recover_split(struct virtqueue_inflight *inflight, const struct infli
 	struct split_entry entry;
 	uint16_t stale, index;
 
-	guest_read(&header, inflight->region, sizeof(header));
+	guest_fetch(&header, inflight->region, sizeof(header));
 	stale = (uint16_t)(ring->used_index - header.used_idx);
 	index = header.last_batch_head;
 	for (unsigned i = 0; i < min(stale, inflight->entries) && index < inflight->entries; i++) {
@@ -87,7 +87,7 @@ static int recover_split(struct virtqueue_inflight *inflight, const struct infli
 	inflight->last_batch_head = header.last_batch_head < inflight->entries ? header.last_batch_head : 0;
 
 	for (uint16_t i = 0; i < inflight->entries; i++) {
-		guest_read(&entry, inflight->region + SPLIT_ENTRY(i, inflight), sizeof(entry));
+		guest_fetch(&entry, inflight->region + SPLIT_ENTRY(i, inflight), sizeof(entry));
 		if (!entry.inflight)
 			continue;
 		if (i >= inflight->size)
@@ -149,7 +149,7 @@ static int recover_packed_chain(struct virtqueue_inflight *inflight, uint16_t he
 	struct packed_entry entry, first;
 	uint16_t index = head, last = head, id = 0;
 
-	guest_read(&first, inflight->region + PACKED_ENTRY(head, inflight), sizeof(first));
+	guest_fetch(&first, inflight->region + PACKED_ENTRY(head, inflight), sizeof(first));
 	if (!first.num || first.num > inflight->size - *saved)
 		return -EINVAL;
 	replay->first = *saved;
@@ -157,7 +157,7 @@ static int recover_packed_chain(struct virtqueue_inflight *inflight, uint16_t he
 		if (index >= inflight->entries || owned[index])
 			return -EINVAL;
 		owned[index] = true;
-		guest_read(&entry, inflight->region + PACKED_ENTRY(index, inflight), sizeof(entry));
+		guest_fetch(&entry, inflight->region + PACKED_ENTRY(index, inflight), sizeof(entry));
 		inflight->descriptors[(*saved)++] = (struct vring_packed_desc){
 			.addr = entry.addr, .len = entry.len, .id = entry.id, .flags = entry.flags
 		};
@@ -202,7 +202,7 @@ static int recover_packed(struct virtqueue_inflight *inflight)
 	bool *owned;
 	int error;
 
-	guest_read(&header, inflight->region, sizeof(header));
+	guest_fetch(&header, inflight->region, sizeof(header));
 	error = settle_packed(inflight, &header);
 	if (error)
 		return error;
@@ -215,7 +215,7 @@ static int recover_packed(struct virtqueue_inflight *inflight)
 	for (uint16_t i = 0; i < inflight->entries && !error; i++) {
 		if (owned[i])
 			continue;
-		guest_read(&flag, inflight->region + PACKED_ENTRY(i, inflight), sizeof(flag));
+		guest_fetch(&flag, inflight->region + PACKED_ENTRY(i, inflight), sizeof(flag));
 		if (flag)
 			error = recover_packed_chain(inflight, i, owned, &saved);
 	}
@@ -232,7 +232,7 @@ static int recover(struct virtqueue_inflight *inflight, const struct inflight_ri
 	uint16_t entries = guest_load16(inflight->region + SPLIT_FIELD(desc_num));
 	uint64_t features;
 
-	guest_read(&features, inflight->region, sizeof(features));
+	guest_fetch(&features, inflight->region, sizeof(features));
 	if (features || entries != inflight->entries)
 		return -EINVAL;
 	if (inflight->packed)

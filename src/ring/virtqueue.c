@@ -3,10 +3,10 @@
 #include "ring/virtqueue.h"
 
 #include <errno.h>
-#include <unistd.h>
 
 #include "base/barrier.h"
 #include "base/counter.h"
+#include "base/notifier.h"
 #include "ring/layout.h"
 
 #define POSITION_WRAP (1U << 15)
@@ -78,8 +78,6 @@ int virtqueue_start(struct virtqueue *queue, const struct virtqueue_config *conf
 uint32_t virtqueue_stop(struct virtqueue *queue)
 {
 	queue->started = false;
-	if (virtqueue_settle(queue))
-		virtqueue_notify(queue);
 	if (!queue->config.packed)
 		return queue->avail_next;
 	return (uint32_t)(queue->avail_next | (queue->avail_wrap ? POSITION_WRAP : 0U)) |
@@ -193,14 +191,9 @@ bool virtqueue_settle(struct virtqueue *queue)
 	return settle(queue, interrupt_wanted(queue));
 }
 
-void virtqueue_notify(struct virtqueue *queue)
+void virtqueue_notify(struct virtqueue *queue, struct notifier *notifier)
 {
-	uint64_t one = 1;
-
-	if (queue->config.call_fd < 0)
-		return;
-	/* EAGAIN: the counter is full, so the front-end has an interrupt pending that it has not looked at for 2^64 - 2. */
-	if (write(queue->config.call_fd, &one, sizeof(one)) == sizeof(one))
+	if (queue->config.call_fd >= 0 && !notifier_signal(notifier, queue->config.call_fd))
 		counter_add(&queue->counters.notifications, 1);
 }
 
@@ -234,6 +227,9 @@ void virtqueue_break(struct virtqueue *queue, enum virtqueue_break_reason reason
 {
 	if (queue->broken)
 		return;
+	/* Memory whose file shrank reads as zeroes: what looks malformed then is its consequence. Name the cause. */
+	if (queue->config.memory && guest_memory_damaged(queue->config.memory))
+		reason = VIRTQUEUE_MEMORY_DAMAGED;
 	__atomic_store_n(&queue->broken, (uint8_t)reason, __ATOMIC_RELAXED);
 	counter_add(&queue->counters.breaks, 1);
 }

@@ -91,6 +91,24 @@ static inline struct guest_segment *chain_writable(const struct chain *chain)
 	return chain->segments + chain->readable_count;
 }
 
+/** Segments that come with what a chain moves, and what each one more costs: as much as to copy so many bytes. */
+#define CHAIN_SEGMENTS_FREE 4U
+#define CHAIN_SEGMENT_COST  128U
+
+/**
+ * chain_cost() - what a chain costs of its turn, in bytes. Not only what it moves: a thousand buffers of one byte are a
+ * thousand descriptors to read, check and translate.
+ */
+static inline uint64_t chain_cost(const struct chain *chain)
+{
+	unsigned segments = (unsigned)chain->readable_count + chain->writable_count;
+	uint64_t bytes = (uint64_t)chain->readable_length + chain->writable_length;
+
+	if (likely(segments <= CHAIN_SEGMENTS_FREE))
+		return bytes;
+	return bytes + (uint64_t)(segments - CHAIN_SEGMENTS_FREE) * CHAIN_SEGMENT_COST;
+}
+
 /**
  * struct segment_pool - where pop puts segments; owned by the caller, reset by it when the chains are done with.
  *
@@ -103,6 +121,7 @@ struct segment_pool {
 	uint32_t used;
 };
 
+struct notifier;	   /* base/notifier.h */
 struct virtqueue_inflight; /* ring/inflight.h */
 
 /** struct virtqueue_config - all that a transport knows of a queue when it starts it. Addresses are host addresses. */
@@ -158,7 +177,7 @@ struct virtqueue {
 int virtqueue_start(struct virtqueue *queue, const struct virtqueue_config *config);
 
 /**
- * virtqueue_stop() - no more pops. Control thread, after the sidecore has let go of the queue. Settles what is unsettled.
+ * virtqueue_stop() - no more pops. Control thread, after the sidecore has let go of the queue.
  *
  * Return: the base that SET_VRING_BASE would continue from (vhost-user GET_VRING_BASE): avail index, or for packed
  * queues avail in bits 0-15 and used in bits 16-31, each with its wrap counter in the top bit.
@@ -231,8 +250,12 @@ static inline bool virtqueue_unsettled(const struct virtqueue *queue)
 	return queue->unsettled;
 }
 
-/** virtqueue_notify() - interrupt the driver: one eventfd write, never blocks. The only system call of the data path. */
-void virtqueue_notify(struct virtqueue *queue);
+/**
+ * virtqueue_notify() - interrupt the driver. The only system call of the data path; never waits, whatever the front-end
+ * did to its eventfd.
+ * @notifier:	of the calling thread
+ */
+void virtqueue_notify(struct virtqueue *queue, struct notifier *notifier);
 
 /**
  * virtqueue_arm() - ask the driver to kick from now on (before a sidecore sleeps).

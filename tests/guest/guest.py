@@ -233,11 +233,12 @@ class Guest:
     append       further words for the kernel's command line
     folder       where logs and sockets go; default: a temporary one, removed at the end unless the guest failed
     machine      QEMU's machine type and its properties
+    backend      what its memory is made of: QEMU's object and its properties; the size is added
     wait         False: return at once; call wait_ready() later (guests then boot side by side)
     """
 
     def __init__(self, name, devices=(), memory=512, cpus=1, accel=None, append="", folder=None, machine="q35",
-                 wait=True, qemu=QEMU):
+                 backend="memory-backend-memfd,share=on", wait=True, qemu=QEMU):
         self.name = name
         self.accel = accel or accelerator()[0]
         self._own_folder = folder is None
@@ -255,8 +256,8 @@ class Guest:
         self.boot_seconds = None
         self._started = time.monotonic()
         with open(self.qemu_log, "wb") as log:
-            self.process = _start(self._command_line(devices, memory, cpus, append, machine, qemu), stdout=log,
-                                  stderr=subprocess.STDOUT)
+            self.process = _start(self._command_line(devices, memory, cpus, append, machine, backend, qemu),
+                                  stdout=log, stderr=subprocess.STDOUT)
         _alive.add(self)
         try:
             self.connect()
@@ -267,16 +268,16 @@ class Guest:
             self.kill()
             raise
 
-    def _command_line(self, devices, memory, cpus, append, machine, qemu):
+    def _command_line(self, devices, memory, cpus, append, machine, backend, qemu):
         console = self.console_log
         words = [KERNEL_COMMAND_LINE, f"sidecore.name={self.name}", append]
         if self.accel == "tcg":
             words.append(TCG_COMMAND_LINE)
         return [
-            qemu, "-name", f"guest={self.name}", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            str(qemu), "-name", f"guest={self.name}", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-machine", f"{machine},accel={self.accel}", "-cpu", "host" if self.accel == "kvm" else "max",
             "-smp", str(cpus), "-m", str(memory),
-            "-object", f"memory-backend-memfd,id=memory,size={memory}M,share=on", "-numa", "node,memdev=memory",
+            "-object", f"{backend},id=memory,size={memory}M", "-numa", "node,memdev=memory",
             "-kernel", str(_kernel(self.accel)), "-initrd", str(IMAGE / "initrd.img"),
             "-append", " ".join(words),
             "-chardev", f"file,id=console,path={console}", "-serial", "chardev:console",

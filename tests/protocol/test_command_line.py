@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The command line: help, mistakes and their remedies, exit statuses."""
+import os
 import re
 import subprocess
 
@@ -39,6 +40,13 @@ def test_help_names_every_command():
 	(["frobnicate"], 'sidecore: unknown command "frobnicate"; sidecore --help lists them'),
 	(["serve"], "sidecore serve: name one configuration file, not 0"),
 	(["serve", "--chek", "x"], "sidecore serve --help lists the options"),
+	(["serve", "--chek", "x"], "sidecore serve: unrecognized option '--chek'"),
+	(["run", "x"], 'sidecore run: "x" is one word too many'),
+	(["run", "--guests", "17"], "sidecore run: --guests 17: a number from 1 to 16 is wanted"),
+	(["run", "--console", "2"], "sidecore run: --console: there is no such guest"),
+	(["run", "--initrd", "x"], "sidecore run: --initrd: only together with --kernel"),
+	(["run", "--keep", "--json", "x"], "sidecore run: --json: only the tour has results"),
+	(["bench", "nett"], 'sidecore bench: unknown benchmark "nett"'),
 	(["status", "x"], 'sidecore status: "x" is one word too many'),
 ])
 def test_usage_errors(words, message):
@@ -48,12 +56,35 @@ def test_usage_errors(words, message):
 	assert result.stdout == ""
 
 
+@pytest.mark.parametrize("words,message", [
+	(["--kernel", "none"], "sidecore run: --kernel none: No such file"),
+	(["--image", "none.img"], "sidecore run: --image none.img: No such file"),
+	(["--guest-folder", "none"], "there is no guest image in none"),
+	(["--disk-size", "5X"], "sidecore run: --disk-size: a size is wanted"),
+	(["--kernel", "k", "--qemu", "none"], "sidecore run: none: not found; install it"),
+	(["--kernel", "k", "--qemu", "true"], "sidecore run: true: does not tell a version"),
+])
+def test_run_refuses_before_it_starts_anything(tmp_path, words, message):
+	(tmp_path / "k").touch()
+	result = sidecore("run", *words, cwd=tmp_path, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)})
+	assert (result.returncode, result.stdout) == (1, "")
+	assert message in result.stderr
+	assert [path.name for path in tmp_path.iterdir()] == ["k"]
+
+
+def test_socket_without_folder_is_named(tmp_path):
+	(tmp_path / "lost.yaml").write_text(GOOD.replace("d.sock", "nowhere/d.sock"))
+	result = sidecore("serve", tmp_path / "lost.yaml")
+	assert result.returncode == 1
+	assert f"disk d: {tmp_path}/nowhere/d.sock: No such file or directory; " in result.stderr
+
+
 def test_check(tmp_path):
 	path = tmp_path / "good.yaml"
 	path.write_text(GOOD)
 	result = sidecore("serve", "--check", path)
 	assert (result.returncode, result.stderr) == (0, "")
-	assert result.stdout == f"{path}: good: 0 networks, 0 interfaces, 1 disks, 1 sidecores\n"
+	assert result.stdout == f"{path}: good: 0 networks, 0 interfaces, 1 disk, 1 sidecore\n"
 	assert not (tmp_path / "d.sock").exists()
 
 
@@ -89,5 +120,5 @@ def test_start_failure_leaves_nothing(tmp_path):
 		GOOD + "  - name: e\n    socket: e.sock\n    backend: { type: file, path: nowhere/x.img, size: 1M }\n")
 	result = sidecore("serve", tmp_path / "half.yaml")
 	assert result.returncode == 1
-	assert result.stderr.startswith("error: sidecore: disk e: "), result.stderr
+	assert result.stderr.startswith("sidecore: error: disk e: "), result.stderr
 	assert "ready" not in result.stdout

@@ -16,6 +16,7 @@ import pytest
 from . import vhost_user
 from .devices import S_OK, BlockDevice, NetDevice, Options
 from .lab import GOOD, IDS, MEGABYTE, REFUSED, close_all, eventfds, real, region, take
+from .memory import PAGE
 from .vhost_user import (CONFIG, INFLIGHT_PADDED, SINGLE_REGION, U64, VRING_NO_FD, VRING_STATE, Closed, Connection,
 			 Listener, Protocol, Request, pack_table)
 
@@ -99,10 +100,12 @@ def test_impossible_mtu(lab, mtu):
 def test_memory_slots(lab):
 	connection = lab.connect()
 	for number in (0, 1):
-		connection.add_mem_reg(region(lab.memory, number), lab.memory.regions[number].fd)
-	connection.rem_mem_reg(region(lab.memory, 0))
-	payload = SINGLE_REGION.pack(0, *region(lab.memory, 0))
-	assert connection.refused(Request.REM_MEM_REG, payload) in REFUSED, "removed twice"
+		for _ in range(2):	# QEMU before 8.0 does both once for each queue pair
+			connection.add_mem_reg(region(lab.memory, number), lab.memory.regions[number].fd)
+	for _ in range(2):
+		connection.rem_mem_reg(region(lab.memory, 0))
+	payload = SINGLE_REGION.pack(0, *region(lab.memory, 1, size=PAGE))
+	assert connection.refused(Request.REM_MEM_REG, payload) in REFUSED, "of another size"
 
 
 def test_removed_region_may_carry_a_descriptor(lab):

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/notifier.h"
+
 #define STEPS 1024
 
 struct sidecore {
@@ -17,6 +19,7 @@ static struct {
 } steps[STEPS];
 static unsigned first_step, last_step;
 static struct sidecore only_sidecore;
+static struct notifier *notifiers[2]; /* the sidecore's and the control thread's; made once, at the first reset */
 
 struct fake_engine fake_engine;
 
@@ -29,6 +32,10 @@ void fake_engine_reset(void)
 {
 	memset(&fake_engine, 0, sizeof(fake_engine));
 	first_step = last_step = 0;
+	for (unsigned i = 0; i < 2; i++) {
+		if (!notifiers[i] && notifier_create(&notifiers[i]))
+			abort();
+	}
 }
 
 static void add(struct engine_completion *completion, struct sidecore_message *message)
@@ -116,4 +123,15 @@ struct sidecore *engine_sidecore(struct engine *engine, unsigned index)
 struct sidecore *engine_pick_sidecore(struct engine *engine)
 {
 	return &only_sidecore;
+}
+
+
+struct notifier *sidecore_notifier(const struct sidecore *sidecore)
+{
+	return notifiers[0];
+}
+
+struct notifier *engine_notifier(const struct engine *engine)
+{
+	return notifiers[1];
 }

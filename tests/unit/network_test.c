@@ -453,6 +453,67 @@ static void spoofing_is_named(void **state)
 	}
 }
 
+/* A sender chooses what a partial checksum comes out as: it must not lie where addresses or types have been checked. */
+static const struct {
+	const char *bytes;
+	uint32_t length;
+	bool check_ip;
+	uint16_t start, offset;
+	unsigned reason;
+} overwriting[] = {
+#define OVERWRITING(text, ip, start, offset, reason) { text, sizeof(text) - 1, ip, start, offset, reason }
+	/* 0 */ OVERWRITING(TO_ALL OWN_MAC IP("\x0a\0\0\1", "\6"), true, 14, 12, PORT_DROP_BAD_OFFLOAD),
+	/* 1 */ OVERWRITING(TO_ALL OWN_MAC IP("\x0a\0\0\1", "\6"), true, 14, 19, PORT_DROP_BAD_OFFLOAD),
+	/* 2 */ OVERWRITING(TO_ALL OWN_MAC IP("\x0a\0\0\1", "\6") "\0\0", true, 14, 20, PORT_DROPS),
+	/* 3 */ OVERWRITING(TO_ALL OWN_MAC IP("\x0a\0\0\1", "\6"), false, 14, 12, PORT_DROPS), /* any address is its own */
+	/* 4 */ OVERWRITING(TO_ALL OWN_MAC ARP(OWN_MAC, "\x0a\0\0\1"), true, 14, 14, PORT_DROP_BAD_OFFLOAD),
+	/* 5 */ OVERWRITING(TO_ALL OWN_MAC ARP(OWN_MAC, "\x0a\0\0\1"), false, 20, 2, PORT_DROP_BAD_OFFLOAD),
+	/* 6 */ OVERWRITING(TO_ALL OWN_MAC "\x81\0\0\5" IP("\x0a\0\0\1", "\6"), true, 14, 2, PORT_DROP_BAD_OFFLOAD),
+	/* 7 */ OVERWRITING(TO_ALL OWN_MAC "\x81\0\0\5\x88\xb5\0\0", true, 14, 2, PORT_DROP_BAD_OFFLOAD),
+};
+
+static void checksums_do_not_overwrite_what_was_checked(void **state)
+{
+	for (unsigned i = 0; i < array_size(overwriting); i++) {
+		print_message("case %u\n", i);
+		start();
+		memcpy(ports[0].port.mac, OWN_MAC, 6);
+		ports[0].port.check_mac = true;
+		ports[0].port.ipv4_count = overwriting[i].check_ip ? 1 : 0;
+		memcpy(&ports[0].port.ipv4[0], "\x0a\0\0\1", 4);
+		add_ports(2);
+		memcpy(sent[0].bytes, overwriting[i].bytes, overwriting[i].length);
+		sent[0].length = overwriting[i].length;
+		test_frame_build(&sent[0], 0);
+		sent[0].frame.offload = (struct frame_offload){ .checksum_partial = true,
+								.checksum_start = overwriting[i].start,
+								.checksum_offset = overwriting[i].offset };
+		assert_int_equal(forward(&ports[0], 1), 1);
+		assert_int_equal(ports[1].count, overwriting[i].reason == PORT_DROPS);
+		if (overwriting[i].reason != PORT_DROPS)
+			assert_int_equal(drops(&ports[0], overwriting[i].reason), 1);
+		stop();
+	}
+}
+
+/* A tag moves the start of a partial checksum; one near 65,535 would come round to the addresses. */
+static void a_tag_does_not_wrap_the_checksum(void **state)
+{
+	start();
+	ports[0].port.vlan = (struct port_vlan){ .mode = PORT_VLAN_ACCESS, .vlan = 10 };
+	ports[1].port.vlan = (struct port_vlan){ .mode = PORT_VLAN_TRUNK, .allowed = { 1 << 10 } };
+	add_ports(2);
+	make(0, 5, 255);
+	sent[0].length = 65550;
+	test_frame_build(&sent[0], 0);
+	sent[0].frame.offload = (struct frame_offload){ .checksum_partial = true, .checksum_start = 65535,
+							.checksum_offset = 6 };
+	forward(&ports[0], 1);
+	assert_int_equal(drops(&ports[0], PORT_DROP_BAD_OFFLOAD), 1);
+	assert_int_equal(ports[1].count, 0);
+	stop();
+}
+
 /* ---- Full and claimed receivers ---- */
 
 static void a_full_receiver_holds_senders_for_a_while(void **state)
@@ -474,10 +535,10 @@ static void a_full_receiver_holds_senders_for_a_while(void **state)
 	assert_int_equal(sum.waits, 2);
 	assert_int_equal(all_drops(), 0);
 
-	/* It takes something: the patience begins anew. */
+	/* It takes something: that earns it some more time. */
 	ports[1].room = 1;
 	assert_int_equal(forward(&ports[0], 8), 1);
-	fixture.turn.now += MILLISECOND - 1;
+	fixture.turn.now += 16 * NANOSECONDS_PER_MICROSECOND;
 	assert_int_equal(forward(&ports[0], 8), 0);
 	assert_int_equal(all_drops(), 0);
 
@@ -498,6 +559,106 @@ static void a_full_receiver_holds_senders_for_a_while(void **state)
 	assert_int_equal(forward(&ports[0], 8), 8);
 	assert_int_equal(drops(&ports[1], PORT_DROP_FULL), 14);
 	stop();
+}
+
+/*
+ * A sender has one frame in two for a receiver that takes a frame of @length bytes each @interval, for a second of virtual
+ * time in rounds of 5 us. Return: frames that the other receiver got.
+ */
+static unsigned paced(uint64_t interval, uint32_t length, uint64_t *lost)
+{
+	uint64_t start_ns, next;
+	unsigned at = 0, others = 0;
+
+	start();
+	add_ports(3);
+	introduce(1);
+	introduce(2);
+	make(0, 0, 1);
+	make(1, 0, 2);
+	sent[0].length = length;
+	test_frame_build(&sent[0], 0);
+	ports[1].room = 0;
+	start_ns = next = fixture.turn.now;
+	while (fixture.turn.now - start_ns < NANOSECONDS_PER_SECOND) {
+		struct frame frames[NETWORK_BATCH];
+
+		for (unsigned i = 0; i < 4; i++)
+			frames[i] = sent[(at + i) & 1].frame;
+		at += network_forward(&ports[0].port, frames, 4, &fixture.turn);
+		others += ports[2].count;
+		fake_port_clear(&ports[1]);
+		fake_port_clear(&ports[2]);
+		fixture.turn.now += 5 * NANOSECONDS_PER_MICROSECOND;
+		if (fixture.turn.now >= next) {
+			ports[1].room = 1;
+			next += interval;
+		}
+	}
+	*lost = drops(&ports[1], PORT_DROP_FULL);
+	stop();
+	return others;
+}
+
+/* Who is slow with each frame does not hold senders for long, by whatever pace it takes them. */
+static void a_trickling_receiver_holds_nobody(void **state)
+{
+	static const uint64_t intervals_us[] = { 50, 100, 300, 900, 990, 5000 };
+	uint64_t lost;
+
+	for (unsigned i = 0; i < array_size(intervals_us); i++) {
+		unsigned others = paced(intervals_us[i] * NANOSECONDS_PER_MICROSECOND, 100, &lost);
+
+		if (others < 45000 || !lost)
+			fail_msg("a frame each %lu us: others got %u", intervals_us[i], others);
+	}
+	/* At a pace that is good enough nothing is lost: 100,000 frames/s, and 2 Gbit/s in large ones. */
+	paced(10 * NANOSECONDS_PER_MICROSECOND, 100, &lost);
+	assert_int_equal(lost, 0);
+	paced(250 * NANOSECONDS_PER_MICROSECOND, 62500, &lost);
+	assert_int_equal(lost, 0);
+}
+
+/* A frame for all of 64 ports costs 63 copies: the sender's turn ends soon, and nothing is lost. */
+static void floods_cost_their_copies(void **state)
+{
+	static struct fake_port many[60];
+	static const struct {
+		uint32_t length;
+		unsigned done;
+	} cases[] = {
+		{ 100, 5 },    /* 5 * 63 copies are the first to pass 256 */
+		{ 60000, 1 },  /* 63 * 60,000 bytes pass 1 MiB at once */
+		{ 5000, 4 },
+	};
+
+	for (unsigned i = 0; i < array_size(cases); i++) {
+		unsigned done = 0, turns = 0;
+
+		start();
+		add_ports(4);
+		for (unsigned j = 0; j < array_size(many); j++) {
+			fake_port_init(&many[j], "many");
+			net_fixture_add(&fixture, &many[j]);
+		}
+		for (unsigned j = 0; j < NETWORK_BATCH; j++) {
+			make(j, 0, 255);
+			sent[j].length = cases[i].length;
+			test_frame_build(&sent[j], 0);
+		}
+		assert_int_equal(forward(&ports[0], NETWORK_BATCH), cases[i].done);
+		for (done = cases[i].done, turns = 1; done < NETWORK_BATCH; turns++)
+			done += forward(&ports[0], NETWORK_BATCH - done);
+		assert_int_equal(turns, (NETWORK_BATCH + cases[i].done - 1) / cases[i].done);
+		assert_int_equal(ports[1].count, NETWORK_BATCH);
+		assert_int_equal(all_drops(), 0);
+		for (unsigned j = 0; j < array_size(many); j++) {
+			assert_int_equal(many[j].count, NETWORK_BATCH);
+			fake_port_clear(&many[j]);
+			network_remove_port(fixture.network, &many[j].port);
+		}
+		stop();
+	}
 }
 
 static void a_claimed_receiver_is_not_waited_for(void **state)
@@ -794,7 +955,11 @@ int main(void)
 		cmocka_unit_test(vlans),
 		cmocka_unit_test(vlans_learn_apart_and_keep_tags),
 		cmocka_unit_test(spoofing_is_named),
+		cmocka_unit_test(checksums_do_not_overwrite_what_was_checked),
+		cmocka_unit_test(a_tag_does_not_wrap_the_checksum),
 		cmocka_unit_test(a_full_receiver_holds_senders_for_a_while),
+		cmocka_unit_test(a_trickling_receiver_holds_nobody),
+		cmocka_unit_test(floods_cost_their_copies),
 		cmocka_unit_test(a_claimed_receiver_is_not_waited_for),
 		cmocka_unit_test(segments_cross_whole_or_cut),
 		cmocka_unit_test(cut_segments_wait_for_room),

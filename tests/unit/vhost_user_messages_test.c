@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -111,6 +112,8 @@ enum file {
 	MEMORY,
 	PIPE,
 	REGULAR,
+	EPOLL,
+	INTERNET, /* a TCP socket */
 };
 
 #define WORDS(...)                                                                                                     \
@@ -207,10 +210,10 @@ static const struct refusal refusals[] = {
 	{ "above the quota", NEGOTIATED, VHOST_USER_ADD_MEM_REG, .length = 40,
 	  .words = WORDS(0, FRONT_END_GUEST, 1ULL << 40, FRONT_END_USER, 0), .fds = 1, .file = MEMORY,
 	  .outcome = REFUSED },
-	{ "added twice", RUNNING, VHOST_USER_ADD_MEM_REG, .length = 40,
-	  .words = WORDS(0, FRONT_END_GUEST, FRONT_END_MEMORY, FRONT_END_USER, 0), .fds = 1, .file = MEMORY,
+	{ "added where another is", RUNNING, VHOST_USER_ADD_MEM_REG, .length = 40,
+	  .words = WORDS(0, FRONT_END_GUEST, FRONT_END_MEMORY, FRONT_END_USER + 4096, 0), .fds = 1, .file = MEMORY,
 	  .outcome = REFUSED },
-	{ "removed, not there", RUNNING, VHOST_USER_REM_MEM_REG, .length = 40,
+	{ "removed, of another size", RUNNING, VHOST_USER_REM_MEM_REG, .length = 40,
 	  .words = WORDS(0, FRONT_END_GUEST, 4096, FRONT_END_USER, 0), .outcome = REFUSED },
 	{ "log of no bytes", NEGOTIATED, VHOST_USER_SET_LOG_BASE, .length = 16, .words = WORDS(0, 0), .fds = 1,
 	  .file = MEMORY, .outcome = CLOSED },
@@ -269,6 +272,18 @@ static const struct refusal refusals[] = {
 	  .file = PIPE, .outcome = REFUSED },
 	{ "call into a file", RUNNING, VHOST_USER_SET_VRING_CALL, .length = 8, .words = WORDS(0), .fds = 1,
 	  .file = REGULAR, .outcome = REFUSED },
+	{ "kick by an epoll set", NEGOTIATED, VHOST_USER_SET_VRING_KICK, .length = 8, .words = WORDS(0), .fds = 1,
+	  .file = EPOLL, .outcome = REFUSED },
+	{ "call into an epoll set", RUNNING, VHOST_USER_SET_VRING_CALL, .length = 8, .words = WORDS(0), .fds = 1,
+	  .file = EPOLL, .outcome = REFUSED },
+	{ "memory on a disk", RUNNING, VHOST_USER_SET_MEM_TABLE, .length = 40,
+	  .words = WORDS(1, FRONT_END_GUEST, 4096, FRONT_END_USER, 0), .fds = 1, .file = REGULAR, .outcome = REFUSED },
+	{ "region on a disk", NEGOTIATED, VHOST_USER_ADD_MEM_REG, .length = 40,
+	  .words = WORDS(0, FRONT_END_GUEST, 4096, FRONT_END_USER, 0), .fds = 1, .file = REGULAR, .outcome = REFUSED },
+	{ "log on a disk", NEGOTIATED, VHOST_USER_SET_LOG_BASE, .length = 16, .words = WORDS(4096, 0), .fds = 1,
+	  .file = REGULAR, .outcome = CLOSED },
+	{ "in-flight area on a disk", NEGOTIATED, VHOST_USER_SET_INFLIGHT_FD, .length = 24,
+	  .words = WORDS(4096, 0, 16 << 16 | 4), .fds = 1, .file = REGULAR, .outcome = REFUSED },
 	{ "err into a file", RUNNING, VHOST_USER_SET_VRING_ERR, .length = 8, .words = WORDS(0), .fds = 1,
 	  .file = REGULAR, .outcome = REFUSED },
 
@@ -286,6 +301,8 @@ static const struct refusal refusals[] = {
 	{ "unknown kind of write", NEGOTIATED, VHOST_USER_SET_CONFIG, .length = 20, .words = WORDS(8ULL << 32 | 16, 2),
 	  .outcome = REFUSED },
 	{ "back-end channel into a pipe", NEGOTIATED, VHOST_USER_SET_BACKEND_REQ_FD, .fds = 1, .file = PIPE,
+	  .outcome = REFUSED },
+	{ "back-end channel into the Internet", NEGOTIATED, VHOST_USER_SET_BACKEND_REQ_FD, .fds = 1, .file = INTERNET,
 	  .outcome = REFUSED },
 	{ "in-flight for 0 queues", NEGOTIATED, VHOST_USER_GET_INFLIGHT_FD, .length = 24,
 	  .words = WORDS(0, 0, 16 << 16), .outcome = CLOSED },
@@ -328,6 +345,10 @@ static int open_file(enum file file, int *other)
 		assert_int_equal(pipe2(pipe_fds, O_CLOEXEC), 0);
 		*other = pipe_fds[0];
 		return pipe_fds[1];
+	case EPOLL:
+		return epoll_create1(EPOLL_CLOEXEC);
+	case INTERNET:
+		return socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	default:
 		fd = mkstemp(name);
 		unlink(name);
@@ -613,6 +634,14 @@ static void test_memory_change(void **state)
 	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_REM_MEM_REG, &more, sizeof(more), &fd, 1),
 			 ACCEPTED);
 	assert_true(runs(0));
+	/* QEMU before 8.0 does both once for each queue pair. */
+	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_REM_MEM_REG, &more, sizeof(more), NULL, 0), ACCEPTED);
+	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_ADD_MEM_REG, &first, sizeof(first), &fd, 1),
+			 ACCEPTED);
+	assert_ptr_equal(fixture.connection.memory->regions[0], region);
+	assert_int_equal(fixture.connection.memory->region_count, 1);
+	assert_int_equal(fixture.connection.memory_size, FRONT_END_MEMORY);
+	assert_true(runs(0));
 	/* The whole table again: the mapping is kept. */
 	assert_int_equal(front_end_memory(&fixture.front_end), ACCEPTED);
 	assert_ptr_equal(fixture.connection.memory->regions[0], region);
@@ -665,21 +694,78 @@ static void test_call_swap(void **state)
 	front_end_memory(&fixture.front_end);
 	front_end_start_queue(&fixture.front_end, 0, NULL, &first);
 	assert_true(runs(0));
-	virtqueue_notify(&queue_of(0)->ring);
+	virtqueue_notify(&queue_of(0)->ring, sidecore_notifier(NULL));
 	assert_int_equal(read(first, &value, 8), 8);
 	assert_int_equal(front_end_file(&fixture.front_end, VHOST_USER_SET_VRING_CALL, 0, second), ACCEPTED);
 	assert_int_equal(fake_engine.detaches, 0);
 	assert_int_equal(read(second, &value, 8), 8);
 	assert_int_equal(value, 1);
-	virtqueue_notify(&queue_of(0)->ring);
+	virtqueue_notify(&queue_of(0)->ring, sidecore_notifier(NULL));
 	assert_int_equal(read(second, &value, 8), 8);
 	assert_int_equal(read(first, &value, 8), -1);
 	assert_int_equal(front_end_file(&fixture.front_end, VHOST_USER_SET_VRING_CALL, VHOST_USER_VRING_NO_FD, -1),
 			 ACCEPTED);
-	virtqueue_notify(&queue_of(0)->ring);
+	virtqueue_notify(&queue_of(0)->ring, sidecore_notifier(NULL));
 	assert_int_equal(read(second, &value, 8), -1);
 	close(first);
 	close(second);
+	finish();
+}
+
+/* As full as an eventfd can be, and a write to it waits. */
+static int full_eventfd(void)
+{
+	uint64_t most = UINT64_MAX - 1;
+	int fd = eventfd(0, EFD_CLOEXEC);
+
+	assert_int_equal(write(fd, &most, sizeof(most)), sizeof(most));
+	return fd;
+}
+
+/* Have the file behind @fd, which the server holds, too, full and blocking, whatever the server made of it. */
+static void spoil(int fd)
+{
+	uint64_t most = UINT64_MAX - 1, value;
+
+	assert_int_equal(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+	if (read(fd, &value, sizeof(value)) < 0)
+		assert_int_equal(errno, EAGAIN);
+	assert_int_equal(write(fd, &most, sizeof(most)), sizeof(most));
+	assert_int_equal(fcntl(fd, F_SETFL, 0), 0);
+}
+
+/* Eventfds that nobody reads, with O_NONBLOCK cleared behind our back: who signals them must not wait. */
+static void test_full_eventfds(void **state)
+{
+	struct turn turn = { 0 };
+	int call, error_fd = eventfd(0, EFD_CLOEXEC), swapped = full_eventfd();
+	uint64_t value;
+
+	begin(VIRTIO_ID_BLOCK);
+	fixture.fds_before -= 2; /* the two above are closed by the test's end */
+	alarm(10);		 /* whoever waits, waits for ever */
+	front_end_negotiate(&fixture.front_end, FEATURES);
+	front_end_memory(&fixture.front_end);
+	front_end_start_queue(&fixture.front_end, 0, NULL, &call);
+	assert_int_equal(front_end_file(&fixture.front_end, VHOST_USER_SET_VRING_ERR, 0, error_fd), ACCEPTED);
+	spoil(call);
+	spoil(error_fd);
+	for (unsigned i = 0; i < 1000; i++)
+		virtqueue_notify(&queue_of(0)->ring, sidecore_notifier(NULL));
+	assert_int_equal(queue_of(0)->ring.counters.notifications, 1000);
+	assert_int_equal(read(call, &value, 8), 8);
+	assert_int_equal(value, UINT64_MAX);
+
+	assert_int_equal(front_end_file(&fixture.front_end, VHOST_USER_SET_VRING_CALL, 0, swapped), ACCEPTED);
+	virtqueue_break(&queue_of(0)->ring, VIRTQUEUE_BAD_HEAD);
+	queue_of(0)->poller.ops->poll(&queue_of(0)->poller, &turn);
+	front_end_pump(&fixture.front_end);
+	assert_int_equal(read(error_fd, &value, 8), 8);
+	assert_int_equal(value, UINT64_MAX);
+	alarm(0);
+	close(call);
+	close(swapped);
+	close(error_fd);
 	finish();
 }
 
@@ -688,7 +774,7 @@ static void *notify_often(void *context)
 	struct virtio_queue *queue = context;
 
 	for (unsigned i = 0; i < 20000; i++)
-		virtqueue_notify(&queue->ring);
+		virtqueue_notify(&queue->ring, sidecore_notifier(NULL));
 	return NULL;
 }
 
@@ -918,7 +1004,8 @@ int main(void)
 		cmocka_unit_test(test_orders),		 cmocka_unit_test(test_old_front_end),
 		cmocka_unit_test(test_packed_bases),	 cmocka_unit_test(test_memory_change),
 		cmocka_unit_test(test_slow_drain),	 cmocka_unit_test(test_call_swap),
-		cmocka_unit_test(test_call_swap_race),	 cmocka_unit_test(test_broken_queue),
+		cmocka_unit_test(test_call_swap_race),	 cmocka_unit_test(test_full_eventfds),
+		cmocka_unit_test(test_broken_queue),
 		cmocka_unit_test(test_status_and_reset), cmocka_unit_test(test_log),
 		cmocka_unit_test(test_config_change),	 cmocka_unit_test(test_inflight),
 		cmocka_unit_test(test_repetition),

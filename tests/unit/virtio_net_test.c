@@ -456,6 +456,27 @@ static void turns_are_bounded(void **state)
 	stop(2);
 }
 
+/* A chain of many buffers costs more of a turn than its bytes. */
+static void buffers_cost_their_turn(void **state)
+{
+	static struct fixture_buffer buffers[512];
+	const struct virtio_net_header header = { 0 };
+
+	start(MODERN, 1, 2);
+	write_frame(&rings[TRANSMIT], FIXTURE_DATA, &header, 12, array_size(buffers) - 12, 1);
+	for (unsigned i = 0; i < array_size(buffers); i++)
+		buffers[i] = (struct fixture_buffer){ fixture_address(FIXTURE_DATA + i), 1, false };
+	for (uint16_t id = 0; id < 8; id++)
+		ring_fixture_offer(&rings[TRANSMIT], id, buffers, array_size(buffers), FIXTURE_DATA + 0x10000 + id * 0x2000ULL);
+	fixture.turn.bytes = 128 << 10;
+	assert_int_equal(transmit_turn(), 2);
+	assert_int_equal(transmit_turn(), 2);
+	fixture.turn.bytes = 1 << 20;
+	assert_int_equal(transmit_turn(), 4);
+	assert_int_equal(peer.count, 8);
+	stop(2);
+}
+
 /* ---- Receive ---- */
 
 static void frames_fill_as_many_buffers_as_they_need(void **state)
@@ -1036,6 +1057,7 @@ int main(void)
 		SPLIT_AND_PACKED(a_full_receiver_leaves_chains_in_the_ring),
 		SPLIT_AND_PACKED(cut_segments_go_on_where_they_stopped),
 		SPLIT_AND_PACKED(turns_are_bounded),
+		SPLIT_AND_PACKED(buffers_cost_their_turn),
 		SPLIT_AND_PACKED(frames_fill_as_many_buffers_as_they_need),
 		SPLIT_AND_PACKED(batches_fill_buffers_of_many_segments),
 		SPLIT_AND_PACKED(headers_may_lie_over_buffers),

@@ -7,10 +7,10 @@
 #include <event2/event.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/checked.h"
+#include "base/file_kind.h"
 #include "transport/vhost_user/connection.h"
 #include "transport/vhost_user/handlers.h"
 
@@ -138,11 +138,10 @@ void vhost_user_config_changed(struct virtio_device *device)
 
 int vhost_user_set_backend_req_fd(struct vhost_user_connection *connection, struct vhost_user_message *message)
 {
-	struct stat status;
 	struct event *writable;
 
-	if (fstat(message->fds[0], &status) || !S_ISSOCK(status.st_mode))
-		return vhost_user_refuse(connection, -EINVAL, "channel for back-end requests that is not a socket");
+	if (!file_is_unix_socket(message->fds[0]))
+		return vhost_user_refuse(connection, -EINVAL, "channel for back-end requests that is not a unix socket");
 	writable = event_new(connection->base, message->fds[0], EV_WRITE, backend_writable, connection);
 	if (!writable)
 		return -ENOMEM;

@@ -37,6 +37,7 @@
 
 #include "base/checked.h"
 #include "base/log.h"
+#include "base/notifier.h"
 
 /* After so long the operator is told whom a message waits for. */
 #define OVERDUE_SECONDS 10
@@ -292,12 +293,10 @@ static void connection_finished(evutil_socket_t fd, short what, void *context)
 static void ring_broken(struct virtio_queue *queue)
 {
 	struct vhost_user_connection *connection = queue->device->transport;
-	uint64_t one = 1;
+	int err_fd = connection->vrings[queue->index].err_fd;
 
-	/* A full counter (EAGAIN) means that the front-end has an error pending already. */
-	if (connection->vrings[queue->index].err_fd >= 0 &&
-	    write(connection->vrings[queue->index].err_fd, &one, sizeof(one)) < 0)
-		log_debug("%s: queue %u: error fd: %m", queue->device->name, queue->index);
+	if (err_fd >= 0)
+		notifier_signal(engine_notifier(queue->device->engine), err_fd);
 }
 
 int vhost_user_connection_init(struct vhost_user_connection *connection, struct virtio_device *device,
@@ -360,7 +359,8 @@ void vhost_user_connection_close(struct vhost_user_connection *connection, const
 
 	if (connection->state == CONNECTION_CLOSED || connection->state == CONNECTION_CLOSING)
 		return;
-	log_info("%s: front-end disconnected%s%s", connection->device->name, reason ? ": " : "", reason ? reason : "");
+	log_limited(&connection->device->log_limit, LOG_LEVEL_INFO, "%s: front-end disconnected%s%s",
+		    connection->device->name, reason ? ": " : "", reason ? reason : "");
 	connection->state = CONNECTION_CLOSING;
 	event_del(connection->readable);
 	event_del(connection->writable);

@@ -8,8 +8,11 @@
 #include <sys/stat.h>
 
 #include "base/checked.h"
+#include "base/file_kind.h"
 #include "transport/vhost_user/connection.h"
 #include "transport/vhost_user/handlers.h"
+
+#define NOT_MEMORY "file that is not memory: it must be a memfd or in tmpfs or hugetlbfs"
 
 static int memory_refuse(struct vhost_user_connection *connection, int error)
 {
@@ -17,6 +20,8 @@ static int memory_refuse(struct vhost_user_connection *connection, int error)
 	case -EINVAL:
 		return vhost_user_refuse(connection, error,
 					 "memory region that wraps, overlaps another or is larger than its file");
+	case -EMEDIUMTYPE:
+		return vhost_user_refuse(connection, error, NOT_MEMORY);
 	case -ENOSPC:
 		return vhost_user_refuse(connection, error, "too many memory regions");
 	case -ENOENT:
@@ -55,12 +60,15 @@ static int install(struct vhost_user_connection *connection, struct guest_memory
 	return 0;
 }
 
-/* The very region that is wanted, mapped already: front-ends send the whole table again for a small change. */
+/*
+ * The very region that is wanted, mapped already: front-ends send the whole table again for a small change, and QEMU before
+ * 8.0 adds and removes each region once for each queue pair of a network card.
+ */
 static struct guest_region *find_same(const struct guest_memory *memory, const struct vhost_user_region *wanted, int fd)
 {
 	struct stat status;
 
-	if (fstat(fd, &status))
+	if (!file_is_memory(fd) || fstat(fd, &status))
 		return NULL;
 	for (unsigned i = 0; i < memory->region_count; i++) {
 		struct guest_region *region = memory->regions[i];
@@ -144,6 +152,8 @@ int vhost_user_add_mem_reg(struct vhost_user_connection *connection, struct vhos
 	uint64_t size;
 	int error;
 
+	if (find_same(connection->memory, wanted, message->fds[0]))
+		return 0;
 	if (!checked_add(connection->memory_size, wanted->size, &size) || !within_quota(connection, size))
 		return vhost_user_refuse(connection, -EDQUOT, "more guest memory than this device may map");
 	error = guest_region_map(message->fds[0], wanted->mmap_offset, wanted->guest_address, wanted->size,
@@ -163,6 +173,9 @@ int vhost_user_rem_mem_reg(struct vhost_user_connection *connection, struct vhos
 	struct guest_memory *map;
 	int error;
 
+	/* Removed already, for another queue pair. What lies there with another size or user address is a mistake. */
+	if (!guest_memory_find(connection->memory, wanted->guest_address))
+		return 0;
 	error = guest_memory_without(connection->memory, wanted->guest_address, wanted->user_address, wanted->size,
 				     &map);
 	if (error)
@@ -178,7 +191,9 @@ int vhost_user_set_log_base(struct vhost_user_connection *connection, struct vho
 	error = dirty_log_map(message->fds[0], message->payload.log.size, message->payload.log.offset, &log);
 	if (error)
 		return vhost_user_refuse(connection, error,
-					 "dirty log that is empty, wraps or is larger than its file");
+					 error == -EMEDIUMTYPE
+						 ? NOT_MEMORY
+						 : "dirty log that is empty, wraps or is larger than its file");
 	dirty_log_unmap(connection->log);
 	connection->log = log;
 	/* Front-ends wait for a reply of any payload. */

@@ -18,7 +18,7 @@
  * known, which differs only in that an empty ring is polled.
  *
  * Interrupts: call_fd is one file descriptor number for the life of the connection, known to the sidecore.
- * SET_VRING_CALL replaces the file behind it with dup3(), which is atomic for a concurrent write(): each interrupt goes
+ * SET_VRING_CALL replaces the file behind it with dup3(), which is atomic for a concurrent signal: each interrupt goes
  * to the old file or to the new one. One that went to the old file just before may be seen by nobody, so the new file
  * is signalled once; a spurious interrupt is harmless (virtio 1.3 2.7.10). Where the front-end wants none, an eventfd
  * of our own takes them.
@@ -30,13 +30,13 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/checked.h"
+#include "base/file_kind.h"
 #include "base/log.h"
+#include "base/notifier.h"
 #include "transport/vhost_user/connection.h"
 #include "transport/vhost_user/handlers.h"
 
@@ -123,6 +123,16 @@ static bool locate(const struct vhost_user_connection *connection, const struct 
 	return config->descriptors && config->driver_area && config->device_area;
 }
 
+/*
+ * Addresses that are aligned for the front-end need not be so for us: a region may begin anywhere in its file.
+ * virtqueue_start() asks for the same, but the rings are looked at before it.
+ */
+static bool aligned(const struct virtqueue_config *config)
+{
+	return !((uintptr_t)config->descriptors % 16 || (uintptr_t)config->driver_area % 2 ||
+		 (uintptr_t)config->device_area % 4);
+}
+
 static void set_bases(const struct vhost_user_vring *vring, struct virtqueue_config *config)
 {
 	config->avail_base = (uint16_t)vring->base;
@@ -184,6 +194,8 @@ static int start_ring(struct vhost_user_connection *connection, uint16_t index)
 
 	if (!locate(connection, vring, &config))
 		return vhost_user_refuse(connection, -EFAULT, "ring addresses outside of guest memory");
+	if (!aligned(&config))
+		return vhost_user_refuse(connection, -EINVAL, "ring of an impossible size, alignment or base");
 	set_bases(vring, &config);
 	error = ensure_call_fd(vring);
 	if (error)
@@ -307,53 +319,21 @@ static int take_vring_fd(struct vhost_user_connection *connection, struct vhost_
 	return 0;
 }
 
-/*
- * On Linux every front-end sends eventfds. Other files are trouble: a write to a pipe or socket without a reader is a
- * SIGPIPE, a regular file would be written to. Files without a type are the kernel's own objects; of these only an
- * eventfd takes our 8 bytes.
- */
-static bool is_event_file(int fd)
+/* The same as take_vring_fd(), for what must be an eventfd: what is signalled and waited for by sidecores. */
+static int take_eventfd(struct vhost_user_connection *connection, struct vhost_user_message *message, int *fd)
 {
-	struct stat status;
+	int error = take_vring_fd(connection, message, fd);
 
-	return !fstat(fd, &status) && !(status.st_mode & S_IFMT);
-}
-
-/* A write to the file must never make a sidecore wait. */
-static int make_signal_fd(struct vhost_user_connection *connection, int fd)
-{
-	int flags = fcntl(fd, F_GETFL);
-
-	if (!is_event_file(fd) || flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+	if (!error && *fd >= 0 && !file_is_eventfd(*fd))
 		return vhost_user_refuse(connection, -EINVAL, "not an eventfd");
-	return 0;
-}
-
-/* The sidecore will wait for the file in epoll: find out here whether one can. */
-static int check_wait_fd(struct vhost_user_connection *connection, int fd)
-{
-	struct epoll_event event = { .events = EPOLLIN | EPOLLET };
-	int epoll, error;
-
-	if (!is_event_file(fd))
-		return vhost_user_refuse(connection, -EINVAL, "not an eventfd");
-	epoll = epoll_create1(EPOLL_CLOEXEC);
-	if (epoll < 0)
-		return -errno;
-	error = epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
-	close(epoll);
-	if (error)
-		return vhost_user_refuse(connection, -EINVAL, "file descriptor that cannot be waited for");
-	return 0;
+	return error;
 }
 
 int vhost_user_set_vring_kick(struct vhost_user_connection *connection, struct vhost_user_message *message)
 {
 	struct vhost_user_vring *vring;
-	int fd, error = take_vring_fd(connection, message, &fd);
+	int fd, error = take_eventfd(connection, message, &fd);
 
-	if (!error && fd >= 0)
-		error = check_wait_fd(connection, fd);
 	if (error)
 		return error;
 	vring = &connection->vrings[message->payload.u64 & VHOST_USER_VRING_INDEX_MASK];
@@ -366,13 +346,10 @@ int vhost_user_set_vring_kick(struct vhost_user_connection *connection, struct v
 
 int vhost_user_set_vring_call(struct vhost_user_connection *connection, struct vhost_user_message *message)
 {
-	uint64_t one = 1;
 	struct vhost_user_vring *vring;
 	struct virtio_queue *queue;
-	int fd, own = -1, error = take_vring_fd(connection, message, &fd);
+	int fd, own = -1, error = take_eventfd(connection, message, &fd);
 
-	if (!error && fd >= 0)
-		error = make_signal_fd(connection, fd);
 	if (error)
 		return error;
 	vring = &connection->vrings[message->payload.u64 & VHOST_USER_VRING_INDEX_MASK];
@@ -387,10 +364,9 @@ int vhost_user_set_vring_call(struct vhost_user_connection *connection, struct v
 	}
 	if (dup3(fd, vring->call_fd, O_CLOEXEC) < 0)
 		error = -errno;
-	/* The interrupt that may have gone to the old file. EAGAIN: one is pending anyway. */
-	else if (queue->state == VIRTIO_QUEUE_RUNNING && write(vring->call_fd, &one, sizeof(one)) < 0 &&
-		 errno != EAGAIN)
-		error = vhost_user_refuse(connection, -EINVAL, "file descriptor that cannot be signalled");
+	/* The interrupt that may have gone to the old file. */
+	else if (queue->state == VIRTIO_QUEUE_RUNNING)
+		notifier_signal(engine_notifier(connection->device->engine), vring->call_fd);
 	if (own >= 0)
 		close(own);
 	return error;
@@ -398,10 +374,8 @@ int vhost_user_set_vring_call(struct vhost_user_connection *connection, struct v
 
 int vhost_user_set_vring_err(struct vhost_user_connection *connection, struct vhost_user_message *message)
 {
-	int fd, error = take_vring_fd(connection, message, &fd);
+	int fd, error = take_eventfd(connection, message, &fd);
 
-	if (!error && fd >= 0)
-		error = make_signal_fd(connection, fd);
 	if (error)
 		return error;
 	replace_fd(&connection->vrings[message->payload.u64 & VHOST_USER_VRING_INDEX_MASK].err_fd, fd);

@@ -63,7 +63,7 @@ static void serve(struct vhost_user_server *server, int fd)
 		return;
 	}
 	server->connections++;
-	log_info("%s: front-end connected", server->device->name);
+	log_limited(&server->device->log_limit, LOG_LEVEL_INFO, "%s: front-end connected", server->device->name);
 }
 
 static void retry_later(struct vhost_user_server *server)
@@ -149,9 +149,9 @@ static int listen_on(struct vhost_user_server *server, uint32_t mode, const char
 	     bind(server->listener, address, sizeof(server->address)))) {
 		error = -errno;
 		*reason = error == -EADDRINUSE
-				  ? "the socket's path is in use: another program listens there, or it is "
-				    "no socket; stop it, or choose another path"
-				  : "cannot make the socket file; does its folder exist, may it be written?";
+				  ? "another program listens there, or it is no socket; stop it, or choose another "
+				    "path"
+				  : "check that the folder exists and may be written";
 		return error;
 	}
 	if (!lstat(server->address.sun_path, &status)) {

@@ -1,0 +1,129 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""
+Writes the seeds of a fuzz target: tests/fuzz/make_seeds.py TARGET FOLDER
+
+Inputs from which a search gets deep soon. Each says in the target's own terms (its file's head and step function)
+what an ordinary driver, front-end or person would do.
+"""
+import struct
+import sys
+from pathlib import Path
+
+
+def u16(value):
+	return struct.pack("<H", value)
+
+
+def u64(value):
+	return struct.pack("<Q", value)
+
+
+def chain_seeds():
+	for form in (0x00, 0x01, 0x02, 0x03, 0x06, 0x07, 0x71, 0x60):
+		for more in (0, 2, 6, 0xfe):
+			offer = bytes([0, 0x21, 0x00]) + b"\0\1\xff"	# two buffers, the second one writable
+			seed = bytes([form, more])
+			seed += bytes([0, 1]) + bytes([0]) + b"\0\1\x40" + bytes([0x04]) + b"\0\2\x40"
+			seed += offer + bytes([4, 31, 6, 0, 9, 10, 4, 8, 8, 6, 1, 9])
+			seed += bytes([1, 0x83, 0, 0, 1, 9, 4, 3, 12, 4, 31, 6, 0, 6, 1, 9, 13, 4, 2])
+			yield seed
+
+
+def virtio_blk_seeds():
+	turn = bytes([6, 63]) + u16(0xffff)
+	for form in (0x00, 0x01, 0x02, 0x03, 0x07, 0x08, 0x09, 0x61):
+		for disk in (0x00, 0x10, 0x21, 0x02, 0x48):
+			seed = bytes([form, disk]) + u64(0)
+			for kind in range(6):
+				indirect = 0x80 if form & 2 else 0
+				zones = kind in (4, 5)
+				pieces = 0 if kind == 2 else 2
+				seed += bytes([kind % 3, kind | indirect, pieces, kind * 2, 8 * (kind + 1)])
+				seed += bytes([8, 8, 24, 8]) if zones else bytes([7] * pieces)
+			seed += turn + bytes([8, 0, 8, 1, 9, 10, 0]) + turn
+			seed += bytes([11]) + bytes([0, 1, 1, 0, 8, 0]) + turn
+			yield seed
+
+
+def virtio_net_seeds():
+	turn = bytes([10, 63]) + u16(0xffff) + bytes([255])
+	for takes in (0x00, 0x01, 0x7f):
+		for form in (0x00, 0x01, 0x02, 0x07):
+			for vlan in ((4, 4, 0), (1, 1, 2), (2, 1, 1)):
+				seed = u64(0) + bytes([vlan[0], form]) + u64(0) + bytes([vlan[1], form])
+				seed += bytes([takes, vlan[2]])
+				seed += bytes([4, 0x4f, 0x84, 0x4f])	# room on both
+				# plain, partial, TCP, UDP and UFO
+				for offload in (0x00, 0x01, 0x05, 0x4d, 0x49, 0x59):
+					for ip in (0x00, 0x04):
+						for addresses in (0x06, 0x05):
+							size = u16(4000) if offload & 0x40 else bytes([200])
+							seed += bytes([0, ip, offload, addresses]) + size + u16(500)
+				seed += turn + bytes([9, 3]) + bytes(24) + turn + bytes([13, 13, 14, 15]) + turn
+				yield seed
+
+
+def vhost_user_seeds():
+	for device in range(3):
+		for session in range(0, 64, 3):
+			# A running session, chains in both queues, turns, then every message once.
+			seed = bytes([0x80 + device, session])
+			seed += bytes([10, 0, 1, 0]) + b"\0\1\x40" + bytes([0x04]) + b"\0\2\x40" + bytes([12])
+			every = b"".join(bytes([0, 1, request]) + bytes(6) for request in range(1, 44))
+			yield seed + every + bytes([12, 15, 1])
+		# From nothing: features, memory table of one region, a ring.
+		seed = bytes([device, 0])
+		seed += bytes([0, 1, 16, 0]) + u64(0xb) + bytes([0, 1, 2, 0]) + u64(1 << 32 | 1 << 30) + bytes([0])
+		seed += bytes([0, 1, 5, 1, 0x80, 0x83, 0x80, 0])
+		seed += bytes([0, 1, 8, 0, 16]) + bytes([0, 1, 9, 0, 0, 0x80, 0x88, 0x87])
+		seed += bytes([0, 1, 12, 0, 0, 0, 0, 0]) + bytes([0, 1, 13, 0, 0, 0, 0, 0])
+		seed += bytes([0, 1, 18, 0, 1, 12])
+		yield seed
+
+
+def segment_seeds():
+	for form in (0x00, 0x08, 0x01, 0x22, 0x4a, 0x6a, 0xe8, 0x18):
+		for kind in range(6):
+			# addresses, options, ports, sequence number, flags, payload, size of segments
+			tcp = kind < 2
+			ip = bytes(4) if kind == 1 or (kind > 1 and form & 8) else bytes(10)
+			sequence = b"\0\0\0\1\xff" if tcp else b""
+			yield (bytes([form, kind, 3]) + ip + b"\0\1\0\2" + sequence + u16(9000) + u16(1448) +
+			       bytes([0, 0x83, 5, 60, 200, 7, 1, 9]))
+
+
+def config_seeds():
+	text = Path(__file__).parents[2] / "src/control/config.h"
+	example = "\n".join(line[3:] if line.startswith(" *\t") else "" for line in text.read_text().splitlines())
+	yield example.encode()
+	yield (b"control: none\nnetworks:\n  - name: lan\n"
+	       b"interfaces:\n  - name: a\n    network: lan\n    socket: a.sock\n")
+	yield b"disks:\n  - name: d\n    socket: d.sock\n    backend: { type: ram, size: 1G }\n"
+	yield b"sidecores:\n  - cpu: 0\nbusy_poll: 50us\nnetworks: []\n"
+	for key, value in (("vlan", "10"), ("trunk", "[10, 20]"), ("mac", "52:54:00:00:00:01"), ("ipv4", "[10.0.2.15]"),
+			   ("memory_max", "64G"), ("queue_pairs", "8"), ("mode", "client"), ("isolated", "true")):
+		yield (f"networks:\n  - name: l\ninterfaces:\n  - name: a\n    network: l\n    socket: s\n"
+		       f"    {key}: {value}\n").encode()
+
+
+def control_seeds():
+	yield b'{"command": "status"}'
+	yield b'{"command": "addresses", "network": "lan"}'
+	yield b'{"command": "resize", "disk": "web", "size": "2G"}'
+	yield b'{"command": "resize", "disk": "web", "size": 4096}'
+	yield b'{"command": "announce", "interface": "web-net"}'
+	yield b'{"command": "stauts", "x": [1, null, "\\u00e4"]}'
+
+
+def main():
+	target, folder = sys.argv[1], Path(sys.argv[2])
+	seeds = globals()[f"{target}_seeds"]()
+	for old in folder.iterdir():
+		old.unlink()
+	for number, seed in enumerate(seeds):
+		(folder / f"{number:03}").write_bytes(seed)
+
+
+if __name__ == "__main__":
+	main()
