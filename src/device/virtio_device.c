@@ -205,6 +205,8 @@ static void finish_stop(struct virtio_queue *queue)
 	if (queue->stop_awaits_report)
 		return;
 	queue->device->ops->queue_stopped(queue);
+	if (virtqueue_settle(&queue->ring))
+		virtqueue_notify(&queue->ring, engine_notifier(queue->device->engine));
 	base = virtqueue_stop(&queue->ring);
 	queue->state = VIRTIO_QUEUE_STOPPED;
 	queue->stopped(queue, base, queue->stopped_context);

@@ -4,11 +4,12 @@
  *
  * Theory of operation
  * -------------------
- * The port's transmit operation, called by whatever sidecore sends, pops receive chains as frames come, fills them, and
- * pushes them; flush unpops the chains that were not needed and publishes. Between two claims nothing is held: all that
- * the queue remembers is in the ring.
+ * The port's transmit operation, called by whatever sidecore sends, pops receive chains as frames come and fills them;
+ * flush pushes them, unpops the chains that were not needed, and publishes. Between two claims nothing is held: all
+ * that the queue remembers is in the ring.
  *
- * Popped chains wait in @chains from @head to @count. Their segments lie one behind the other in the pool, in the order
+ * Popped chains wait in @chains from @head to @count; those before @head are filled, and are pushed all at once when
+ * the port is flushed or their place is needed. The chains' segments lie one behind the other in the pool, in the order
  * of the chains (pop appends), so a frame that fills several chains is copied into one array of segments. When array or
  * pool run full of chains that were used, the waiting ones move to the front.
  *
@@ -36,6 +37,7 @@ struct receive_queue {
 	uint64_t bytes; /* writable, in the chains that wait */
 	struct segment_pool pool;
 	struct chain chains[RECEIVE_CHAINS];
+	uint32_t written[RECEIVE_CHAINS]; /* of the chains before @head */
 	struct guest_segment segments[RECEIVE_SEGMENTS];
 };
 
@@ -59,12 +61,22 @@ int virtio_net_receive_start(struct virtio_queue *queue)
 	return 0;
 }
 
-/* Move the chains that wait, and their segments, to the front. */
-static void make_room(struct receive_queue *receive)
+/* Hand the chains that are filled back as used. Chains and segments stay where they are. */
+static void push_filled(struct virtio_queue *queue)
 {
+	struct receive_queue *receive = queue->model;
+
+	virtqueue_push_chains(&queue->ring, receive->chains, receive->written, receive->head);
+}
+
+/* Push the chains that are filled; move those that wait, and their segments, to the front. */
+static void make_room(struct virtio_queue *queue)
+{
+	struct receive_queue *receive = queue->model;
 	uint32_t waiting = receive->count - receive->head;
 	size_t gone = receive->pool.used;
 
+	push_filled(queue);
 	if (waiting)
 		gone = (size_t)(receive->chains[receive->head].segments - receive->segments);
 	memmove(receive->segments, receive->segments + gone,
@@ -86,7 +98,7 @@ static unsigned pop_more(struct virtio_net *net, struct virtio_queue *queue, uns
 
 	if (receive->head && (receive->head == receive->count || receive->count + want > RECEIVE_CHAINS ||
 			      receive->pool.used + CHAIN_SEGMENTS_MAX > RECEIVE_SEGMENTS))
-		make_room(receive);
+		make_room(queue);
 	want = min(want, RECEIVE_CHAINS - receive->count);
 	chains = receive->chains + receive->count;
 	count = virtqueue_pop(&queue->ring, chains, want, &receive->pool);
@@ -177,8 +189,8 @@ static uint16_t chains_for(const struct receive_queue *receive, uint32_t length)
 	return count;
 }
 
-static enum receive_result receive_frame(struct virtio_net *net, struct virtio_queue *queue, const struct frame *frame,
-					 unsigned frames)
+static __attribute__((noinline)) enum receive_result receive_frame(struct virtio_net *net, struct virtio_queue *queue,
+								   const struct frame *frame, unsigned frames)
 {
 	struct receive_queue *receive = queue->model;
 	uint32_t need = net->header_size + frame->length, left = need;
@@ -187,16 +199,11 @@ static enum receive_result receive_frame(struct virtio_net *net, struct virtio_q
 	const struct chain *chain;
 	uint16_t buffers;
 
-	/* Nearly always: the next buffer is there, and large enough. */
-	buffers = 1;
+	result = collect(net, queue, need, frames);
+	if (unlikely(result != RECEIVE_DONE))
+		return result;
+	buffers = chains_for(receive, need);
 	chain = &receive->chains[receive->head];
-	if (unlikely(receive->head == receive->count || chain->writable_length < need)) {
-		result = collect(net, queue, need, frames);
-		if (unlikely(result != RECEIVE_DONE))
-			return result;
-		buffers = chains_for(receive, need);
-		chain = &receive->chains[receive->head];
-	}
 	virtio_net_header_build(frame, net->port.abilities.checksum, buffers, &header);
 	write_header(chain_writable(chain), &header, net->header_size);
 	frame_copy_out(frame, chain_writable(chain), net->header_size);
@@ -206,13 +213,47 @@ static enum receive_result receive_frame(struct virtio_net *net, struct virtio_q
 
 		if (unlikely(queue->ring.config.log))
 			log_chain(queue, chain, written);
-		virtqueue_push(&queue->ring, chain->id, chain->slots, written);
+		receive->written[receive->head++] = written;
 		left -= written;
 		receive->bytes -= chain->writable_length;
 	}
-	counter_add(&queue->ring.counters.bytes, need);
-	receive->head += buffers;
 	return RECEIVE_DONE;
+}
+
+/*
+ * Plain frames into chains that wait, each of which holds its frame in one segment, as far as they go: nearly all.
+ * @bytes:	of these frames are added
+ *
+ * Return: how many; what stopped it is left to receive_frame().
+ */
+static unsigned receive_plain(struct virtio_net *net, struct virtio_queue *queue, const struct frame *frames,
+			      unsigned count, uint64_t *bytes)
+{
+	static const struct virtio_net_header header = { .num_buffers = 1 };
+	struct receive_queue *receive = queue->model;
+	uint32_t head = receive->head;
+	uint64_t sum = 0;
+	unsigned done;
+
+	if (unlikely(net->header_size != sizeof(header) || queue->ring.config.log))
+		return 0;
+	for (done = 0; done < count && head < receive->count; done++, head++) {
+		const struct chain *chain = &receive->chains[head];
+		const struct guest_segment *to = chain->segments; /* readable ones there are none: pop_more() */
+		const struct frame *frame = &frames[done];
+		uint32_t need = (uint32_t)sizeof(header) + frame->length;
+
+		if (unlikely(to->length < need || !frame_is_plain(frame) || frame->offload.checksum_valid))
+			break;
+		guest_write(to->base, &header, sizeof(header));
+		frame_copy_out(frame, to, sizeof(header));
+		receive->written[head] = need;
+		receive->bytes -= chain->writable_length;
+		sum += frame->length;
+	}
+	receive->head = head;
+	*bytes += sum;
+	return done;
 }
 
 /* Pairs that may receive: those that run, of those that the driver has enabled, if any. */
@@ -252,35 +293,43 @@ static void touch(struct virtio_net *net, struct virtio_queue *queue)
 	virtio_queue_check_memory(queue);
 }
 
-static unsigned receive_transmit(struct port *port, struct frame *const *frames, unsigned count,
-				 const struct turn *turn)
+static unsigned receive_transmit(struct port *port, const struct frame *frames, unsigned count, const struct turn *turn)
 {
 	struct virtio_net *net = container_of(port, struct virtio_net, port);
 	struct port_counters *counters = port_counters(port, turn);
-	unsigned pairs = usable_pairs(net), done;
-	uint64_t delivered = 0, bytes = 0;
+	unsigned pairs = usable_pairs(net), done = 0, dropped = 0;
+	bool single = !(pairs & (pairs - 1));
+	uint64_t bytes = 0;
 
 	if (unlikely(!pairs)) { /* the last one has just been withdrawn */
 		port_drop(port, turn, PORT_DROP_LINK_DOWN, count);
 		return count;
 	}
-	for (done = 0; done < count; done++) {
-		struct virtio_queue *queue = &net->device.queues[2 * steer(net, pairs, frames[done])];
+	while (done < count) {
+		struct virtio_queue *queue = &net->device.queues[2 * steer(net, pairs, &frames[done])];
 		enum receive_result result = RECEIVE_BROKEN;
+		uint64_t received = frames[done].length;
+		unsigned more = 0;
 
 		touch(net, queue);
 		if (likely(!queue->ring.broken))
-			result = receive_frame(net, queue, frames[done], count - done);
-		if (likely(result == RECEIVE_DONE)) {
-			delivered++;
-			bytes += frames[done]->length;
+			result = receive_frame(net, queue, &frames[done], count - done);
+		if (unlikely(result == RECEIVE_FULL))
+			break;
+		done++;
+		if (unlikely(result != RECEIVE_DONE)) {
+			port_drop(port, turn, result == RECEIVE_TOO_SMALL ? PORT_DROP_TOO_SMALL : PORT_DROP_LINK_DOWN,
+				  1);
+			dropped++;
 			continue;
 		}
-		if (result == RECEIVE_FULL)
-			break;
-		port_drop(port, turn, result == RECEIVE_TOO_SMALL ? PORT_DROP_TOO_SMALL : PORT_DROP_LINK_DOWN, 1);
+		if (likely(single))
+			more = receive_plain(net, queue, &frames[done], count - done, &received);
+		counter_add(&queue->ring.counters.bytes, received + (more + 1ULL) * net->header_size);
+		bytes += received;
+		done += more;
 	}
-	counter_add(&counters->out_frames, delivered);
+	counter_add(&counters->out_frames, done - dropped);
 	counter_add(&counters->out_bytes, bytes);
 	return done;
 }
@@ -293,6 +342,7 @@ static void receive_flush(struct port *port, const struct turn *turn)
 		struct virtio_queue *queue = &net->device.queues[2 * (unsigned)__builtin_ctz(net->touched)];
 		struct receive_queue *receive = queue->model;
 
+		push_filled(queue);
 		while (receive->count > receive->head)
 			virtqueue_unpop(&queue->ring, &receive->chains[--receive->count]);
 		receive->head = 0;

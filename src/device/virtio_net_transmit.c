@@ -6,7 +6,9 @@
  * -------------------
  * A turn goes by batches of at most NETWORK_BATCH chains: pop; copy and check each chain's header, which makes a frame
  * or a reason to drop it; hand the frames to network_forward(); push the chains that are done, unpop the others (their
- * receiver is full; they stay in the driver's ring and come again); publish. The driver is notified once a turn.
+ * receiver is full; they stay in the driver's ring and come again); publish. The driver is notified once a turn, and
+ * whether it wants to be is settled at the next look at the ring, since there always is one
+ * (virtqueue_publish_early()): a sidecore that goes to sleep looks once more before.
  *
  * Which chains are done: all before the first frame that the switch left. Chains that are dropped for their header lie
  * among them, and are counted only when they are done, since the ones behind are looked at again.
@@ -28,10 +30,12 @@
 struct transmit_queue {
 	struct frame frames[NETWORK_BATCH];
 	struct chain chains[NETWORK_BATCH];
+	/* only when not all chains are plain: */
 	uint8_t drops[NETWORK_BATCH];	     /* of each chain: enum port_drop, or PORT_DROPS: it is a frame */
 	uint8_t frame_chains[NETWORK_BATCH]; /* of each frame: its chain */
-	uint32_t average;		     /* cost of a chain, lately: how many chains a turn's bytes are good for */
-	uint16_t segments_done;		     /* of the first chain in the ring, which the switch left half way */
+
+	uint32_t average;	/* cost of a chain, lately: how many chains a turn's bytes are good for */
+	uint16_t segments_done; /* of the first chain in the ring, which the switch left half way */
 	struct segment_pool pool;
 	struct guest_segment segments[TRANSMIT_SEGMENTS];
 };
@@ -89,9 +93,40 @@ static inline struct guest_segment *take_header(struct chain *chain, struct virt
 	return segment;
 }
 
+/*
+ * Nearly every chain: header and the first bytes of the frame are in one segment, and the header asks for nothing.
+ *
+ * Return: false: it may be anything else; nothing has been changed.
+ */
+static inline __attribute__((always_inline)) bool parse_plain(const struct chain *chain, struct frame *frame)
+{
+	struct guest_segment *segment = chain->segments;
+	uint32_t length = chain->readable_length - (uint32_t)sizeof(struct virtio_net_header);
+	uint32_t header_length = min(length, FRAME_HEADER_MAX);
+	uint32_t cut = (uint32_t)sizeof(struct virtio_net_header) + header_length;
+	uint16_t flags_and_type;
+
+	/* A chain that is too short has a length that wraps, and a first segment that is too short, too. */
+	if (unlikely(chain->writable_count || segment->length < cut || length < FRAME_LENGTH_MIN))
+		return false;
+	/* When neither flags nor segmentation are there, nothing else in the header has a meaning (virtio 1.3 5.1.6.2).
+	 */
+	guest_read(&flags_and_type, segment->base, sizeof(flags_and_type));
+	__asm__ volatile("" : "+r"(flags_and_type)); /* the copy is looked at, not guest memory again */
+	if (unlikely(flags_and_type))
+		return false;
+	frame_copy_header(frame, segment->base + sizeof(struct virtio_net_header), header_length);
+	frame_set_plain(frame, length, (uint16_t)header_length);
+	segment->base += cut;
+	segment->length -= cut;
+	frame->segments = segment + !segment->length;
+	frame->segment_count = (uint16_t)(chain->readable_count - !segment->length);
+	return true;
+}
+
 /* One chain. Return: false when it broke the queue. */
-static bool parse_chain(struct virtio_net *net, struct virtio_queue *queue, struct chain *chain, struct frame *frame,
-			uint8_t *drop)
+static __attribute__((noinline)) bool parse_chain(struct virtio_net *net, struct virtio_queue *queue,
+						  struct chain *chain, struct frame *frame, uint8_t *drop)
 {
 	struct virtio_net_header header;
 	struct guest_segment *segments;
@@ -135,99 +170,129 @@ static void note_flows(struct virtio_net *net, const struct virtio_queue *queue,
 	}
 }
 
-/* Push what is done, unpop the rest. */
-static void give_back(struct virtio_net *net, struct virtio_queue *queue, unsigned done, unsigned count,
-		      const struct turn *turn)
+/*
+ * The chains [@plain, @count), of which the first is not plain; those before are frames one for one.
+ *
+ * Return: frames in all; -1: the queue is broken.
+ */
+static __attribute__((noinline)) int parse_rest(struct virtio_net *net, struct virtio_queue *queue, unsigned plain,
+						unsigned count)
 {
 	struct transmit_queue *transmit = queue->model;
-	uint64_t bytes = 0;
+	unsigned frames = plain;
 
-	for (unsigned i = 0; i < done; i++) {
-		const struct chain *chain = &transmit->chains[i];
-
-		if (unlikely(transmit->drops[i] != PORT_DROPS))
-			port_drop(&net->port, turn, transmit->drops[i], 1);
-		bytes += chain->readable_length;
-		virtqueue_push(&queue->ring, chain->id, chain->slots, 0);
+	for (unsigned i = 0; i < count; i++)
+		transmit->drops[i] = PORT_DROPS;
+	for (unsigned i = 0; i < plain; i++)
+		transmit->frame_chains[i] = (uint8_t)i;
+	for (unsigned i = plain; i < count; i++) {
+		if (unlikely(!parse_chain(net, queue, &transmit->chains[i], &transmit->frames[frames],
+					  &transmit->drops[i])))
+			return -1;
+		transmit->frame_chains[frames] = (uint8_t)i;
+		frames += transmit->drops[i] == PORT_DROPS;
 	}
-	while (unlikely(count > done))
-		virtqueue_unpop(&queue->ring, &transmit->chains[--count]);
+	return (int)frames;
+}
+
+/* Push what is done, unpop the rest. @bytes: of all. */
+static void give_back(struct virtio_queue *queue, unsigned done, unsigned count, uint64_t bytes)
+{
+	struct transmit_queue *transmit = queue->model;
+
+	virtqueue_push_chains(&queue->ring, transmit->chains, NULL, done);
+	while (unlikely(count > done)) {
+		bytes -= transmit->chains[--count].readable_length;
+		virtqueue_unpop(&queue->ring, &transmit->chains[count]);
+	}
 	counter_add(&queue->ring.counters.bytes, bytes);
 }
 
-/* Chains that are popped. Return: how many of them are done. */
-static unsigned transmit_batch(struct virtio_net *net, struct virtio_queue *queue, unsigned count,
+/* Chains that are popped, @bytes in all. Return: how many of them are done. */
+static unsigned transmit_batch(struct virtio_net *net, struct virtio_queue *queue, unsigned count, uint64_t bytes,
 			       const struct turn *turn)
 {
 	struct transmit_queue *transmit = queue->model;
 	unsigned receivers = atomic_load_explicit(&net->receivers, memory_order_relaxed);
-	unsigned frames = 0, done = count, forwarded;
+	unsigned plain = 0, done = count, forwarded;
+	int frames;
 
-	for (unsigned i = 0; i < count; i++)
-		__builtin_prefetch(transmit->chains[i].segments->base);
-	for (unsigned i = 0; i < count; i++) {
-		if (unlikely(!parse_chain(net, queue, &transmit->chains[i], &transmit->frames[frames],
-					  &transmit->drops[i])))
-			return 0;
-		transmit->frame_chains[frames] = (uint8_t)i;
-		frames += transmit->drops[i] == PORT_DROPS;
+	if (likely(net->header_size == sizeof(struct virtio_net_header))) {
+		while (plain < count && parse_plain(&transmit->chains[plain], &transmit->frames[plain]))
+			plain++;
 	}
+	frames = plain == count ? (int)count : parse_rest(net, queue, plain, count);
+	if (unlikely(frames < 0))
+		return 0;
 	transmit->frames[0].segments_done = transmit->segments_done;
 	transmit->segments_done = 0;
 	if (receivers & (receivers - 1))
-		note_flows(net, queue, transmit->frames, frames);
+		note_flows(net, queue, transmit->frames, (unsigned)frames);
 
-	forwarded = network_forward(&net->port, transmit->frames, frames, turn);
-	if (unlikely(forwarded < frames)) {
-		done = transmit->frame_chains[forwarded];
+	forwarded = network_forward(&net->port, transmit->frames, (unsigned)frames, turn);
+	if (unlikely(forwarded < (unsigned)frames)) {
+		done = plain == count ? forwarded : transmit->frame_chains[forwarded];
 		transmit->segments_done = transmit->frames[forwarded].segments_done;
 	}
-	give_back(net, queue, done, count, turn);
+	for (unsigned i = plain; i < done; i++) {
+		if (unlikely(transmit->drops[i] != PORT_DROPS))
+			port_drop(&net->port, turn, transmit->drops[i], 1);
+	}
+	give_back(queue, done, count, bytes);
 	return done;
 }
 
-/* Pop what the rest of the turn is good for. @bytes: out, what it costs. Return: number of chains. */
-static unsigned pop_batch(struct virtio_queue *queue, uint32_t requests, uint64_t bytes_left, uint64_t *bytes)
+/* Pop what the rest of the turn is good for. @cost, @bytes: out, of what was popped. Return: number of chains. */
+static unsigned pop_batch(struct virtio_queue *queue, uint32_t requests, uint64_t cost_left, uint64_t *cost,
+			  uint64_t *bytes)
 {
 	struct transmit_queue *transmit = queue->model;
 	unsigned want = min(requests, NETWORK_BATCH), count, keep = 0;
 
-	want = (unsigned)min((uint64_t)want, bytes_left / transmit->average + 1);
+	want = (unsigned)min((uint64_t)want, cost_left / transmit->average + 1);
 	transmit->pool.used = 0;
 	count = virtqueue_pop(&queue->ring, transmit->chains, want, &transmit->pool);
 	if (!count)
 		return 0;
-	/* The chain that reaches the limit is the last one. */
-	for (*bytes = 0; keep < count && (!keep || *bytes < bytes_left); keep++)
-		*bytes += chain_cost(&transmit->chains[keep]);
-	while (count > keep)
+	/* The chain that reaches the limit is the last one. What is kept will be read soon. */
+	*cost = 0;
+	*bytes = 0;
+	for (; keep < count && (!keep || *cost < cost_left); keep++) {
+		*cost += chain_cost(&transmit->chains[keep]);
+		*bytes += transmit->chains[keep].readable_length;
+		__builtin_prefetch(transmit->chains[keep].segments->base);
+	}
+	while (unlikely(count > keep))
 		virtqueue_unpop(&queue->ring, &transmit->chains[--count]);
-	transmit->average = (uint32_t)max(*bytes / count, 64ULL);
+	transmit->average = (uint32_t)max(*cost / count, 64ULL);
 	return count;
 }
 
 unsigned virtio_net_transmit_poll(struct virtio_queue *queue, const struct turn *turn)
 {
 	struct virtio_net *net = virtio_net_of(queue->device);
-	uint64_t bytes_left = turn->bytes, bytes;
+	uint64_t cost_left = turn->bytes, cost, bytes;
 	unsigned work = 0, count, done;
 	bool notify = false;
 
 	queue->poller.pending = false;
 	while (work < turn->requests) {
-		count = pop_batch(queue, turn->requests - work, bytes_left, &bytes);
+		count = pop_batch(queue, turn->requests - work, cost_left, &cost, &bytes);
+		/* After the look for work, which gave the last batch's stores time to get out. */
+		if (virtqueue_unsettled(&queue->ring))
+			notify |= virtqueue_settle(&queue->ring);
 		if (!count)
 			break;
-		done = transmit_batch(net, queue, count, turn);
-		notify |= virtqueue_publish(&queue->ring);
+		done = transmit_batch(net, queue, count, bytes, turn);
+		notify |= virtqueue_publish_early(&queue->ring);
 		work += done;
 		if (unlikely(done < count)) {
 			queue->poller.pending = !queue->ring.broken;
 			break;
 		}
-		if (bytes >= bytes_left || count < NETWORK_BATCH)
+		if (cost >= cost_left || count < NETWORK_BATCH)
 			break;
-		bytes_left -= bytes;
+		cost_left -= cost;
 	}
 	if (notify)
 		virtqueue_notify(&queue->ring, sidecore_notifier(turn->sidecore));

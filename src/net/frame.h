@@ -22,6 +22,9 @@
 /** Bytes copied on entry: Ethernet + 2 VLAN tags + IPv6, or a whole minimal frame. A cache line. */
 #define FRAME_HEADER_MAX 64U
 
+/** Where the source address is; the destination is at 0. */
+#define FRAME_SOURCE_OFFSET 6U
+
 /** An IEEE 802.1Q tag: what frame_insert_tag() may add to the header copy. */
 #define FRAME_TAG_LENGTH 4U
 #define FRAME_TAG_OFFSET 12U
@@ -90,6 +93,31 @@ static inline void frame_copy_short(void *to, const void *from, uint32_t length)
 	}
 }
 
+/** frame_copy_header() - copy the first bytes out of guest memory; from here on the copy is read, not guest memory again. */
+static inline void frame_copy_header(struct frame *frame, const guest_byte *from, uint32_t length)
+{
+	frame_copy_short(frame->header, from, length);
+	__asm__ volatile("" : "+m"(frame->header));
+}
+
+/** frame_is_plain() - nothing of it is left to do: no checksum, no segmentation. */
+static inline bool frame_is_plain(const struct frame *frame)
+{
+	return !(frame->offload.checksum_partial | frame->offload.gso);
+}
+
+/** frame_set_plain() - all fields but header and segments. */
+static inline void frame_set_plain(struct frame *frame, uint32_t length, uint16_t header_length)
+{
+	frame->length = length;
+	frame->header_length = header_length;
+	frame->vlan = 0;
+	frame->priority = 0;
+	frame->offload = (struct frame_offload){ 0 };
+	frame->segments_done = 0;
+	frame->tagged = false;
+}
+
 /** frame_gather() - the way for headers that are spread over several segments; use frame_from_segments(). */
 void frame_gather(struct frame *frame, struct guest_segment *segments, unsigned count);
 
@@ -105,20 +133,12 @@ static inline void frame_from_segments(struct frame *frame, struct guest_segment
 {
 	uint16_t header_length = (uint16_t)min(length, FRAME_HEADER_MAX);
 
-	frame->length = length;
-	frame->header_length = header_length;
-	frame->vlan = 0;
-	frame->priority = 0;
-	frame->offload = (struct frame_offload){ 0 };
-	frame->segments_done = 0;
-	frame->tagged = false;
-
+	frame_set_plain(frame, length, header_length);
 	if (unlikely(!count || segments->length < header_length)) {
 		frame_gather(frame, segments, count);
 		return;
 	}
-	frame_copy_short(frame->header, segments->base, header_length);
-	__asm__ volatile("" : : : "memory"); /* from here on the copy is read, not guest memory again */
+	frame_copy_header(frame, segments->base, header_length);
 	segments->base += header_length;
 	segments->length -= header_length;
 	if (!segments->length) {

@@ -4,10 +4,11 @@
  *
  * Theory of operation
  * -------------------
- * network_forward() goes over a batch twice. First each frame is *routed*: filtered by what its port may send, its
- * source learned, its destination looked up (once for a run of equal ones). Nothing is counted or delivered yet, so
- * that frames which stay with their sender can be routed again later. Then runs of frames with the same destination are
- * *delivered*, in order, until one has to stay.
+ * network_forward() looks at each frame once: it is filtered by what its port may send, and joins a *run* of frames
+ * with the same addresses. Then each run is *routed*: its source learned, its destination looked up. Nothing is counted
+ * or delivered yet, so that frames which stay with their sender can be routed again later. Then the runs are
+ * *delivered*, in order, those for the same port together, until a frame has to stay. So what a batch costs grows with
+ * its runs rather than with its frames, apart from the look at each.
  *
  * Delivery to a port needs its claim (net/port.h). Claims are taken when a batch first comes to a port and kept until
  * the batch is over, at most NETWORK_BATCH of them; then each port is flushed (made visible, notified) once and
@@ -71,6 +72,8 @@
 /** Guest segments of a batch of cut segments; at least those of one frame (CHAIN_SEGMENTS_MAX) and some. */
 #define WORKER_SEGMENTS 2048U
 
+_Static_assert(NETWORK_BATCH <= 64, "batch.tagged has a bit for each frame");
+
 struct network {
 	uint64_t patience_ns;
 	struct address_table *addresses;
@@ -86,10 +89,20 @@ struct network_worker {
 	uint32_t identification;
 };
 
-/** struct route - where a frame goes: a drop reason, or a port, or (neither) everybody. */
-struct route {
+/**
+ * struct run - frames, one behind the other, with the same addresses and VLAN, or with the same reason to be dropped.
+ * @to:		where they go; NULL: dropped, or everybody
+ * @drop:	enum port_drop, or PORT_PASS
+ * @plain:	nothing has to be finished, and none has a tag
+ * @source, @destination:	hashes of the addresses
+ */
+struct run {
 	struct port *to;
-	uint8_t drop; /* enum port_drop, or PORT_PASS */
+	uint64_t source, destination;
+	uint16_t vlan;
+	uint8_t drop;
+	bool plain;
+	unsigned count;
 };
 
 /** struct batch - a call of network_forward(). */
@@ -99,7 +112,10 @@ struct batch {
 	struct frame *frames;
 	const struct turn *turn;
 	struct network_worker *worker;
-	struct route routes[NETWORK_BATCH];
+	uint64_t bytes;	 /* of all frames */
+	uint64_t tagged; /* bit i: frame i came with the tag of its VLAN */
+	unsigned run_count;
+	struct run runs[NETWORK_BATCH];
 	struct port *claimed[NETWORK_BATCH];
 	unsigned claimed_count;
 	unsigned flood_copies; /* frames flooded so far, times their receivers; and likewise their bytes */
@@ -179,13 +195,13 @@ unsigned network_read_addresses(const struct network *network, struct network_ad
 
 struct network_worker *network_worker_create(void)
 {
-	struct network_worker *worker = aligned_alloc(CACHE_LINE, (sizeof(*worker) + CACHE_LINE - 1) & -(size_t)CACHE_LINE);
+	struct network_worker *worker =
+		aligned_alloc(CACHE_LINE, (sizeof(*worker) + CACHE_LINE - 1) & -(size_t)CACHE_LINE);
 
 	if (!worker)
 		return NULL;
 	memset(worker, 0, sizeof(*worker));
-	if (getrandom(&worker->identification, sizeof(worker->identification), 0) !=
-	    sizeof(worker->identification)) {
+	if (getrandom(&worker->identification, sizeof(worker->identification), 0) != sizeof(worker->identification)) {
 		free(worker);
 		return NULL;
 	}
@@ -232,8 +248,8 @@ static bool deliver_finished(struct batch *batch, struct port *to, struct frame 
 	struct network_worker *worker = batch->worker;
 	struct port_counters *counters = port_counters(to, batch->turn);
 	struct segment_plan *plan = &worker->plan;
-	struct frame *pointers[NETWORK_BATCH];
-	struct segment_room room = { worker->frames, NETWORK_BATCH, worker->headers, worker->segments, WORKER_SEGMENTS };
+	struct segment_room room = { worker->frames, NETWORK_BATCH, worker->headers, worker->segments,
+				     WORKER_SEGMENTS };
 	unsigned built, taken;
 
 	if (segment_plan(plan, frame, to->abilities.checksum, worker->identification++)) {
@@ -241,11 +257,8 @@ static bool deliver_finished(struct batch *batch, struct port *to, struct frame 
 		return true;
 	}
 	segment_skip(plan, frame->segments_done);
-	for (unsigned i = 0; i < NETWORK_BATCH; i++)
-		pointers[i] = &worker->frames[i];
-
 	while ((built = segment_next(plan, &room)) > 0) {
-		taken = to->ops->transmit(to, pointers, built, batch->turn);
+		taken = to->ops->transmit(to, worker->frames, built, batch->turn);
 		frame->segments_done = (uint16_t)(frame->segments_done + taken);
 		if (taken < built)
 			return false;
@@ -255,23 +268,20 @@ static bool deliver_finished(struct batch *batch, struct port *to, struct frame 
 	return true;
 }
 
-/* The frames [0, count) as one call of transmit. Return: frames that were taken. */
-static unsigned deliver_whole(struct batch *batch, struct port *to, struct frame *frames, unsigned count)
-{
-	struct frame *pointers[NETWORK_BATCH];
-
-	for (unsigned i = 0; i < count; i++)
-		pointers[i] = &frames[i];
-	return to->ops->transmit(to, pointers, count, batch->turn);
-}
-
-/* Frames for @to, in order. Return: frames that are done with; fewer than @count when the port is full. */
-static unsigned deliver(struct batch *batch, struct port *to, struct frame *frames, unsigned count)
+/*
+ * Frames for @to, in order. Return: frames that are done with; fewer than @count when the port is full.
+ *
+ * @plain: of all of them.
+ */
+static unsigned deliver(struct batch *batch, struct port *to, struct frame *frames, unsigned count, bool plain)
 {
 	unsigned done = 0;
 
+	if (likely(plain && to->vlan.mode != PORT_VLAN_TRUNK))
+		return to->ops->transmit(to, frames, count, batch->turn);
+
 	while (done < count) {
-		unsigned whole = done, taken;
+		unsigned whole = done;
 
 		/* As many as the port takes as they are. */
 		for (; whole < count; whole++) {
@@ -287,8 +297,7 @@ static unsigned deliver(struct batch *batch, struct port *to, struct frame *fram
 			break;
 		}
 		if (whole > done) {
-			taken = deliver_whole(batch, to, frames + done, whole - done);
-			done += taken;
+			done += to->ops->transmit(to, frames + done, whole - done, batch->turn);
 			if (done < whole)
 				return done;
 		}
@@ -338,7 +347,7 @@ static bool patience_over(struct batch *batch, struct port *to, const struct fra
 }
 
 /* Frames with one receiver. Return: frames that are done with. */
-static unsigned forward_unicast(struct batch *batch, struct port *to, struct frame *frames, unsigned count)
+static unsigned forward_unicast(struct batch *batch, struct port *to, struct frame *frames, unsigned count, bool plain)
 {
 	uint16_t segments_done = frames->segments_done;
 	unsigned done;
@@ -352,7 +361,7 @@ static unsigned forward_unicast(struct batch *batch, struct port *to, struct fra
 		return 0;
 	}
 
-	done = deliver(batch, to, frames, count);
+	done = deliver(batch, to, frames, count, plain);
 	if (likely(done == count && !to->patience_spent && !to->full_since))
 		return count;
 	if (patience_over(batch, to, frames, count, done, segments_done)) {
@@ -374,111 +383,24 @@ static bool floods_to(const struct port *from, const struct port *to, uint16_t v
 	       atomic_load_explicit(&to->up, memory_order_acquire);
 }
 
-static void flood_to(struct batch *batch, struct port *to, struct frame *frame)
+static void flood_to(struct batch *batch, struct port *to, struct frame *frames, unsigned count, bool plain)
 {
-	unsigned tries = 0;
+	unsigned tries = 0, done;
 
 	while (!port_try_claim(to)) {
 		if (++tries == FLOOD_TRIES) {
-			port_drop(to, batch->turn, PORT_DROP_BUSY, 1);
+			port_drop(to, batch->turn, PORT_DROP_BUSY, count);
 			return;
 		}
 		cpu_relax();
 	}
-	frame->segments_done = 0;
-	if (!deliver(batch, to, frame, 1))
-		port_drop(to, batch->turn, PORT_DROP_FULL, 1);
+	for (unsigned i = 0; i < count; i++)
+		frames[i].segments_done = 0;
+	done = deliver(batch, to, frames, count, plain);
+	if (unlikely(done < count))
+		port_drop(to, batch->turn, PORT_DROP_FULL, count - done);
 	to->ops->flush(to, batch->turn);
 	port_release(to);
-}
-
-static void forward_flood(struct batch *batch, struct frame *frame)
-{
-	uint32_t limit = atomic_load_explicit(&batch->network->port_limit, memory_order_acquire);
-	bool anybody = false;
-
-	batch_release(batch);
-	for (uint32_t number = 0; number < limit; number++) {
-		struct port *to = atomic_load_explicit(&batch->network->ports[number], memory_order_acquire);
-
-		if (!to || !floods_to(batch->from, to, frame->vlan))
-			continue;
-		anybody = true;
-		flood_to(batch, to, frame);
-		batch->flood_copies++;
-		batch->flood_bytes += frame->length;
-	}
-	if (anybody)
-		counter_add(&port_counters(batch->from, batch->turn)->flooded, 1);
-	else
-		port_drop(batch->from, batch->turn, PORT_DROP_NO_DESTINATION, 1);
-}
-
-/* ---- Routing ---- */
-
-static struct route route_to(const struct batch *batch, const struct frame *frame, uint16_t number)
-{
-	struct port *from = batch->from, *to = NULL;
-
-	if (number != ADDRESS_TABLE_UNKNOWN)
-		to = atomic_load_explicit(&batch->network->ports[number], memory_order_acquire);
-	if (!to) /* not known, or just removed */
-		return (struct route){ NULL, PORT_PASS };
-	if (to == from)
-		return (struct route){ NULL, PORT_DROP_HAIRPIN };
-	if (unlikely(from->isolated && to->isolated))
-		return (struct route){ NULL, PORT_DROP_ISOLATED };
-	if (unlikely(!port_vlan_member(to, frame->vlan)))
-		return (struct route){ NULL, PORT_DROP_VLAN };
-	return (struct route){ to, PORT_PASS };
-}
-
-/* Same addresses, same VLAN: same route, and the source is learned already. */
-static bool same_addresses(const struct frame *a, const struct frame *b)
-{
-	return a->vlan == b->vlan && memcmp(a->header, b->header, 12) == 0;
-}
-
-static void route_batch(struct batch *batch, unsigned count)
-{
-	struct address_table *addresses = batch->network->addresses;
-	uint64_t now = batch->turn->now, destinations[NETWORK_BATCH], sources[NETWORK_BATCH];
-	const struct frame *previous = NULL;
-
-	for (unsigned i = 0; i < count; i++) {
-		struct frame *frame = &batch->frames[i];
-
-		batch->routes[i] = (struct route){ NULL, (uint8_t)port_filter_in(batch->from, frame) };
-		if (unlikely(batch->routes[i].drop != PORT_PASS))
-			continue;
-		if (!previous || !same_addresses(previous, frame)) {
-			sources[i] = address_table_hash(addresses, address_key(frame->header + 6, frame->vlan));
-			destinations[i] = address_table_hash(addresses, address_key(frame->header, frame->vlan));
-		}
-		previous = frame;
-	}
-
-	previous = NULL;
-	for (unsigned i = 0; i < count; i++) {
-		struct frame *frame = &batch->frames[i];
-
-		if (unlikely(batch->routes[i].drop != PORT_PASS))
-			continue;
-		if (previous && same_addresses(previous, frame)) {
-			batch->routes[i] = batch->routes[previous - batch->frames];
-		} else {
-			address_table_learn(addresses, sources[i], batch->from->number, now);
-			if (!(frame->header[0] & 1))
-				batch->routes[i] =
-					route_to(batch, frame, address_table_lookup(addresses, destinations[i], now));
-		}
-		previous = frame;
-	}
-}
-
-static bool same_route(const struct route *a, const struct route *b)
-{
-	return a->to == b->to && a->drop == b->drop;
 }
 
 /* Have flooded frames cost the sender its turn? */
@@ -487,36 +409,165 @@ static bool flooded_enough(const struct batch *batch)
 	return batch->flood_copies >= FLOOD_COPIES || batch->flood_bytes >= batch->turn->bytes;
 }
 
-/* The frames [0, count), one after the other, to everybody. Return: frames that are done with. */
-static unsigned forward_floods(struct batch *batch, struct frame *frames, unsigned count)
+/* Count the next of @run's frames as flooded to @receivers, up to the one that makes it enough. Return: how many. */
+static unsigned flood_charge(struct batch *batch, const struct frame *frames, const struct run *run, unsigned receivers)
 {
-	unsigned done = 0;
+	unsigned count;
 
-	while (done < count && !flooded_enough(batch))
-		forward_flood(batch, &frames[done++]);
-	return done;
+	for (count = 0; count < run->count && !flooded_enough(batch); count++) {
+		batch->flood_copies += receivers;
+		batch->flood_bytes += (uint64_t)frames[count].length * receivers;
+	}
+	return count;
+}
+
+/* The frames of @run to everybody. Return: frames that are done with. */
+static unsigned forward_flood(struct batch *batch, struct frame *frames, const struct run *run)
+{
+	uint32_t limit = atomic_load_explicit(&batch->network->port_limit, memory_order_acquire);
+	struct port *receivers[NETWORK_PORTS_MAX];
+	unsigned receiver_count = 0, count;
+
+	batch_release(batch);
+	for (uint32_t number = 0; number < limit; number++) {
+		struct port *to = atomic_load_explicit(&batch->network->ports[number], memory_order_acquire);
+
+		if (to && floods_to(batch->from, to, run->vlan))
+			receivers[receiver_count++] = to;
+	}
+	count = flood_charge(batch, frames, run, receiver_count);
+	for (unsigned i = 0; i < receiver_count && count; i++)
+		flood_to(batch, receivers[i], frames, count, run->plain);
+	if (receiver_count)
+		counter_add(&port_counters(batch->from, batch->turn)->flooded, count);
+	else
+		port_drop(batch->from, batch->turn, PORT_DROP_NO_DESTINATION, count);
+	return count;
+}
+
+/* ---- Routing ---- */
+
+static void route_to(const struct batch *batch, struct run *run, uint16_t number)
+{
+	struct port *from = batch->from, *to = NULL;
+
+	if (number != ADDRESS_TABLE_UNKNOWN)
+		to = atomic_load_explicit(&batch->network->ports[number], memory_order_acquire);
+	if (!to) /* not known, or just removed: to all */
+		return;
+	if (to == from)
+		run->drop = PORT_DROP_HAIRPIN;
+	else if (unlikely(from->isolated && to->isolated))
+		run->drop = PORT_DROP_ISOLATED;
+	else if (unlikely(!port_vlan_member(to, run->vlan)))
+		run->drop = PORT_DROP_VLAN;
+	else
+		run->to = to;
+}
+
+/*
+ * Filter the frames, and part them into runs. The hashes of all runs are begun before the first is looked up, so that
+ * the table's lines are on their way.
+ */
+static void part_batch(struct batch *batch, unsigned count)
+{
+	struct address_table *addresses = batch->network->addresses;
+	bool open = port_filter_open(batch->from);
+	uint64_t bytes = 0, low = 0;
+	struct run *run = NULL;
+	uint32_t high = 0;
+
+	batch->tagged = 0;
+	batch->run_count = 0;
+	for (unsigned i = 0; i < count; i++) {
+		struct frame *frame = &batch->frames[i];
+		uint8_t drop = (uint8_t)port_filter_in(batch->from, open, frame);
+		bool plain = frame_is_plain(frame) && !frame->tagged;
+		uint64_t frame_low;
+		uint32_t frame_high;
+
+		/* Both addresses; meaningless, and not looked at, in a frame that is too short for them. */
+		memcpy(&frame_low, frame->header, sizeof(frame_low));
+		memcpy(&frame_high, frame->header + sizeof(frame_low), sizeof(frame_high));
+		bytes += frame->length;
+		batch->tagged |= (uint64_t)frame->tagged << i;
+		if (likely(run && run->drop == drop &&
+			   (drop != PORT_PASS ||
+			    (frame_low == low && frame_high == high && frame->vlan == run->vlan)))) {
+			run->count++;
+			run->plain &= plain;
+			continue;
+		}
+		low = frame_low;
+		high = frame_high;
+		run = &batch->runs[batch->run_count++];
+		run->to = NULL;
+		run->vlan = frame->vlan;
+		run->drop = drop;
+		run->plain = plain;
+		run->count = 1;
+		if (unlikely(drop != PORT_PASS))
+			continue;
+		run->source =
+			address_table_hash(addresses, address_key(frame->header + FRAME_SOURCE_OFFSET, run->vlan));
+		run->destination = address_table_hash(addresses, address_key(frame->header, run->vlan));
+	}
+	batch->bytes = bytes;
+}
+
+/* Learn the sources, look up the destinations. */
+static void route_batch(struct batch *batch)
+{
+	struct address_table *addresses = batch->network->addresses;
+	const struct frame *frame = batch->frames;
+	uint64_t now = batch->turn->now;
+
+	for (unsigned i = 0; i < batch->run_count; frame += batch->runs[i++].count) {
+		struct run *run = &batch->runs[i];
+
+		if (unlikely(run->drop != PORT_PASS))
+			continue;
+		address_table_learn(addresses, run->source, batch->from->number, now);
+		if (!(frame->header[0] & 1))
+			route_to(batch, run, address_table_lookup(addresses, run->destination, now));
+	}
 }
 
 /* Frames that stay get back the tag that they came with: they will be routed again. */
-static void restore_tags(struct frame *frames, const bool *tagged, unsigned count)
+static void restore_tags(struct frame *frames, uint64_t tagged, unsigned first, unsigned count)
 {
-	for (unsigned i = 0; i < count; i++) {
-		if (likely(frames[i].tagged == tagged[i]))
+	for (unsigned i = first; i < count; i++) {
+		bool was = tagged >> i & 1;
+
+		if (likely(frames[i].tagged == was))
 			continue;
-		if (tagged[i])
+		if (was)
 			frame_insert_tag(&frames[i], frames[i].priority | frames[i].vlan);
 		else
 			frame_remove_tag(&frames[i]);
-		frames[i].tagged = tagged[i];
+		frames[i].tagged = was;
 	}
+}
+
+/* Runs [*next, ...) that go to the same port as the first, as one. Return: frames. */
+static unsigned join_runs(const struct batch *batch, unsigned *next, bool *plain)
+{
+	const struct run *run = &batch->runs[*next];
+	struct port *to = run->to;
+	unsigned count = 0;
+
+	*plain = true;
+	for (; *next < batch->run_count && run->to == to; run++, ++*next) {
+		count += run->count;
+		*plain &= run->plain;
+	}
+	return count;
 }
 
 unsigned network_forward(struct port *from, struct frame *frames, unsigned count, const struct turn *turn)
 {
 	struct port_counters *counters = port_counters(from, turn);
-	bool tagged[NETWORK_BATCH];
-	uint64_t bytes = 0;
-	unsigned done = 0, run;
+	unsigned done = 0, next = 0;
 	struct batch batch;
 
 	batch.network = from->network;
@@ -529,42 +580,36 @@ unsigned network_forward(struct port *from, struct frame *frames, unsigned count
 	batch.flood_bytes = 0;
 	count = min(count, NETWORK_BATCH);
 
-	route_batch(&batch, count);
-	for (unsigned i = 0; i < count; i++) {
-		tagged[i] = frames[i].tagged;
-		bytes += frames[i].length;
-	}
+	part_batch(&batch, count);
+	route_batch(&batch);
+	while (done < count) {
+		const struct run *run = &batch.runs[next];
+		unsigned wanted = run->count, taken = wanted;
 
-	for (; done < count; done += run) {
-		const struct route *route = &batch.routes[done];
-		unsigned taken;
+		if (likely(run->to)) {
+			bool plain;
 
-		for (run = 1; done + run < count && same_route(route, &batch.routes[done + run]); run++)
-			;
-		if (likely(route->to)) {
-			taken = forward_unicast(&batch, route->to, frames + done, run);
-			if (unlikely(taken < run)) {
-				done += taken;
-				break;
-			}
-		} else if (route->drop != PORT_PASS) {
-			port_drop(from, turn, route->drop, run);
+			wanted = join_runs(&batch, &next, &plain);
+			taken = forward_unicast(&batch, run->to, frames + done, wanted, plain);
 		} else {
-			taken = forward_floods(&batch, frames + done, run);
-			if (unlikely(taken < run)) {
-				done += taken;
-				break;
-			}
+			if (run->drop != PORT_PASS)
+				port_drop(from, turn, run->drop, run->count);
+			else
+				taken = forward_flood(&batch, frames + done, run);
+			next++;
 		}
+		done += taken;
+		if (unlikely(taken < wanted))
+			break;
 	}
 	batch_release(&batch);
 
 	if (unlikely(done < count)) {
-		restore_tags(frames + done, tagged + done, count - done);
+		restore_tags(frames, batch.tagged, done, count);
 		for (unsigned i = done; i < count; i++)
-			bytes -= frames[i].length;
+			batch.bytes -= frames[i].length;
 	}
 	counter_add(&counters->in_frames, done);
-	counter_add(&counters->in_bytes, bytes);
+	counter_add(&counters->in_bytes, batch.bytes);
 	return done;
 }

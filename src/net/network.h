@@ -16,7 +16,7 @@
 #define NETWORK_PORTS_MAX 1024U
 
 /** Frames that are forwarded at once; pollers use batches of this size. */
-#define NETWORK_BATCH 32U
+#define NETWORK_BATCH 64U
 
 struct network_config {
 	const char *name;

@@ -75,7 +75,7 @@ struct port_ops {
 	 * Return: frames dealt with (delivered, or dropped and counted by the port); fewer than @count when the port is
 	 * full.
 	 */
-	unsigned (*transmit)(struct port *port, struct frame *const *frames, unsigned count, const struct turn *turn);
+	unsigned (*transmit)(struct port *port, const struct frame *frames, unsigned count, const struct turn *turn);
 
 	/** @flush: make the batch visible to the receiver and notify it once. The caller holds the claim. */
 	void (*flush)(struct port *port, const struct turn *turn);

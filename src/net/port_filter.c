@@ -40,8 +40,6 @@ enum {
 	DHCP_CLIENT = 68,
 };
 
-#define SOURCE_OFFSET 6U
-
 /* May a checksum be written into the first @length bytes of the frame? */
 static bool checksum_within(const struct frame *frame, unsigned length)
 {
@@ -141,7 +139,7 @@ static enum port_drop filter_spoofed(const struct port *port, const struct frame
 	unsigned at = FRAME_TAG_OFFSET;
 	uint16_t type;
 
-	if (port->check_mac && memcmp(frame->header + SOURCE_OFFSET, port->mac, 6) != 0)
+	if (port->check_mac && memcmp(frame->header + FRAME_SOURCE_OFFSET, port->mac, 6) != 0)
 		return PORT_DROP_SPOOFED_MAC;
 
 	type = frame_load16(frame, at);
@@ -163,26 +161,13 @@ static enum port_drop filter_spoofed(const struct port *port, const struct frame
 	return PORT_PASS;
 }
 
-enum port_drop port_filter_in(const struct port *port, struct frame *frame)
+enum port_drop port_filter_bound(const struct port *port, struct frame *frame)
 {
-	enum port_drop reason;
+	enum port_drop reason = filter_vlan(port, frame);
 
-	if (unlikely(frame->length < FRAME_LENGTH_MIN))
-		return PORT_DROP_RUNT;
-	if (unlikely(frame->length > FRAME_LENGTH_MAX))
-		return PORT_DROP_OVERSIZE;
-	if (unlikely(frame->header[SOURCE_OFFSET] & 1))
-		return PORT_DROP_SOURCE_MULTICAST;
-	/* Nothing to be summed begins inside the link header, nor so far behind it that a tag makes it wrap. */
-	if (unlikely(frame->offload.checksum_partial &&
-		     (frame->offload.checksum_start < FRAME_LENGTH_MIN ||
-		      frame->offload.checksum_start > UINT16_MAX - FRAME_TAG_LENGTH)))
-		return PORT_DROP_BAD_OFFLOAD;
-
-	reason = filter_vlan(port, frame);
 	if (unlikely(reason != PORT_PASS))
 		return reason;
-	if (unlikely(port->check_mac || port->ipv4_count))
+	if (port->check_mac || port->ipv4_count)
 		return filter_spoofed(port, frame);
 	return PORT_PASS;
 }

@@ -4,12 +4,12 @@
 
 #include "net/uplink_internal.h"
 
-static unsigned null_transmit(struct port *port, struct frame *const *frames, unsigned count, const struct turn *turn)
+static unsigned null_transmit(struct port *port, const struct frame *frames, unsigned count, const struct turn *turn)
 {
 	uint64_t bytes = 0;
 
 	for (unsigned i = 0; i < count; i++)
-		bytes += frames[i]->length;
+		bytes += frames[i].length;
 	uplink_count_out(port, turn, count, bytes);
 	return count;
 }

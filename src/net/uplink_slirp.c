@@ -89,14 +89,14 @@ static void wake(int fd)
 
 /* --- sidecores --- */
 
-static unsigned slirp_transmit(struct port *port, struct frame *const *frames, unsigned count, const struct turn *turn)
+static unsigned slirp_transmit(struct port *port, const struct frame *frames, unsigned count, const struct turn *turn)
 {
 	struct slirp *slirp = container_of(port, struct slirp, uplink.port);
 	unsigned done, sent = 0;
 	uint64_t bytes = 0;
 
 	for (done = 0; done < count; done++) {
-		const struct frame *frame = frames[done];
+		const struct frame *frame = &frames[done];
 		struct guest_segment to = { .length = FRAME_RING_FRAME_MAX };
 		void *slot;
 

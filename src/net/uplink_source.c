@@ -35,22 +35,37 @@ struct source {
 	_Atomic uint64_t peer;
 	struct frame_offload offload;
 	struct uplink_batch batch;
+	unsigned built; /* frames of the batch that were made before, for @built_peer */
+	uint64_t built_peer;
 	uint32_t size;
 	uint8_t bytes[SIZE_MAX_GSO];
 };
+
+/* All frames are alike, and what was sent can be sent again, unless a checksum was put into it, or a tag. */
+static void source_fill(struct source *source, unsigned count)
+{
+	uint64_t peer = atomic_load_explicit(&source->peer, memory_order_relaxed);
+	struct uplink_batch *batch = &source->batch;
+
+	if (unlikely(peer != source->built_peer || source->offload.checksum_partial)) {
+		memcpy(source->bytes, &peer, 6); /* little-endian: the first octet is the lowest */
+		source->built_peer = peer;
+		source->built = 0;
+	}
+	while (batch->count < min(source->built, count) && !batch->frames[batch->count].tagged)
+		batch->count++;
+	while (batch->count < count)
+		uplink_batch_add(batch, source->bytes, source->size, &source->offload);
+	source->built = max(source->built, count);
+}
 
 static unsigned source_poll(struct poller *poller, const struct turn *turn)
 {
 	struct source *source = container_of(poller, struct source, poller);
 	unsigned count = min(NETWORK_BATCH, turn->requests), room = max(turn->bytes / source->size, 1U), done;
 
-	if (uplink_batch_empty(&source->batch)) {
-		uint64_t peer = atomic_load_explicit(&source->peer, memory_order_relaxed);
-
-		memcpy(source->bytes, &peer, 6); /* little-endian: the first octet is the lowest */
-		for (unsigned i = 0; i < min(count, room); i++)
-			uplink_batch_add(&source->batch, source->bytes, source->size, &source->offload);
-	}
+	if (uplink_batch_empty(&source->batch))
+		source_fill(source, min(count, room));
 	done = uplink_batch_forward(&source->batch, &source->uplink.port, turn);
 	poller->pending = true; /* there is always more */
 	return done;
@@ -58,14 +73,14 @@ static unsigned source_poll(struct poller *poller, const struct turn *turn)
 
 static const struct poller_ops source_poller_ops = { .kind = "source", .poll = source_poll };
 
-static unsigned source_transmit(struct port *port, struct frame *const *frames, unsigned count, const struct turn *turn)
+static unsigned source_transmit(struct port *port, const struct frame *frames, unsigned count, const struct turn *turn)
 {
 	struct source *source = container_of(port, struct source, uplink.port);
 	uint64_t bytes = 0, peer = 0;
 
 	for (unsigned i = 0; i < count; i++)
-		bytes += frames[i]->length;
-	memcpy(&peer, frames[count - 1]->header + 6, 6);
+		bytes += frames[i].length;
+	memcpy(&peer, frames[count - 1].header + 6, 6);
 	/* Relaxed: the word is all there is. The switch lets no group address through as a source. */
 	atomic_store_explicit(&source->peer, peer, memory_order_relaxed);
 	uplink_count_out(port, turn, count, bytes);

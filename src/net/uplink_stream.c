@@ -135,14 +135,14 @@ static bool stream_make_room(struct stream *stream, uint32_t size)
 	return OUTPUT_SIZE - stream->output_tail >= size;
 }
 
-static unsigned stream_transmit(struct port *port, struct frame *const *frames, unsigned count, const struct turn *turn)
+static unsigned stream_transmit(struct port *port, const struct frame *frames, unsigned count, const struct turn *turn)
 {
 	struct stream *stream = container_of(port, struct stream, uplink.port);
 	unsigned done, sent = 0;
 	uint64_t bytes = 0;
 
 	for (done = 0; done < count; done++) {
-		const struct frame *frame = frames[done];
+		const struct frame *frame = &frames[done];
 		uint32_t length = htonl(frame->length);
 		struct guest_segment to;
 

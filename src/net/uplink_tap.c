@@ -167,14 +167,14 @@ static ssize_t tap_write(struct tap *tap, int fd, const struct frame *frame)
 	return writev(fd, pieces, count);
 }
 
-static unsigned tap_transmit(struct port *port, struct frame *const *frames, unsigned count, const struct turn *turn)
+static unsigned tap_transmit(struct port *port, const struct frame *frames, unsigned count, const struct turn *turn)
 {
 	struct tap *tap = container_of(port, struct tap, uplink.port);
 	uint64_t bytes = 0;
 	unsigned done, sent = 0;
 
 	for (done = 0; done < count; done++) {
-		const struct frame *frame = frames[done];
+		const struct frame *frame = &frames[done];
 		unsigned queue = tap->queue_count > 1 ? frame_flow_hash(frame) % tap->queue_count : 0;
 
 		if (frame->length > FRAME_LENGTH_MAX) {

@@ -2,13 +2,17 @@
 /*
  * The chain walker: the only code that reads descriptors.
  *
- * Trust boundary: everything here comes from the guest and may change while it is read. Each descriptor is copied once to
- * a local; the copy is checked, translated and used.
+ * Trust boundary: everything here comes from the guest and may change while it is read. Each descriptor is copied once
+ * to a local; the copy is checked, translated and used.
  *
- * Bounds, for every chain: at most @size direct descriptors and at most CHAIN_SEGMENTS_MAX entries of one indirect table,
- * each entry consumed exactly once, so a walk ends after size + CHAIN_SEGMENTS_MAX steps whatever the guest writes. (virtio
- * 1.3 2.7.5.3.1 limits a chain to the queue size, indirect descriptors included; drivers in the field with small queues
- * and long indirect tables exist, and QEMU serves them.)
+ * Bounds, for every chain: at most @size direct descriptors and at most CHAIN_SEGMENTS_MAX entries of one indirect
+ * table, each entry consumed exactly once, so a walk ends after size + CHAIN_SEGMENTS_MAX steps whatever the guest
+ * writes. (virtio 1.3 2.7.5.3.1 limits a chain to the queue size, indirect descriptors included; drivers in the field
+ * with small queues and long indirect tables exist, and QEMU serves them.)
+ *
+ * Nearly every chain is one descriptor whose buffer lies in the region of the last one. walk_single() does that case,
+ * and only that, with all that it needs in registers (struct walk); whatever it finds unusual it leaves to the general
+ * walk, which begins again with a copy of its own, makes every check, and alone breaks queues.
  *
  * The functions are inlined into the two layouts (split.c, packed.c); there is no copy of them.
  */
@@ -52,6 +56,76 @@ static inline enum walk_result walk_break(struct virtqueue *queue, enum virtqueu
 	return WALK_BROKEN;
 }
 
+/**
+ * struct walk - what a batch of walks needs of queue and pool, in locals: a store to guest memory may alias anything as
+ * far as the compiler knows, so what stays in structures would be loaded again after each.
+ * @region, @size, @host:	the region of the last buffer (queue->hint); @size is 0 when there was none
+ * @next, @end:			free segments of the pool
+ */
+struct walk {
+	uint64_t region, size;
+	guest_byte *host;
+	struct guest_segment *next, *end;
+};
+
+/** walk_load() - after anything that may have changed queue->hint or the pool. */
+static inline void walk_load(struct walk *walk, const struct virtqueue *queue, const struct segment_pool *pool)
+{
+	const struct guest_region *hint = queue->hint;
+
+	walk->region = hint ? hint->guest_address : 0;
+	walk->size = hint ? hint->size : 0;
+	walk->host = hint ? hint->host : NULL;
+	walk->next = pool->segments + pool->used;
+	walk->end = pool->segments + pool->capacity;
+}
+
+/** walk_room() - chains of one buffer that the pool has room for. */
+static inline size_t walk_room(const struct walk *walk)
+{
+	return (size_t)(walk->end - walk->next);
+}
+
+/** walk_store() - before anything that looks at the pool. */
+static inline void walk_store(const struct walk *walk, struct segment_pool *pool)
+{
+	pool->used = (uint32_t)(walk->next - pool->segments);
+}
+
+/**
+ * walk_single() - a chain of one buffer, all of which lies in the region of the last buffer. The pool has room for it.
+ *
+ * Return: false: it may be anything else; nothing has been changed.
+ */
+static inline __attribute__((always_inline)) bool walk_single(struct walk *walk, struct chain *chain, uint64_t address,
+							      uint32_t length, bool writable, uint16_t id)
+{
+	uint64_t offset = address - walk->region, last = (uint64_t)length - 1U;
+
+	/* Unsigned wrap makes the comparisons cover "below the region" and "no bytes" as well. */
+	if (unlikely(offset >= walk->size))
+		return false;
+	if (unlikely(last >= walk->size - offset))
+		return false;
+	walk->next->base = walk->host + offset;
+	walk->next->length = length;
+	chain->segments = walk->next++;
+	if (writable) {
+		chain->readable_length = 0;
+		chain->writable_length = length;
+		chain->readable_count = 0;
+		chain->writable_count = 1;
+	} else {
+		chain->readable_length = length;
+		chain->writable_length = 0;
+		chain->readable_count = 1;
+		chain->writable_count = 0;
+	}
+	chain->id = id;
+	chain->slots = 1;
+	return true;
+}
+
 /** walk_begin() - an empty chain at the pool's end. */
 static inline void walk_begin(struct chain *chain, const struct segment_pool *pool)
 {
@@ -89,8 +163,7 @@ static inline __attribute__((always_inline)) enum walk_result walk_append(struct
 			return walk_break(queue, VIRTQUEUE_TOO_MANY_SEGMENTS);
 		if (unlikely(pool->used == pool->capacity))
 			return WALK_NO_ROOM;
-		segment->base =
-			guest_memory_translate(queue->config.memory, &queue->hint, address, length, &available);
+		segment->base = guest_memory_translate(queue->config.memory, &queue->hint, address, length, &available);
 		if (unlikely(!segment->base))
 			return walk_break(queue, VIRTQUEUE_BAD_ADDRESS);
 		segment->length = available;
@@ -136,7 +209,8 @@ static inline const guest_byte *walk_indirect_table(struct virtqueue *queue, con
 		virtqueue_break(queue, VIRTQUEUE_INDIRECT_BAD_TABLE);
 		return NULL;
 	}
-	table = guest_memory_translate(queue->config.memory, &hint, descriptor->address, descriptor->length, &available);
+	table = guest_memory_translate(queue->config.memory, &hint, descriptor->address, descriptor->length,
+				       &available);
 	if (unlikely(!table || available != descriptor->length)) {
 		virtqueue_break(queue, table ? VIRTQUEUE_INDIRECT_BAD_TABLE : VIRTQUEUE_BAD_ADDRESS);
 		return NULL;
@@ -147,29 +221,28 @@ static inline const guest_byte *walk_indirect_table(struct virtqueue *queue, con
 /** walk_read_descriptor() - copy entry @index of @table, which holds more than @index entries. */
 static inline void walk_read_descriptor(const guest_byte *table, uint32_t index, struct descriptor *descriptor)
 {
-	guest_read(descriptor, table + (size_t)index * sizeof(*descriptor), sizeof(*descriptor));
+	uint64_t words[2];
+
+	guest_read(words, table + (size_t)index * sizeof(*descriptor), sizeof(words));
 	/* The compiler must not read guest memory again in place of the local. */
-	__asm__ volatile("" : "+m"(*descriptor));
+	__asm__ volatile("" : "+r"(words[0]), "+r"(words[1]));
+	memcpy(descriptor, words, sizeof(*descriptor));
 }
 
-/** walk_split() - the chain that starts at @head of a split ring's table, direct or with an indirect table at its end. */
-static inline __attribute__((always_inline)) enum walk_result
-walk_split(struct virtqueue *queue, uint16_t head, struct chain *chain, struct segment_pool *pool)
+/**
+ * walk_split() - a chain of a split ring, direct or with an indirect table at its end.
+ * @descriptor:	local copy of the chain's first descriptor
+ */
+static inline enum walk_result walk_split(struct virtqueue *queue, struct descriptor descriptor, struct chain *chain,
+					  struct segment_pool *pool)
 {
 	const guest_byte *table = queue->config.descriptors;
-	uint32_t entries = queue->config.size, budget = queue->config.size, index = head;
-	struct descriptor descriptor;
+	uint32_t entries = queue->config.size, budget = queue->config.size - 1U, index;
 	enum walk_result result;
 	bool indirect = false;
 
 	walk_begin(chain, pool);
 	for (;;) {
-		if (unlikely(index >= entries))
-			return walk_break(queue, VIRTQUEUE_BAD_NEXT);
-		if (unlikely(!budget--))
-			return walk_break(queue, VIRTQUEUE_CHAIN_TOO_LONG);
-		walk_read_descriptor(table, index, &descriptor);
-
 		if (descriptor.split.flags & DESCRIPTOR_INDIRECT) {
 			if (unlikely(indirect))
 				return walk_break(queue, VIRTQUEUE_INDIRECT_NESTED);
@@ -179,19 +252,25 @@ walk_split(struct virtqueue *queue, uint16_t head, struct chain *chain, struct s
 			indirect = true;
 			budget = entries;
 			index = 0;
-			continue;
+		} else {
+			result = walk_append(queue, chain, pool, descriptor.address, descriptor.length,
+					     descriptor.split.flags & DESCRIPTOR_WRITE);
+			if (unlikely(result != WALK_DONE))
+				return result;
+			if (likely(!(descriptor.split.flags & DESCRIPTOR_NEXT)))
+				return WALK_DONE;
+			index = descriptor.split.next;
 		}
-		result = walk_append(queue, chain, pool, descriptor.address, descriptor.length,
-				     descriptor.split.flags & DESCRIPTOR_WRITE);
-		if (unlikely(result != WALK_DONE))
-			return result;
-		if (likely(!(descriptor.split.flags & DESCRIPTOR_NEXT)))
-			return WALK_DONE;
-		index = descriptor.split.next;
+		if (unlikely(index >= entries))
+			return walk_break(queue, VIRTQUEUE_BAD_NEXT);
+		if (unlikely(!budget--))
+			return walk_break(queue, VIRTQUEUE_CHAIN_TOO_LONG);
+		walk_read_descriptor(table, index, &descriptor);
 	}
 }
 
-/** walk_packed_table() - all entries of a packed ring's indirect table: order is position, only WRITE counts (2.8.8). */
+/** walk_packed_table() - all entries of a packed ring's indirect table: order is position, only WRITE counts (2.8.8).
+ */
 static inline enum walk_result walk_packed_table(struct virtqueue *queue, const struct descriptor *reference,
 						 uint16_t flags, struct chain *chain, struct segment_pool *pool)
 {
@@ -218,24 +297,19 @@ static inline enum walk_result walk_packed_table(struct virtqueue *queue, const 
 /**
  * walk_packed() - the chain at @position of a packed ring; the caller has seen (with acquire) that it is available.
  * @ring, @size:	the ring, or the saved descriptors of one chain that is resubmitted
+ * @descriptor:		local copy of the one at @position
  *
  * The driver makes the whole list available with its first descriptor (2.8.6), so the others need no check of theirs.
  */
-static inline __attribute__((always_inline)) enum walk_result walk_packed(struct virtqueue *queue,
-									  const guest_byte *ring, uint32_t size,
-									  uint16_t position, struct chain *chain,
-									  struct segment_pool *pool)
+static inline enum walk_result walk_packed(struct virtqueue *queue, const guest_byte *ring, uint32_t size,
+					   uint16_t position, struct descriptor descriptor, struct chain *chain,
+					   struct segment_pool *pool)
 {
-	uint32_t slots = 0;
-	struct descriptor descriptor;
+	uint32_t slots = 1;
 	enum walk_result result;
 
 	walk_begin(chain, pool);
 	for (;;) {
-		if (unlikely(slots == size))
-			return walk_break(queue, VIRTQUEUE_CHAIN_TOO_LONG);
-		walk_read_descriptor(ring, position, &descriptor);
-		slots++;
 		if (descriptor.packed.flags & DESCRIPTOR_INDIRECT)
 			result = walk_packed_table(queue, &descriptor, descriptor.packed.flags, chain, pool);
 		else
@@ -245,7 +319,11 @@ static inline __attribute__((always_inline)) enum walk_result walk_packed(struct
 			return result;
 		if (likely(!(descriptor.packed.flags & DESCRIPTOR_NEXT)))
 			break;
+		if (unlikely(slots == size))
+			return walk_break(queue, VIRTQUEUE_CHAIN_TOO_LONG);
 		position = (uint16_t)(position + 1U == size ? 0 : position + 1U);
+		walk_read_descriptor(ring, position, &descriptor);
+		slots++;
 	}
 	/* The last descriptor of a list carries the buffer's id (2.8.5). */
 	if (unlikely(descriptor.packed.id >= queue->config.size))

@@ -6,10 +6,15 @@
  *	used (device area):   flags 16, idx 16, ring[size] { id 32, len 32 }, avail_event 16
  *
  * Barriers
- * - avail->idx is read with acquire: descriptors and ring entries that the driver wrote before its store of idx are seen.
+ * - avail->idx is read with acquire: descriptors and ring entries that the driver wrote before its store of idx are
+ *seen.
  * - used->idx is written with release: the driver that sees it sees the used entries and the data (2.7.14).
  * - After used->idx, a full fence, then used_event or avail->flags is read (2.7.7.2): either the driver wrote its wish
- *   before our read and we see it, or it wrote it after, and then its own re-check after its fence sees our idx.
+ *   before our read and we see it, or it wrote it after, and then its own re-check after its fence sees our idx. The
+ *fence waits until idx and all stores before it are out. So it may come late (virtqueue_publish_early(),
+ *virtqueue_settle()): what is read before it is believed when it says "interrupt", and read again behind it when it
+ *says "none". The argument is the same for the second read; what the driver wished for in between it gets a moment
+ *later.
  * - Arming is the mirror image: avail_event or used->flags is written, a full fence, then avail->idx is read.
  */
 #include "ring/chain_walk.h"
@@ -50,8 +55,14 @@ static unsigned pop_replays(struct virtqueue *queue, struct chain *chains, unsig
 
 	while (popped < count && virtqueue_inflight_next_replay(inflight, &replay)) {
 		uint32_t used = pool->used;
+		struct descriptor descriptor;
 
-		if (walk_split(queue, replay.id, &chains[popped], pool) != WALK_DONE) {
+		if (unlikely(replay.id >= queue->config.size)) {
+			virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
+			break;
+		}
+		walk_read_descriptor(queue->config.descriptors, replay.id, &descriptor);
+		if (walk_split(queue, descriptor, &chains[popped], pool) != WALK_DONE) {
 			pool->used = used;
 			break;
 		}
@@ -62,27 +73,98 @@ static unsigned pop_replays(struct virtqueue *queue, struct chain *chains, unsig
 	return popped;
 }
 
-/* Take a walked chain into account. Return: false: the queue is broken. */
-static inline bool take(struct virtqueue *queue, struct chain *chain, uint16_t head)
+/*
+ * The next chain, whatever it is. @next: where in the avail ring. Return: false: it is not taken; the queue may be
+ * broken.
+ */
+static __attribute__((noinline)) bool pop_any(struct virtqueue *queue, uint16_t next, struct chain *chain,
+					      struct segment_pool *pool)
 {
-	if (unlikely(queue->outstanding >= queue->config.size)) {
-		virtqueue_break(queue, VIRTQUEUE_BAD_AVAIL_INDEX);
+	uint16_t mask = (uint16_t)(queue->config.size - 1U);
+	uint16_t head = guest_load16(queue->config.driver_area + AVAIL_RING + 2U * (next & mask));
+	struct descriptor descriptor;
+	uint32_t used = pool->used;
+
+	if (unlikely(head > mask)) {
+		virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
+		return false;
+	}
+	walk_read_descriptor(queue->config.descriptors, head, &descriptor);
+	if (unlikely(walk_split(queue, descriptor, chain, pool) != WALK_DONE)) {
+		pool->used = used;
 		return false;
 	}
 	if (unlikely(queue->config.inflight && !virtqueue_inflight_take(queue->config.inflight, head, 0, 1))) {
 		virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
+		pool->used = used;
 		return false;
 	}
 	chain->id = head;
-	queue->outstanding++;
-	queue->avail_next++;
 	return true;
+}
+
+/* Pop @count chains, which are available. @tracked is a constant. */
+static inline __attribute__((always_inline)) unsigned pop_batch(struct virtqueue *queue, struct chain *chains,
+								unsigned count, struct segment_pool *pool, bool tracked)
+{
+	const guest_byte *table = queue->config.descriptors, *avail = queue->config.driver_area + AVAIL_RING;
+	struct chain *chain = chains, *end = chains + count, *stop;
+	uint32_t mask = queue->config.size - 1U;
+	uint16_t next = queue->avail_next;
+	struct walk walk;
+
+	for (;;) {
+		walk_load(&walk, queue, pool);
+		/* Chains of one buffer. */
+		for (stop = chain + min((size_t)(end - chain), walk_room(&walk)); chain < stop; chain++, next++) {
+			uint16_t head = guest_load16(avail + 2U * (next & mask));
+			struct descriptor descriptor;
+
+			if (unlikely(head > mask))
+				break;
+			walk_read_descriptor(table, head, &descriptor);
+			if (unlikely(descriptor.split.flags & (DESCRIPTOR_NEXT | DESCRIPTOR_INDIRECT)))
+				break;
+			if (unlikely(!walk_single(&walk, chain, descriptor.address, descriptor.length,
+						  descriptor.split.flags & DESCRIPTOR_WRITE, head)))
+				break;
+			if (tracked && unlikely(!virtqueue_inflight_take(queue->config.inflight, head, 0, 1))) {
+				walk.next--;
+				virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
+				end = chain;
+				break;
+			}
+		}
+		walk_store(&walk, pool);
+		/* And any other. */
+		if (chain == end || !pop_any(queue, next, chain, pool))
+			break;
+		chain++;
+		next++;
+	}
+	queue->avail_next = next;
+	queue->outstanding += (uint32_t)(chain - chains);
+	return (unsigned)(chain - chains);
+}
+
+/* Two functions, for the sake of registers. */
+static __attribute__((noinline)) unsigned pop_tracked(struct virtqueue *queue, struct chain *chains, unsigned count,
+						      struct segment_pool *pool)
+{
+	return pop_batch(queue, chains, count, pool, true);
+}
+
+static __attribute__((noinline)) unsigned pop_untracked(struct virtqueue *queue, struct chain *chains, unsigned count,
+							struct segment_pool *pool)
+{
+	return pop_batch(queue, chains, count, pool, false);
 }
 
 unsigned split_pop(struct virtqueue *queue, struct chain *chains, unsigned count, struct segment_pool *pool)
 {
-	uint16_t mask = (uint16_t)(queue->config.size - 1U), available;
-	unsigned popped = 0;
+	uint32_t room = queue->config.size - queue->outstanding;
+	unsigned popped;
+	uint16_t available;
 
 	if (unlikely(queue->config.inflight && virtqueue_inflight_replays(queue->config.inflight)))
 		return pop_replays(queue, chains, count, pool);
@@ -95,25 +177,15 @@ unsigned split_pop(struct virtqueue *queue, struct chain *chains, unsigned count
 			virtqueue_break(queue, VIRTQUEUE_BAD_AVAIL_INDEX);
 			return 0;
 		}
+		if (!available)
+			return 0;
+		count = min(count, (unsigned)available);
 	}
-	count = min(count, (unsigned)available);
-
-	while (popped < count) {
-		uint16_t head =
-			guest_load16(queue->config.driver_area + AVAIL_RING + 2U * (queue->avail_next & mask));
-		struct chain *chain = &chains[popped];
-		uint32_t used = pool->used;
-
-		if (unlikely(head >= queue->config.size)) {
-			virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
-			break;
-		}
-		if (unlikely(walk_split(queue, head, chain, pool) != WALK_DONE || !take(queue, chain, head))) {
-			pool->used = used;
-			break;
-		}
-		popped++;
-	}
+	popped = queue->config.inflight ? pop_tracked(queue, chains, min(count, room), pool)
+					: pop_untracked(queue, chains, min(count, room), pool);
+	/* More available than it has given back: the chains before that are good. */
+	if (unlikely(count > room && popped == room))
+		virtqueue_break(queue, VIRTQUEUE_BAD_AVAIL_INDEX);
 	return popped;
 }
 
@@ -132,15 +204,34 @@ bool split_pending(struct virtqueue *queue)
 	return guest_load16_acquire(queue->config.driver_area + AVAIL_INDEX) != queue->avail_next;
 }
 
-void split_push(struct virtqueue *queue, uint16_t id, uint32_t written)
+void split_push(struct virtqueue *queue, const struct chain *chains, const uint32_t *written, unsigned count)
 {
-	uint16_t index = queue->used_next & (uint16_t)(queue->config.size - 1U);
-	struct used_entry entry = { .id = id, .length = written };
+	guest_byte *ring = queue->config.device_area + USED_RING;
+	uint16_t mask = (uint16_t)(queue->config.size - 1U), next = queue->used_next;
+	unsigned i = 0;
 
-	guest_write(queue->config.device_area + USED_RING + USED_ENTRY_SIZE * index, &entry, sizeof(entry));
-	queue->used_next++;
-	if (unlikely(queue->config.inflight))
-		virtqueue_inflight_push(queue->config.inflight, id);
+	/*
+	 * In order, and nothing written: one entry, at the first place, tells of the whole batch with the id of its
+	 * last chain; the driver skips as far (2.7.12).
+	 */
+	if (queue->config.in_order && !written && count && !queue->config.inflight) {
+		struct used_entry entry = { .id = chains[count - 1].id };
+
+		guest_write(ring + USED_ENTRY_SIZE * (next & mask), &entry, sizeof(entry));
+		next = (uint16_t)(next + count);
+		i = count;
+	}
+	for (; i < count; i++, next++) {
+		struct used_entry entry = { .id = chains[i].id, .length = written ? written[i] : 0 };
+
+		guest_write(ring + USED_ENTRY_SIZE * (next & mask), &entry, sizeof(entry));
+	}
+	queue->used_next = next;
+	queue->outstanding -= count;
+	if (unlikely(queue->config.inflight)) {
+		for (i = 0; i < count; i++)
+			virtqueue_inflight_push(queue->config.inflight, chains[i].id);
+	}
 }
 
 /* After each write to it: a page that is marked before may be copied, and its mark cleared, before the write. */
@@ -151,24 +242,22 @@ static inline void log_device_area(struct virtqueue *queue)
 				    USED_RING + USED_ENTRY_SIZE * queue->config.size + 2U);
 }
 
-/* Does the driver want an interrupt for the entries [old, new)? (2.7.7.2, 2.7.10) */
-static inline bool interrupt_wanted(struct virtqueue *queue, uint16_t old, uint16_t new)
+/* (2.7.7.2, 2.7.10) */
+bool split_interrupt_wanted(const struct virtqueue *queue)
 {
-	atomic_thread_fence(memory_order_seq_cst);
-	if (queue->config.event_index) {
-		uint16_t event = guest_load16(used_event(queue));
+	uint16_t old = queue->used_settled, new = queue->used_published, event;
 
+	if (queue->config.event_index) {
+		event = guest_load16(used_event(queue));
 		return (uint16_t)(new - event - 1U) < (uint16_t)(new - old);
 	}
 	return !(guest_load16(queue->config.driver_area + AVAIL_FLAGS) & AVAIL_NO_INTERRUPT);
 }
 
-bool split_publish(struct virtqueue *queue)
+void split_publish(struct virtqueue *queue)
 {
-	uint16_t old = queue->used_published, new = queue->used_next;
+	uint16_t new = queue->used_next;
 
-	if (old == new)
-		return false;
 	if (unlikely(queue->config.inflight))
 		virtqueue_inflight_publishing(queue->config.inflight, new, false);
 	guest_store16_release(queue->config.device_area + USED_INDEX, new);
@@ -176,7 +265,6 @@ bool split_publish(struct virtqueue *queue)
 		virtqueue_inflight_published(queue->config.inflight);
 	log_device_area(queue);
 	queue->used_published = new;
-	return interrupt_wanted(queue, old, new);
 }
 
 void split_arm(struct virtqueue *queue)

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 
+#include "base/barrier.h"
 #include "base/counter.h"
 #include "base/notifier.h"
 #include "ring/layout.h"
@@ -67,6 +68,7 @@ int virtqueue_start(struct virtqueue *queue, const struct virtqueue_config *conf
 		.avail_wrap = !!(config->avail_base & POSITION_WRAP),
 		.used_next = config->used_base & position,
 		.used_published = config->used_base & position,
+		.used_settled = config->used_base & position,
 		.used_wrap = !!(config->used_base & POSITION_WRAP),
 		.started = true,
 	};
@@ -116,29 +118,77 @@ bool virtqueue_pending(struct virtqueue *queue)
 	return queue->config.packed ? packed_pending(queue) : split_pending(queue);
 }
 
-void virtqueue_push(struct virtqueue *queue, uint16_t id, uint16_t slots, uint32_t written)
+void virtqueue_push_chains(struct virtqueue *queue, const struct chain *chains, const uint32_t *written, unsigned count)
 {
 	if (!usable(queue))
 		return;
-	queue->outstanding -= slots;
 	if (queue->config.packed)
-		packed_push(queue, id, slots, written);
+		packed_push(queue, chains, written, count);
 	else
-		split_push(queue, id, written);
+		split_push(queue, chains, written, count);
 }
 
-bool virtqueue_publish(struct virtqueue *queue)
+void virtqueue_push(struct virtqueue *queue, uint16_t id, uint16_t slots, uint32_t written)
 {
-	bool wanted;
+	const struct chain chain = { .id = id, .slots = slots };
 
+	virtqueue_push_chains(queue, &chain, &written, 1);
+}
+
+static inline bool interrupt_wanted(const struct virtqueue *queue)
+{
+	return queue->config.packed ? packed_interrupt_wanted(queue) : split_interrupt_wanted(queue);
+}
+
+static bool settle(struct virtqueue *queue, bool wanted)
+{
+	queue->used_settled = queue->used_published;
+	queue->unsettled = false;
+	if (!wanted)
+		counter_add(&queue->counters.suppressed, 1);
+	return wanted;
+}
+
+/* Return: false: there is nothing to publish. */
+static inline bool publish(struct virtqueue *queue)
+{
 	if (!usable(queue))
 		return false;
 	if (queue->used_published == queue->used_next && !queue->first_valid)
 		return false;
-	wanted = queue->config.packed ? packed_publish(queue) : split_publish(queue);
-	if (!wanted)
-		counter_add(&queue->counters.suppressed, 1);
-	return wanted;
+	if (queue->config.packed)
+		packed_publish(queue);
+	else
+		split_publish(queue);
+	return true;
+}
+
+bool virtqueue_publish(struct virtqueue *queue)
+{
+	if (!publish(queue))
+		return false;
+	/* Between our store and our look at the driver's wish: see "Barriers" in split.c. */
+	memory_barrier();
+	return settle(queue, interrupt_wanted(queue));
+}
+
+bool virtqueue_publish_early(struct virtqueue *queue)
+{
+	if (!publish(queue))
+		return false;
+	if (interrupt_wanted(queue))
+		return settle(queue, true);
+	queue->unsettled = true;
+	return false;
+}
+
+bool virtqueue_settle(struct virtqueue *queue)
+{
+	if (!queue->unsettled)
+		return false;
+	/* The barrier of virtqueue_publish(), only later, when our store is long out and the barrier costs little. */
+	memory_barrier();
+	return settle(queue, interrupt_wanted(queue));
 }
 
 void virtqueue_notify(struct virtqueue *queue, struct notifier *notifier)
@@ -159,7 +209,7 @@ bool virtqueue_arm(struct virtqueue *queue)
 	 * Full fence: the wish above is visible before we look. Either the driver made its chain available before our look,
 	 * and we see it; or after, and then its own look at our wish (after its fence) sees it, and it kicks.
 	 */
-	atomic_thread_fence(memory_order_seq_cst);
+	memory_barrier();
 	return virtqueue_pending(queue);
 }
 

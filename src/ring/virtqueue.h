@@ -12,6 +12,7 @@
  *	push    note a chain as used, with the number of bytes written; the driver does not see it yet.
  *	unpop   give the chain popped last back unused (it will be popped again).
  *	publish make all pushed chains visible at once; says whether the driver wants an interrupt.
+ *	settle	the second look of a publish that did not wait for its own stores.
  *
  * Split and packed (virtio 1.3 2.7, 2.8) differ in where descriptors lie and how progress is told; both yield the same
  * struct chain. One walker (ring/chain_walk.h) does direct and indirect, split and packed chains; the layout is an inlined
@@ -154,6 +155,8 @@ struct virtqueue {
 	uint16_t used_next;	/* split: next used index to write; packed: ring position */
 	uint16_t avail_cached;	/* split: avail index as last read */
 	uint16_t used_published; /* used_next as of the last publish */
+	uint16_t used_settled;	/* up to here it is settled whether the driver wants an interrupt */
+	bool unsettled;		/* for used_settled to used_published it is not: see virtqueue_publish_early() */
 	bool avail_wrap, used_wrap; /* packed: wrap counters (virtio 1.3 2.8.1) */
 	bool first_valid;	/* packed: a held-back first used descriptor exists */
 	uint16_t first_position, first_flags; /* packed: its place, and the flags that make the batch visible */
@@ -208,11 +211,44 @@ bool virtqueue_pending(struct virtqueue *queue);
 void virtqueue_push(struct virtqueue *queue, uint16_t id, uint16_t slots, uint32_t written);
 
 /**
+ * virtqueue_push_chains() - the same for @count chains, in order.
+ * @chains:	of which id and slots are looked at
+ * @written:	of each; NULL: nothing was written, and with VIRTIO_F_IN_ORDER one used entry then tells of them all
+ */
+void virtqueue_push_chains(struct virtqueue *queue, const struct chain *chains, const uint32_t *written,
+			   unsigned count);
+
+/**
  * virtqueue_publish() - make all that was pushed visible to the driver, at once.
  *
  * Return: true when the driver asked to be interrupted for it: call virtqueue_notify().
  */
 bool virtqueue_publish(struct virtqueue *queue);
+
+/**
+ * virtqueue_publish_early() - the same without waiting until the other side can see it, which takes as long as all stores
+ * before need to reach memory, those into guest buffers among them.
+ *
+ * "Yes" is as good as from virtqueue_publish(). "No" may have missed a wish that the driver expressed just now: it has to
+ * be looked at again, by virtqueue_settle(), before the queue's next publish and before its sidecore sleeps. So a queue
+ * that is published so must be polled.
+ *
+ * Return: true when the driver asked to be interrupted for it: call virtqueue_notify().
+ */
+bool virtqueue_publish_early(struct virtqueue *queue);
+
+/**
+ * virtqueue_settle() - after virtqueue_publish_early(), a little later: does the driver want an interrupt after all?
+ *
+ * Return: true: call virtqueue_notify().
+ */
+bool virtqueue_settle(struct virtqueue *queue);
+
+/** virtqueue_unsettled() - is there something to settle? */
+static inline bool virtqueue_unsettled(const struct virtqueue *queue)
+{
+	return queue->unsettled;
+}
 
 /**
  * virtqueue_notify() - interrupt the driver. The only system call of the data path; never waits, whatever the front-end

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static unsigned fake_transmit(struct port *port, struct frame *const *frames, unsigned count, const struct turn *turn)
+static unsigned fake_transmit(struct port *port, const struct frame *frames, unsigned count, const struct turn *turn)
 {
 	struct fake_port *fake = container_of(port, struct fake_port, port);
 	unsigned done;
@@ -14,11 +14,11 @@ static unsigned fake_transmit(struct port *port, struct frame *const *frames, un
 		struct fake_frame *kept = &fake->frames[fake->count++];
 		struct guest_segment to;
 
-		kept->length = frames[done]->length;
-		kept->offload = frames[done]->offload;
+		kept->length = frames[done].length;
+		kept->offload = frames[done].offload;
 		kept->bytes = malloc(kept->length);
 		to = (struct guest_segment){ guest_bytes_of(kept->bytes), kept->length };
-		frame_copy_out(frames[done], &to, 0);
+		frame_copy_out(&frames[done], &to, 0);
 		port_counters(port, turn)->out_frames++;
 		port_counters(port, turn)->out_bytes += kept->length;
 		fake->room--;

@@ -832,7 +832,7 @@ struct stress_port {
 	uint64_t delivered, calls;
 };
 
-static unsigned stress_transmit(struct port *port, struct frame *const *frames, unsigned count, const struct turn *turn)
+static unsigned stress_transmit(struct port *port, const struct frame *frames, unsigned count, const struct turn *turn)
 {
 	struct stress_port *stress = container_of(port, struct stress_port, port);
 	unsigned taken = ++stress->calls % 7 ? count : count / 2;

@@ -82,7 +82,7 @@ static inline bool probe_arm(struct poller *poller)
 
 static const struct poller_ops probe_poller_ops = { .kind = "probe", .poll = probe_poll, .arm = probe_arm };
 
-static inline unsigned probe_transmit(struct port *port, struct frame *const *frames, unsigned count,
+static inline unsigned probe_transmit(struct port *port, const struct frame *frames, unsigned count,
 				      const struct turn *turn)
 {
 	struct bench *bench = container_of(port, struct bench, port);
@@ -98,10 +98,10 @@ static inline unsigned probe_transmit(struct port *port, struct frame *const *fr
 			continue;
 		kept = malloc(sizeof(*kept));
 		kept->next = NULL;
-		kept->length = frames[done]->length;
-		kept->offload = frames[done]->offload;
+		kept->length = frames[done].length;
+		kept->offload = frames[done].offload;
 		to = (struct guest_segment){ guest_bytes_of(kept->bytes), sizeof(kept->bytes) };
-		frame_copy_out(frames[done], &to, 0);
+		frame_copy_out(&frames[done], &to, 0);
 		*bench->received_end = kept;
 		bench->received_end = &kept->next;
 	}

@@ -293,6 +293,50 @@ static void test_interrupts(void **state)
 	}
 }
 
+/* A wish that comes after an early publish, before it is settled, is heard; and each publish is told of once. */
+static void test_settle(void **state)
+{
+	struct fixture_buffer buffer = { DATA, 8, true };
+	struct ring_fixture fixture;
+	struct chain chain;
+
+	for (unsigned i = 0; i < 16; i++) {
+		bool packed = i & 1, event_index = i & 2, before = i & 4, after = i & 8;
+
+		ring_fixture_start(&fixture, packed, false, event_index);
+		for (uint16_t round = 0; round < 40; round++) {
+			uint16_t position = round % FIXTURE_SIZE | (round / FIXTURE_SIZE % 2 ? 0U : 0x8000U);
+			uint16_t elsewhere = (uint16_t)(position ^ (1U << 3));
+
+			ring_fixture_offer(&fixture, 3, &buffer, 1, 0);
+			fixture.pool.used = 0;
+			assert_int_equal(virtqueue_pop(&fixture.queue, &chain, 1, &fixture.pool), 1);
+			assert_false(virtqueue_settle(&fixture.queue));
+			virtqueue_push(&fixture.queue, chain.id, chain.slots, 1);
+			for (unsigned look = 0; look < 2; look++) {
+				bool wish = look ? after : before;
+				bool heard = wish && (!look || !before);
+
+				if (packed) {
+					fixture.driver_event->off_wrap = wish ? position : elsewhere;
+					fixture.driver_event->flags = event_index ? 2 : !wish;
+				} else {
+					fixture.avail->ring[FIXTURE_SIZE] = (uint16_t)(wish ? round : round + 3);
+					fixture.avail->flags = !wish;
+				}
+				if (look)
+					assert_int_equal(virtqueue_settle(&fixture.queue), heard);
+				else
+					assert_int_equal(virtqueue_publish_early(&fixture.queue), heard);
+				assert_int_equal(virtqueue_unsettled(&fixture.queue), !look && !heard);
+			}
+			assert_false(virtqueue_settle(&fixture.queue));
+			assert_false(virtqueue_publish_early(&fixture.queue));
+		}
+		ring_fixture_stop(&fixture);
+	}
+}
+
 static void test_arm_and_disarm(void **state)
 {
 	struct fixture_buffer buffer = { DATA, 8, false };
@@ -424,6 +468,141 @@ static void test_ring_writes_are_logged(void **state)
 	}
 }
 
+/* With a warm hint, chains of one buffer go a way of their own; what is wrong with one is found all the same. */
+static void test_one_buffer(void **state)
+{
+	const uint64_t end = FIXTURE_BASE + FIXTURE_REGION, last = FIXTURE_BASE + 2 * FIXTURE_REGION;
+	static const struct fixture_buffer good = { FIXTURE_BASE + FIXTURE_DATA, 8, false };
+	const struct {
+		struct fixture_buffer buffer;
+		enum virtqueue_break_reason reason;
+		unsigned segments;
+	} cases[] = {
+		/*  0 */ { { FIXTURE_BASE, 1, false }, VIRTQUEUE_INTACT, 1 },
+		/*  1 */ { { end - 1, 1, true }, VIRTQUEUE_INTACT, 1 },
+		/*  2 */ { { end - 1, 2, false }, VIRTQUEUE_INTACT, 2 },
+		/*  3 */ { { end - 8, 4096, true }, VIRTQUEUE_INTACT, 2 },
+		/*  4 */ { { end, 16, false }, VIRTQUEUE_INTACT, 1 },
+		/*  5 */ { { last - 16, 16, false }, VIRTQUEUE_INTACT, 1 },
+		/*  6 */ { { last - 16, 17, false }, VIRTQUEUE_BAD_ADDRESS, 0 },
+		/*  7 */ { { FIXTURE_BASE - 1, 16, false }, VIRTQUEUE_BAD_ADDRESS, 0 },
+		/*  8 */ { { last, 1, false }, VIRTQUEUE_BAD_ADDRESS, 0 },
+		/*  9 */ { { FIXTURE_BASE, 0, false }, VIRTQUEUE_ZERO_LENGTH, 0 },
+		/* 10 */ { { FIXTURE_BASE, UINT32_MAX, false }, VIRTQUEUE_BAD_ADDRESS, 0 },
+		/* 11 */ { { UINT64_MAX, 1, false }, VIRTQUEUE_BAD_ADDRESS, 0 },
+		/* 12 */ { { UINT64_MAX - 1, UINT32_MAX, true }, VIRTQUEUE_BAD_ADDRESS, 0 },
+	};
+
+	for (unsigned i = 0; i < 2 * array_size(cases); i++) {
+		unsigned number = i / 2, expected = cases[number].reason == VIRTQUEUE_INTACT ? 3 : 1;
+		struct ring_fixture fixture;
+		struct chain chains[4];
+
+		ring_fixture_start(&fixture, i & 1, false, false);
+		ring_fixture_offer(&fixture, 3, &good, 1, 0);
+		ring_fixture_offer(&fixture, 5, &cases[number].buffer, 1, 0);
+		ring_fixture_offer(&fixture, 7, &good, 1, 0);
+		if (virtqueue_pop(&fixture.queue, chains, 4, &fixture.pool) != expected ||
+		    fixture.queue.broken != cases[number].reason)
+			fail_msg("case %u packed %u: %s", number, i & 1,
+				 virtqueue_break_reason_name(fixture.queue.broken));
+		assert_int_equal(chains[0].id, 3);
+		assert_int_equal(fixture.pool.used, expected == 3 ? 2 + cases[number].segments : 1);
+		if (expected == 3) {
+			const struct fixture_buffer *buffer = &cases[number].buffer;
+
+			assert_int_equal(chains[1].id, 5);
+			assert_int_equal(chains[1].readable_count, buffer->writable ? 0 : cases[number].segments);
+			assert_int_equal(chains[1].writable_count, buffer->writable ? cases[number].segments : 0);
+			assert_int_equal(chains[1].readable_length, buffer->writable ? 0 : buffer->length);
+			assert_int_equal(chains[1].writable_length, buffer->writable ? buffer->length : 0);
+			assert_ptr_equal(chains[1].segments->base, buffer->address >= end ?
+					 fixture.memory->regions[1]->host + (buffer->address - end) :
+					 fixture.memory->regions[0]->host + (buffer->address - FIXTURE_BASE));
+			assert_int_equal(chains[2].id, 7);
+			assert_ptr_equal(chains[2].segments->base, fixture.memory->regions[0]->host + FIXTURE_DATA);
+			assert_int_equal(chains[2].segments->length, 8);
+		}
+		ring_fixture_stop(&fixture);
+	}
+}
+
+/* A driver that makes more available than it has got back breaks its queue; the chains that fit are good. */
+static void test_more_than_the_queue_holds(void **state)
+{
+	struct fixture_buffer buffer = { DATA, 8, false };
+	struct chain chains[2 * FIXTURE_SIZE];
+	struct ring_fixture fixture;
+
+	for (unsigned i = 0; i < 4; i++) {
+		bool packed = i & 1, at_once = i & 2;
+		unsigned popped;
+
+		ring_fixture_start(&fixture, packed, false, false);
+		for (uint16_t id = 0; id < 10; id++)
+			ring_fixture_offer(&fixture, id, &buffer, 1, 0);
+		assert_int_equal(virtqueue_pop(&fixture.queue, chains, 10, &fixture.pool), 10);
+		for (uint16_t id = 0; id < 10; id++)
+			ring_fixture_offer(&fixture, id, &buffer, 1, 0);
+		popped = virtqueue_pop(&fixture.queue, chains, at_once ? 10 : 6, &fixture.pool);
+		assert_int_equal(popped, 6);
+		if (!at_once) {
+			assert_int_equal(fixture.queue.broken, VIRTQUEUE_INTACT);
+			assert_int_equal(virtqueue_pop(&fixture.queue, chains, 1, &fixture.pool), 0);
+		}
+		assert_int_equal(fixture.queue.broken, VIRTQUEUE_BAD_AVAIL_INDEX);
+		ring_fixture_stop(&fixture);
+	}
+}
+
+/* In order: a batch of which nothing was written is told of by one used entry, with the id of its last chain. */
+static void test_in_order(void **state)
+{
+	struct fixture_buffer buffers[2] = { { DATA, 8, false }, { DATA, 8, false } };
+	struct ring_fixture fixture;
+	struct chain chains[4];
+
+	for (unsigned i = 0; i < 4; i++) {
+		bool packed = i & 1;
+		unsigned length = i & 2 ? 2 : 1;
+		uint32_t written[2] = { 5, 6 };
+
+		ring_fixture_start(&fixture, packed, false, false);
+		fixture.config.in_order = true;
+		assert_int_equal(virtqueue_start(&fixture.queue, &fixture.config), 0);
+		for (unsigned round = 0; round < 100; round++) {
+			unsigned used = round * 5, slot = used * length % FIXTURE_SIZE, second;
+			bool wrap = used * length / FIXTURE_SIZE % 2;
+
+			fixture.pool.used = 0;
+			for (uint16_t id = 0; id < 5; id++)
+				ring_fixture_offer(&fixture, (uint16_t)(id * 2), buffers, length, 0);
+			assert_int_equal(virtqueue_pop(&fixture.queue, chains, 3, &fixture.pool), 3);
+			virtqueue_push_chains(&fixture.queue, chains, NULL, 3);
+			assert_int_equal(virtqueue_pop(&fixture.queue, chains, 2, &fixture.pool), 2);
+			virtqueue_push_chains(&fixture.queue, chains, written, 2); /* lengths: each tells its own */
+			virtqueue_push_chains(&fixture.queue, chains, NULL, 0);
+			virtqueue_publish(&fixture.queue);
+			if (!packed) {
+				assert_int_equal(fixture.used->idx, (uint16_t)(used + 5));
+				assert_int_equal(fixture.used->ring[used % FIXTURE_SIZE].id, 4);
+				assert_int_equal(fixture.used->ring[(used + 3) % FIXTURE_SIZE].id, 6);
+				assert_int_equal(fixture.used->ring[(used + 4) % FIXTURE_SIZE].len, 6);
+				continue;
+			}
+			assert_int_equal(fixture.packed[slot].id, 4);
+			assert_int_equal(fixture.packed[slot].flags, wrap ? 0 : 0x8080);
+			second = (slot + 3 * length) % FIXTURE_SIZE;
+			wrap ^= slot + 3 * length >= FIXTURE_SIZE;
+			assert_int_equal(fixture.packed[second].id, 6);
+			assert_int_equal(fixture.packed[second].len, 5);
+			assert_int_equal(fixture.packed[second].flags, wrap ? 2 : 0x8082);
+		}
+		assert_int_equal(fixture.queue.outstanding, 0);
+		ring_fixture_stop(&fixture);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -432,6 +611,8 @@ int main(void)
 		cmocka_unit_test(test_pool_is_full),	 cmocka_unit_test(test_interrupts),
 		cmocka_unit_test(test_arm_and_disarm),	 cmocka_unit_test(test_start_refuses),
 		cmocka_unit_test(test_base),		 cmocka_unit_test(test_ring_writes_are_logged),
+		cmocka_unit_test(test_one_buffer),	 cmocka_unit_test(test_more_than_the_queue_holds),
+		cmocka_unit_test(test_in_order),	 cmocka_unit_test(test_settle),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
