@@ -12,7 +12,9 @@
  * would cost more than the copy). A durable write carries FUA, or is followed by a flush where the server has no FUA.
  *
  * When the connection is lost, what was under way waits for the next one, first. Repeating is safe: none of it has been
- * answered. A request that loses its connection ATTEMPTS_MAX times fails with -EIO; perhaps it is the cause.
+ * answered. A request that loses its connection ATTEMPTS_MAX times fails with -EIO; perhaps it is the cause. The pause
+ * before each new connection doubles until a server has answered a command: one that only accepts connections, or
+ * answers nonsense, costs neither time nor log lines without end.
  *
  * A server that does not answer: libnbd cannot take a command back, and its buffer is guest memory. So when a deadline
  * passes the connection is closed first, and only then does the request fail; the others under way are repeated.
@@ -198,7 +200,6 @@ static void check_connection(struct nbd_disk *nbd, uint64_t now)
 	if (nbd->ever_ready)
 		log_info("disk %s: connected to %s again", nbd->disk.name, nbd->uri);
 	nbd->ready = true;
-	nbd->backoff = BACKOFF_FIRST;
 	atomic_store(&nbd->connected, true);
 	opened(nbd, 0, "");
 	nbd->ever_ready = true;
@@ -336,6 +337,7 @@ static bool retire(struct nbd_disk *nbd)
 			stays = false; /* disconnect() has it repeated */
 			continue;
 		}
+		nbd->backoff = BACKOFF_FIRST;
 		request->status = -slot->error;
 		if (slot->error || advance(nbd, slot))
 			complete(request, request->status);

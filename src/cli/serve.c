@@ -84,6 +84,7 @@ static void prepare_process(void)
 	/* A client that goes away is an error of its write, not the end of the daemon. */
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a file grown past RLIMIT_FSIZE: EFBIG is enough */
 	if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur >= DESCRIPTORS_WANTED)
 		return;
 	/* Root may raise the hard limit too; others get what they are allowed. */

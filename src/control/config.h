@@ -36,7 +36,7 @@
  *	    block_size: 512                     # or 4096
  *	    read_only: false
  *	    serial: web                         # at most 20 bytes; left out: the name
- *	    backend: { type: file, path: web.img, direct: true }   # file | ram | null | nbd; size: 10G
+ *	    backend: { type: file, path: web.img, direct: true }   # file | ram | null | nbd; size: 10G, timeout: 30s
  *
  * What the file says in words (durations, sizes, addresses) is kept as text next to the value it means; the program
  * uses the values, listed under "checked".
@@ -131,10 +131,12 @@ struct config_backend {
 	char *uri;  /* nbd */
 	char *size; /* "64M": ram and null; file: create it with this size when it is not there */
 	bool *direct_given;
+	char *timeout; /* nbd: duration: "30s" */
 
 	/* checked */
 	bool direct; /* file: try O_DIRECT; left out: true */
 	uint64_t size_bytes;
+	uint32_t timeout_ms; /* nbd; 0: default */
 };
 
 struct config_disk {

@@ -30,6 +30,10 @@
 /* The smallest MTU that IPv4 works with (RFC 791), and the largest that virtio's 16 bits and Linux allow. */
 #define MTU_MIN 68U
 
+/** Of a request to an NBD server. */
+#define TIMEOUT_MIN_NS (100 * NANOSECONDS_PER_MILLISECOND)
+#define TIMEOUT_MAX_NS (3600 * NANOSECONDS_PER_SECOND)
+
 int config_absolute(char **path, const char *folder)
 {
 	char *absolute;
@@ -374,6 +378,7 @@ static int check_backend_keys(const struct config_backend *backend, struct confi
 		{ "path", 1U << CONFIG_BACKEND_FILE },
 		{ "direct", 1U << CONFIG_BACKEND_FILE },
 		{ "uri", 1U << CONFIG_BACKEND_NBD },
+		{ "timeout", 1U << CONFIG_BACKEND_NBD },
 		{ "size", 1U << CONFIG_BACKEND_FILE | 1U << CONFIG_BACKEND_RAM | 1U << CONFIG_BACKEND_NULL },
 	};
 
@@ -412,6 +417,21 @@ static int check_image(struct config *config, struct config_document *document, 
 	return 0;
 }
 
+static int check_timeout(struct config_backend *backend, struct config_document *document, unsigned index)
+{
+	struct config_place place = PLACE("disks", (int)index, "backend", "timeout");
+	uint64_t nanoseconds;
+
+	if (!backend->timeout)
+		return 0;
+	if (config_check_duration(document, place, backend->timeout, TIMEOUT_MAX_NS, &nanoseconds))
+		return -EINVAL;
+	if (nanoseconds < TIMEOUT_MIN_NS)
+		return FAIL(place, "timeout is %.60s; use 100ms to 3600s", backend->timeout);
+	backend->timeout_ms = (uint32_t)(nanoseconds / NANOSECONDS_PER_MILLISECOND);
+	return 0;
+}
+
 static int check_backend(struct config *config, struct config_document *document, const char *folder, unsigned index)
 {
 	struct config_disk *disk = &config->disks[index];
@@ -438,7 +458,7 @@ static int check_backend(struct config *config, struct config_document *document
 				    "\"%.60s\" is not an NBD address; write nbd://host/export or "
 				    "nbd+unix:///export?socket=PATH",
 				    backend->uri);
-		return 0;
+		return check_timeout(backend, document, index);
 	default:
 		if (!backend->size)
 			return FAIL(size, "backend has no \"size\"; add one, such as 1G");

@@ -97,6 +97,7 @@ static const cyaml_schema_field_t backend_fields[] = {
 	OPTIONAL_TEXT("uri", struct config_backend, uri),
 	OPTIONAL_TEXT("size", struct config_backend, size),
 	GIVEN_BOOL("direct", struct config_backend, direct_given),
+	OPTIONAL_TEXT("timeout", struct config_backend, timeout),
 	CYAML_FIELD_END
 };
 

@@ -257,6 +257,7 @@ static int build_disk(struct server *server, const struct config_disk *config, c
 		.block_size = config->block_size,
 		.read_only = config->read_only,
 		.direct = config->backend->direct,
+		.timeout = config->backend->timeout_ms,
 		.serial = config->serial,
 	};
 	struct virtio_blk_options options = {

@@ -550,6 +550,36 @@ static void truncated_file_fails_requests(void **state)
 	}
 }
 
+/* What lies below a block device goes: an error for the requests that meet it, with or without the page cache. */
+static void shrunk_block_device_fails_requests(void **state)
+{
+	static const struct kind devices[] = {
+		{ "block device", DISK_FILE, .loop = true, .block_size = 512 },
+		{ "block device direct", DISK_FILE, .direct = true, .loop = true, .block_size = 512 },
+	};
+
+	for (unsigned i = 0; i < array_size(devices); i++) {
+		uint8_t *bytes = aligned_alloc(4096, 65536);
+		char image[192];
+		struct place place;
+
+		if (!set_up(&place, &devices[i])) {
+			free(bytes);
+			skip();
+		}
+		memset(bytes, 0x2f, 65536);
+		assert_int_equal(io(&place, BLOCK_WRITE, 0, bytes, 65536), 0);
+		assert_int_equal(io(&place, BLOCK_FLUSH, 0, NULL, 0), 0);
+		snprintf(image, sizeof(image), "%s/image", place.folder);
+		assert_int_equal(truncate(image, 1 << 20), 0);
+		assert_int_equal(io(&place, BLOCK_READ, DISK_SIZE / 2, bytes, 4096), -EIO);
+		assert_int_equal(io(&place, BLOCK_READ, 0, bytes, 65536), 0);
+		assert_int_equal(bytes[65535], 0x2f);
+		tear_down(&place);
+		free(bytes);
+	}
+}
+
 /* A sidecore that sleeps whenever it can: each completion must wake it, by the ring's eventfd or by a message. */
 static void completions_wake_a_sleeper(void **state)
 {
@@ -864,6 +894,7 @@ int main(void)
 		cmocka_unit_test(ram_resizes),
 		cmocka_unit_test(file_resizes),
 		cmocka_unit_test(truncated_file_fails_requests),
+		cmocka_unit_test(shrunk_block_device_fails_requests),
 		cmocka_unit_test(bad_images_are_refused),
 		cmocka_unit_test(real_errors_come_through),
 		cmocka_unit_test(full_file_system_is_told),

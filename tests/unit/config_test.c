@@ -159,6 +159,11 @@ static const struct {
 	{ BACKEND("type: nbd"), "7: backend has no \"uri\"; add one like nbd://host/export" },
 	{ BACKEND("type: nbd, uri: \"http://x\""), "7: \"http://x\" is not an NBD address; write nbd://host/export or "
 						   "nbd+unix:///export?socket=PATH" },
+	{ BACKEND("type: nbd, uri: \"nbd://h/\", timeout: 5"),
+	  "7: \"5\" is not a duration; write a number with a unit: 50us, 1ms, 2s" },
+	{ BACKEND("type: nbd, uri: \"nbd://h/\", timeout: 99ms"), "7: timeout is 99ms; use 100ms to 3600s" },
+	{ BACKEND("type: nbd, uri: \"nbd://h/\", timeout: 3601s"), "7: \"3601s\" is too long; at most 3600s make sense here" },
+	{ BACKEND("type: ram, size: 1G, timeout: 1s"), "7: \"timeout\" means nothing to a backend of type ram; remove it" },
 	{ BACKEND("type: file, path: x.img, size: 1M") "  - name: e\n    socket: e.sock\n    backend:\n      type: file\n"
 						       "      path: x.img\n      size: 1M\n",
 	  NULL },
@@ -227,6 +232,7 @@ static void test_defaults(void **state)
 	char folder[512];
 
 	assert_null(config->control);
+	assert_int_equal(config->disks[0].backend->timeout_ms, 0);
 	assert_int_equal(config->group_id, -1);
 	assert_int_equal(config->busy_poll_ns, 0);
 	assert_int_equal(config->sidecores_count, 1);
@@ -297,6 +303,10 @@ static void test_everything(void **state)
 	assert_int_equal(config->disks[0].backend->size_bytes, 1 << 20);
 	assert_false(config->disks[0].backend->direct);
 	assert_true(config->disks[0].read_only);
+	config_free(config);
+
+	config = load(BACKEND("type: nbd, uri: \"nbd://h/\", timeout: 3600s"));
+	assert_int_equal(config->disks[0].backend->timeout_ms, 3600000);
 	config_free(config);
 
 	/* Any number of readers. */
