@@ -32,8 +32,12 @@ def set_up(guest, number):
 
 
 def ping(guest, number, count=5):
-    output = guest.run(f"ping -n -q -c {count} -i 0.05 -w {count // 20 + 5} 10.0.0.{number}", check=False).output
-    return int(re.search(r"(\d+) received", output)[1])
+    """Returns how many answers came."""
+    output = guest.run(f"ping -n -O -c {count} -i 0.05 -w 10 10.0.0.{number}", check=False).output
+    answers = int(re.search(r"(\d+) received", output)[1])
+    if answers != count:
+        print(f"{guest.name}:\n{output}")
+    return answers
 
 
 def answers(guest, number):
