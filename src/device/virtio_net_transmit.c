@@ -242,28 +242,43 @@ static unsigned transmit_batch(struct virtio_net *net, struct virtio_queue *queu
 	return done;
 }
 
+/* How many of @count chains are within @cost_left: the one that reaches it is the last. @cost: out, of these. */
+static unsigned affordable(const struct chain *chains, unsigned count, uint64_t cost_left, uint64_t *cost)
+{
+	unsigned keep = 0;
+
+	for (*cost = 0; keep < count && (!keep || *cost < cost_left); keep++)
+		*cost += chain_cost(&chains[keep]);
+	return keep;
+}
+
 /* Pop what the rest of the turn is good for. @cost, @bytes: out, of what was popped. Return: number of chains. */
 static unsigned pop_batch(struct virtio_queue *queue, uint32_t requests, uint64_t cost_left, uint64_t *cost,
 			  uint64_t *bytes)
 {
 	struct transmit_queue *transmit = queue->model;
-	unsigned want = min(requests, NETWORK_BATCH), count, keep = 0;
+	unsigned want = min(requests, NETWORK_BATCH), count, keep;
+	uint64_t sum = 0;
 
 	want = (unsigned)min((uint64_t)want, cost_left / transmit->average + 1);
 	transmit->pool.used = 0;
 	count = virtqueue_pop(&queue->ring, transmit->chains, want, &transmit->pool);
 	if (!count)
 		return 0;
-	/* The chain that reaches the limit is the last one. What is kept will be read soon. */
-	*cost = 0;
-	*bytes = 0;
-	for (; keep < count && (!keep || *cost < cost_left); keep++) {
-		*cost += chain_cost(&transmit->chains[keep]);
-		*bytes += transmit->chains[keep].readable_length;
-		__builtin_prefetch(transmit->chains[keep].segments->base);
+	for (unsigned i = 0; i < count; i++) {
+		sum += transmit->chains[i].readable_length;
+		__builtin_prefetch(transmit->chains[i].segments->base);
 	}
-	while (unlikely(count > keep))
-		virtqueue_unpop(&queue->ring, &transmit->chains[--count]);
+	/* Chains of one segment, all readable or the queue breaks, cost what they move: no need to look at each. */
+	*cost = sum;
+	if (unlikely(sum >= cost_left || transmit->pool.used != count)) {
+		keep = affordable(transmit->chains, count, cost_left, cost);
+		while (count > keep) {
+			sum -= transmit->chains[--count].readable_length;
+			virtqueue_unpop(&queue->ring, &transmit->chains[count]);
+		}
+	}
+	*bytes = sum;
 	transmit->average = (uint32_t)max(*cost / count, 64ULL);
 	return count;
 }

@@ -168,6 +168,10 @@ static inline void frame_copy_out(const struct frame *frame, const struct guest_
 		return;
 	}
 	at = to->base + offset;
+	if (likely(!frame->segment_count)) {
+		frame_copy_short(at, frame->header, frame->header_length);
+		return;
+	}
 	frame_copy_short(at, frame->header, frame->header_length);
 	at += frame->header_length;
 	for (unsigned i = 0; i < frame->segment_count; i++) {

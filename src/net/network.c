@@ -414,6 +414,10 @@ static unsigned flood_charge(struct batch *batch, const struct frame *frames, co
 {
 	unsigned count;
 
+	/* Nearly always there is but one run, for few receivers: no need to look at each frame. */
+	if (likely(batch->run_count == 1 && run->count * receivers < FLOOD_COPIES &&
+		   batch->bytes * receivers < batch->turn->bytes))
+		return run->count;
 	for (count = 0; count < run->count && !flooded_enough(batch); count++) {
 		batch->flood_copies += receivers;
 		batch->flood_bytes += (uint64_t)frames[count].length * receivers;
@@ -465,24 +469,40 @@ static void route_to(const struct batch *batch, struct run *run, uint16_t number
 		run->to = to;
 }
 
+static struct run *begin_run(struct batch *batch, const struct frame *frame, uint8_t drop)
+{
+	struct address_table *addresses = batch->network->addresses;
+	struct run *run = &batch->runs[batch->run_count++];
+
+	run->to = NULL;
+	run->vlan = frame->vlan;
+	run->drop = drop;
+	run->plain = true;
+	run->count = 0;
+	if (likely(drop == PORT_PASS)) {
+		run->source =
+			address_table_hash(addresses, address_key(frame->header + FRAME_SOURCE_OFFSET, run->vlan));
+		run->destination = address_table_hash(addresses, address_key(frame->header, run->vlan));
+	}
+	return run;
+}
+
 /*
  * Filter the frames, and part them into runs. The hashes of all runs are begun before the first is looked up, so that
  * the table's lines are on their way.
+ *
+ * @open: port_filter_open(), a constant.
  */
-static void part_batch(struct batch *batch, unsigned count)
+static inline __attribute__((always_inline)) void part_batch(struct batch *batch, unsigned count, bool open)
 {
-	struct address_table *addresses = batch->network->addresses;
-	bool open = port_filter_open(batch->from);
-	uint64_t bytes = 0, low = 0;
+	uint64_t bytes = 0, tagged = 0, low = 0;
 	struct run *run = NULL;
 	uint32_t high = 0;
 
-	batch->tagged = 0;
 	batch->run_count = 0;
 	for (unsigned i = 0; i < count; i++) {
 		struct frame *frame = &batch->frames[i];
 		uint8_t drop = (uint8_t)port_filter_in(batch->from, open, frame);
-		bool plain = frame_is_plain(frame) && !frame->tagged;
 		uint64_t frame_low;
 		uint32_t frame_high;
 
@@ -490,29 +510,21 @@ static void part_batch(struct batch *batch, unsigned count)
 		memcpy(&frame_low, frame->header, sizeof(frame_low));
 		memcpy(&frame_high, frame->header + sizeof(frame_low), sizeof(frame_high));
 		bytes += frame->length;
-		batch->tagged |= (uint64_t)frame->tagged << i;
-		if (likely(run && run->drop == drop &&
-			   (drop != PORT_PASS ||
-			    (frame_low == low && frame_high == high && frame->vlan == run->vlan)))) {
-			run->count++;
-			run->plain &= plain;
-			continue;
+		if (!open)
+			tagged |= (uint64_t)frame->tagged << i;
+		if (unlikely(!run || run->drop != drop ||
+			     (drop == PORT_PASS && (frame_low != low || frame_high != high ||
+						    (!open && frame->vlan != run->vlan))))) {
+			low = frame_low;
+			high = frame_high;
+			run = begin_run(batch, frame, drop);
 		}
-		low = frame_low;
-		high = frame_high;
-		run = &batch->runs[batch->run_count++];
-		run->to = NULL;
-		run->vlan = frame->vlan;
-		run->drop = drop;
-		run->plain = plain;
-		run->count = 1;
-		if (unlikely(drop != PORT_PASS))
-			continue;
-		run->source =
-			address_table_hash(addresses, address_key(frame->header + FRAME_SOURCE_OFFSET, run->vlan));
-		run->destination = address_table_hash(addresses, address_key(frame->header, run->vlan));
+		run->count++;
+		if (unlikely(!frame_is_plain(frame) || (!open && frame->tagged)))
+			run->plain = false;
 	}
 	batch->bytes = bytes;
+	batch->tagged = tagged;
 }
 
 /* Learn the sources, look up the destinations. */
@@ -580,7 +592,10 @@ unsigned network_forward(struct port *from, struct frame *frames, unsigned count
 	batch.flood_bytes = 0;
 	count = min(count, NETWORK_BATCH);
 
-	part_batch(&batch, count);
+	if (likely(port_filter_open(from)))
+		part_batch(&batch, count, true);
+	else
+		part_batch(&batch, count, false);
 	route_batch(&batch);
 	while (done < count) {
 		const struct run *run = &batch.runs[next];

@@ -37,6 +37,9 @@ struct used_element {
 
 #define USED_ELEMENT_OFFSET 8U
 
+_Static_assert(sizeof(struct used_element) == sizeof(uint64_t) && offsetof(struct used_element, id) == 4 &&
+		       offsetof(struct used_element, flags) == 6, "push_batch() builds it as a word");
+
 static inline guest_byte *slot(const struct virtqueue *queue, uint32_t position)
 {
 	return queue->config.descriptors + (size_t)position * sizeof(struct descriptor);
@@ -237,35 +240,50 @@ bool packed_pending(struct virtqueue *queue)
 	return slot_available(queue, queue->avail_next, available_flags(queue->avail_wrap));
 }
 
+/* What the next used descriptor's flags are (2.8.1), but for WRITE, which says that the length counts (2.8.22). */
+static inline uint16_t used_flags(bool wrap)
+{
+	return wrap ? DESCRIPTOR_AVAIL | DESCRIPTOR_USED : 0;
+}
+
+/* The first used descriptor of a batch waits for publish with its flags. */
+static void push_first(struct virtqueue *queue, const struct chain *chain, uint32_t written)
+{
+	struct used_element element = { .id = chain->id, .length = written };
+
+	guest_write(slot(queue, queue->used_next) + USED_ELEMENT_OFFSET, &element,
+		    offsetof(struct used_element, flags));
+	queue->first_valid = true;
+	queue->first_position = queue->used_next;
+	queue->first_flags = used_flags(queue->used_wrap) | (written ? DESCRIPTOR_WRITE : 0);
+}
+
 static void push_batch(struct virtqueue *queue, const struct chain *chains, const uint32_t *written, unsigned count)
 {
 	guest_byte *ring = queue->config.descriptors;
-	uint32_t size = queue->config.size, next = queue->used_next;
-	uint16_t used = queue->used_wrap ? DESCRIPTOR_AVAIL | DESCRIPTOR_USED : 0;
+	uint32_t size = queue->config.size, next = queue->used_next, slots = 0;
+	uint16_t used = used_flags(queue->used_wrap);
 
 	for (unsigned i = 0; i < count; i++) {
-		struct used_element element = { .id = chains[i].id, .length = written ? written[i] : 0 };
-		guest_byte *to = ring + next * sizeof(struct descriptor) + USED_ELEMENT_OFFSET;
+		uint32_t length = written ? written[i] : 0;
+		uint64_t flags = length ? used | DESCRIPTOR_WRITE : used;
+		uint64_t element = length | (uint64_t)chains[i].id << 32 | flags << 48; /* struct used_element */
 
-		/* WRITE: the length counts (2.8.22) */
-		element.flags = element.length ? used | DESCRIPTOR_WRITE : used;
-		if (likely(queue->first_valid)) {
-			guest_write(to, &element, sizeof(element));
-		} else {
-			queue->first_valid = true;
-			queue->first_position = (uint16_t)next;
-			queue->first_flags = element.flags;
-			guest_write(to, &element, offsetof(struct used_element, flags));
-		}
-		queue->outstanding -= chains[i].slots;
+		if (likely(i || queue->first_valid))
+			guest_write(ring + next * sizeof(struct descriptor) + USED_ELEMENT_OFFSET, &element,
+				    sizeof(element));
+		else
+			push_first(queue, &chains[i], length);
+		slots += chains[i].slots;
 		next += chains[i].slots;
-		if (next >= size) {
+		if (unlikely(next >= size)) {
 			next -= size;
 			used ^= DESCRIPTOR_AVAIL | DESCRIPTOR_USED;
 		}
 	}
 	queue->used_next = (uint16_t)next;
 	queue->used_wrap = used;
+	queue->outstanding -= slots;
 	if (unlikely(queue->config.inflight)) {
 		for (unsigned i = 0; i < count; i++)
 			virtqueue_inflight_push(queue->config.inflight, chains[i].id);
