@@ -75,7 +75,7 @@ struct vhost_user_connection {
 	uint8_t status;
 	struct guest_memory *memory;
 	uint64_t memory_size; /* bytes in all regions */
-	struct dirty_log *log;
+	struct dirty_log *log; /* of SET_LOG_BASE; in use while F_LOG_ALL is acknowledged */
 	struct inflight_area *inflight;
 	int backend_fd; /* SET_BACKEND_REQ_FD */
 	struct event *backend_writable;
@@ -83,6 +83,7 @@ struct vhost_user_connection {
 
 	/* for status */
 	uint64_t messages, refused;
+	uint64_t log_missed; /* by dirty logs that are gone */
 	const char *last_error;
 	struct log_limit lives; /* lines that say that a front-end came or went */
 };
