@@ -16,7 +16,7 @@ struct copied_region {
 	uint64_t pages;
 	const uint8_t *from;
 	uint8_t *to;
-	uint8_t *driver; /* one byte for each page: the driver wrote to it */
+	uint8_t *driver; /* one byte for each page: the driver wrote to it; pages are a multiple of 8 */
 };
 
 static void copy_page(struct copied_region *region, uint64_t page)
@@ -35,29 +35,41 @@ static size_t copy_named(struct copied_region *regions, size_t count, uint64_t p
 	return 0;
 }
 
-/* Return: pages copied. */
-size_t dirty_copy_pass(uint64_t *log, size_t words, struct copied_region *regions, size_t count)
+static void copy_pass(uint64_t *log, size_t words, struct copied_region *regions, size_t count, uint64_t *copied)
 {
-	size_t copied = 0;
-
 	for (size_t word = 0; word < words; word++) {
 		uint64_t bits;
 
 		if (!__atomic_load_n(&log[word], __ATOMIC_RELAXED))
 			continue;
 		for (bits = __atomic_exchange_n(&log[word], 0, __ATOMIC_SEQ_CST); bits; bits &= bits - 1)
-			copied += copy_named(regions, count, word * WORD_BITS + (uint64_t)__builtin_ctzll(bits));
+			*copied += copy_named(regions, count, word * WORD_BITS + (uint64_t)__builtin_ctzll(bits));
 	}
 	for (size_t i = 0; i < count; i++) {
-		for (uint64_t page = 0; page < regions[i].pages; page++) {
-			uint8_t *wrote = &regions[i].driver[page];
+		const uint64_t *eight = (const uint64_t *)(const void *)regions[i].driver;
 
-			if (!__atomic_load_n(wrote, __ATOMIC_RELAXED))
+		for (uint64_t page = 0; page < regions[i].pages; page++) {
+			if (page % 8 == 0 && !__atomic_load_n(&eight[page / 8], __ATOMIC_RELAXED)) {
+				page += 7;
 				continue;
-			__atomic_exchange_n(wrote, 0, __ATOMIC_SEQ_CST);
+			}
+			if (!__atomic_exchange_n(&regions[i].driver[page], 0, __ATOMIC_SEQ_CST))
+				continue;
 			copy_page(&regions[i], page);
-			copied++;
+			++*copied;
 		}
 	}
-	return copied;
+}
+
+/* Copies until @stop, but at least once. @copied: pages, added to. Return: how often. */
+uint64_t dirty_copy_run(const uint32_t *stop, uint64_t *log, size_t words, struct copied_region *regions, size_t count,
+			uint64_t *copied)
+{
+	uint64_t passes = 0;
+
+	do {
+		copy_pass(log, words, regions, count, copied);
+		passes++;
+	} while (!__atomic_load_n(stop, __ATOMIC_ACQUIRE));
+	return passes;
 }

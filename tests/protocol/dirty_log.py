@@ -158,19 +158,27 @@ def load_helper():
 		subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o", library, HELPER],
 			       check=True)
 		helper = ctypes.CDLL(str(library))
-	helper.dirty_copy_pass.restype = ctypes.c_size_t
-	helper.dirty_copy_pass.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.POINTER(CopiedRegion), ctypes.c_size_t]
+	helper.dirty_copy_run.restype = ctypes.c_uint64
+	helper.dirty_copy_run.argtypes = [ctypes.POINTER(ctypes.c_uint32), ctypes.c_void_p, ctypes.c_size_t,
+					  ctypes.POINTER(CopiedRegion), ctypes.c_size_t, ctypes.POINTER(ctypes.c_uint64)]
 	return helper
 
 
 class Copier:
-	"""Copies the memory of @device while it is written to, as a migration does. Make it when logging is on."""
+	"""
+	Copies the memory of @device while it is written to, as a migration does. Logging is on.
+
+		with Copier(device, log, helper) as copier:
+			... traffic ...
+			device.pause()
+			assert not copier.differing()
+	"""
 
 	def __init__(self, device, log, helper):
 		memory = device.memory
 		self.helper, self.memory = helper, memory
 		self.copies = [bytearray(region.size) for region in memory.regions]
-		self.borrowed = [(ctypes.c_char * len(log.bits)).from_buffer(log.bits)]
+		self.borrowed = []
 		self.regions = (CopiedRegion * len(memory.regions))()
 		for entry, region, copy in zip(self.regions, memory.regions, self.copies):
 			region.driver[:] = b"\1" * len(region.driver)	# the first pass takes everything
@@ -178,33 +186,46 @@ class Copier:
 			entry.source = self.address(region.bytes)
 			entry.target = self.address(copy)
 			entry.driver = self.address(region.driver)
-		self.log_address = ctypes.addressof(self.borrowed[0])
-		self.words = len(log.bits) // 8
-		self.passes = self.copied = 0
-		self.stopping = False
-		self.thread = threading.Thread(target=self.run, daemon=True)
-		self.thread.start()
+		self.log_address, self.words = self.address(log.bits), len(log.bits) // 8
+		self.passes, self.copied = 0, ctypes.c_uint64()
+		self.stop = ctypes.c_uint32()
+		self.thread = None
+
+	def __enter__(self):
+		self.start()
+		return self
+
+	def __exit__(self, *_):
+		self.join()
+		self.borrowed.clear()
 
 	def address(self, buffer):
 		view = (ctypes.c_char * len(buffer)).from_buffer(buffer)
 		self.borrowed.append(view)
 		return ctypes.addressof(view)
 
-	def one_pass(self):
-		self.copied += self.helper.dirty_copy_pass(self.log_address, self.words, self.regions, len(self.regions))
-		self.passes += 1
-
 	def run(self):
-		while not self.stopping:
-			self.one_pass()
+		self.passes += self.helper.dirty_copy_run(self.stop, self.log_address, self.words, self.regions,
+							  len(self.regions), self.copied)
 
-	def finish(self):
-		"""The queues have been stopped: the last pass. Return: pages that differ."""
-		self.stopping = True
+	def start(self):
+		self.stop.value = 0
+		self.thread = threading.Thread(target=self.run, daemon=True)
+		self.thread.start()
+
+	def join(self):
+		self.stop.value = 1
 		self.thread.join()
-		self.one_pass()
-		differing = [hex(region.guest_address + start) for region, copy in zip(self.memory.regions, self.copies)
-			     for start in range(0, region.size, PAGE)
-			     if region.bytes[start:start + PAGE] != copy[start:start + PAGE]]
-		self.borrowed.clear()
+
+	def differing(self):
+		"""The queues are at rest: copy the last pages. Return: addresses of pages that differ all the same."""
+		self.join()
+		self.run()
+		differing = []
+		for region, copy in zip(self.memory.regions, self.copies):
+			if region.bytes == copy:
+				continue
+			differing += [hex(region.guest_address + start) for start in range(0, region.size, PAGE)
+				      if region.bytes[start:start + PAGE] != copy[start:start + PAGE]]
+		self.start()
 		return differing

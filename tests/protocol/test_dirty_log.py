@@ -10,12 +10,12 @@ import pytest
 
 from . import frames
 from .devices import (NET_CTRL_RX, NET_CTRL_VQ, NET_MQ, S_IOERR, S_OK, SECTOR, T_GET_ID, T_IN, T_OUT, BlockDevice,
-		      NetDevice, Options)
+		      NetDevice, Options, cut_sizes)
 from .dirty_log import Copier, DirtyLog, Logged, load_helper
 from .lan import MAC, warm
 from .memory import PAGE
 
-RACE_SECONDS = 2.0
+RACE_SECONDS = 1.5
 REGIONS = {"regions": 2, "region_size": 2 << 20}
 RINGS = [pytest.param(packed, event_idx, id=("packed" if packed else "split") + ("-event" if event_idx else ""))
 	 for packed in (False, True) for event_idx in (False, True)]
@@ -36,7 +36,18 @@ class ControlledNet(LoggedNet):
 
 
 class LoggedDisk(Logged, BlockDevice):
-	pass
+	apart = False	# what the device writes lies in pages of its own, so that no other mark can stand in
+
+	def lay_out(self, data, cuts, writable):
+		if not self.apart or not writable:
+			return super().lay_out(data, cuts, writable)
+		data = bytes(data)
+		parts = []
+		for length in cut_sizes(len(data), cuts):
+			parts.append((self.memory.allocate(-(-length // PAGE) * PAGE, PAGE), length, True))
+			self.memory.write(parts[-1][0], data[:length])
+			data = data[length:]
+		return parts
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +67,7 @@ def things():
 @pytest.fixture
 def disk(serve, things):
 	def plug(**options):
-		server = serve(disks={"d": ("type: ram, size: 4M", "queues: 2")}, networks=())
+		server = serve(disks={"d": ("type: ram, size: 4M", "queues: 2, serial: twenty-letter-serial")}, networks=())
 		device = LoggedDisk(server.path("d.sock"), Options(queues=2, **REGIONS, **options))
 		things.append(device)
 		return server, device
@@ -130,6 +141,7 @@ def receive_pages(device):
 @pytest.mark.parametrize("packed, event_idx", RINGS)
 def test_disk_marks_all_that_it_writes(disk, things, packed, event_idx, indirect):
 	_, device = disk(packed=packed, event_idx=event_idx, indirect=indirect, layout="scattered")
+	device.apart = True
 	log = new_log(device, things)
 	begin(device, log)
 	data = os.urandom(3 * PAGE)
@@ -148,8 +160,10 @@ def test_disk_marks_all_that_it_writes(disk, things, packed, event_idx, indirect
 			assert result.status == status
 			wrote = check(device, log, allowed)
 			assert pages_of(request.status) <= wrote
+			if request.into and status == S_OK:
+				assert pages_of(request.into) <= wrote
 			if kind == T_IN and status == S_OK:
-				assert result.data == data and pages_of(request.into) <= wrote
+				assert result.data == data
 
 
 @pytest.mark.parametrize("mergeable", [True, False], ids=["mergeable", "whole"])
@@ -318,24 +332,28 @@ def test_a_log_smaller_than_memory_is_not_overrun(disk, things, packed):
 
 @pytest.mark.parametrize("packed, event_idx", RINGS)
 def test_disk_is_copied_while_it_writes(disk, things, helper, packed, event_idx):
+	"""
+	A page that is marked before it is written is lost when the copier comes in between and nobody writes to the page
+	later: so there are many ends.
+	"""
 	_, device = disk(packed=packed, event_idx=event_idx)
 	log = new_log(device, things)
 	assert device.write(0, os.urandom(1 << 20)).status == S_OK
 	device.start_logging(log)
-	copier = Copier(device, log, helper)
 	deadline, rounds = time.monotonic() + RACE_SECONDS, 0
-	while time.monotonic() < deadline:
-		for queue in range(2):
-			for number in range(16):
-				device.submit(T_IN, 8 * ((rounds * 37 + number * 5 + queue) % 200), into=PAGE, queue=queue, kick=False)
-			device.publish(queue)
-		for queue in range(2):
-			assert all(result.status == S_OK for result in device.complete(queue, 16).values())
-		rounds += 1
-	device.stop_queues()
-	differing = copier.finish()
-	assert not differing, f"pages lost by the migration: {differing}"
-	assert copier.passes > 100 and copier.copied > rounds
+	with Copier(device, log, helper) as copier:
+		while time.monotonic() < deadline:
+			count = 1 + rounds % 8
+			for number in range(count):
+				device.submit(T_IN, 8 * ((rounds * 37 + number * 5) % 200), into=PAGE, kick=False)
+			device.publish()
+			assert all(result.status == S_OK for result in device.complete(0, count).values())
+			device.pause()
+			differing = copier.differing()
+			assert not differing, f"pages lost by the migration in round {rounds}: {differing}"
+			device.resume()
+			rounds += 1
+	assert rounds > 20 and copier.passes > 10 * rounds
 
 
 @pytest.mark.parametrize("packed, event_idx", RINGS)
@@ -343,26 +361,25 @@ def test_net_is_copied_while_it_writes(net, things, helper, packed, event_idx):
 	_, device, partner = net(packed=packed, event_idx=event_idx)
 	log = new_log(device, things)
 	device.start_logging(log)
-	copier = Copier(device, log, helper)
-	deadline, received = time.monotonic() + RACE_SECONDS, 0
-	while time.monotonic() < deadline:
-		for number in range(8):
-			partner.transmit(frames.plain(MAC["a"], MAC["b"], 200, fill=received + number), kick=number == 7)
-		device.send(frames.plain(MAC["b"], MAC["a"], 200, fill=received))
-		for number in range(8):
-			assert device.receive()[1] == frames.plain(MAC["a"], MAC["b"], 200, fill=received + number)
-		device.fill_receive(8)
-		partner.reap()
-		partner.receive()
-		partner.fill_receive(1)
-		received += 8
-	# Frames under way while the queues stop.
-	for number in range(8):
-		partner.transmit(frames.plain(MAC["a"], MAC["b"], 200, fill=number))
-	device.stop_queues()
-	differing = copier.finish()
-	assert not differing, f"pages lost by the migration: {differing}"
-	assert copier.passes > 100 and copier.copied > received // 8
+	deadline, rounds = time.monotonic() + RACE_SECONDS, 0
+	with Copier(device, log, helper) as copier:
+		while time.monotonic() < deadline:
+			count = 1 + rounds % 4
+			sent = [frames.plain(MAC["a"], MAC["b"], 1514, fill=rounds + number) for number in range(count)]
+			for frame in sent:
+				partner.transmit(frame, kick=frame is sent[-1])
+			device.send(frames.plain(MAC["b"], MAC["a"], 200, fill=rounds))
+			assert [device.receive()[1] for _ in sent] == sent
+			device.fill_receive(count)
+			partner.reap()
+			partner.receive()
+			partner.fill_receive(1)
+			device.pause()
+			differing = copier.differing()
+			assert not differing, f"pages lost by the migration in round {rounds}: {differing}"
+			device.resume()
+			rounds += 1
+	assert rounds > 20 and copier.passes > 10 * rounds
 
 
 # ---- the end ---------------------------------------------------------------------------------------------------------
