@@ -292,6 +292,13 @@ int vhost_user_get_vring_base(struct vhost_user_connection *connection, struct v
 	message->payload.state.num = vring->base;
 	message->header.size = sizeof(message->payload.state);
 	stop_ring(vring);
+	for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++) {
+		if (connection->vrings[i].started)
+			return 0;
+	}
+	/* Before the reply: the front-end of the other end of a migration may start its rings upon it. */
+	if (connection->device->ops->rested)
+		connection->device->ops->rested(connection->device);
 	return 0;
 }
 
