@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from .devices import S_OK, T_IN, T_OUT, BlockDevice, Options
+from .devices import S_OK, T_IN, T_OUT, BlockDevice, NetDevice, Options
 from .dirty_log import DirtyLog, Logged
+from .lan import warm
 from .vhost_user import VRING_STATE, Request
 
 DELAY = 0.4
@@ -96,6 +97,25 @@ def test_get_vring_base_waits_for_requests_in_flight(slow, packed, logging):
 	assert device.complete(0)[late].status == S_OK
 	assert neighbour.write(0, bytes(512)).status == S_OK
 	log.close()
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_bases_are_known_after_a_reset(serve, packed):
+	"""QEMU 7.2 stops network cards by SET_STATUS 0, and only then asks where their rings are to go on."""
+	server = serve(interfaces=["a-net", "b-net"])
+	options = Options(packed=packed, status=True, layout="together")
+	with NetDevice(server.path("a-net.sock"), options) as a, NetDevice(server.path("b-net.sock"), options) as b:
+		a.fill_receive(8)
+		b.fill_receive(8)
+		warm(b, a)
+		warm(a, b)
+		a.connection.set_status(0)
+		bases = a.stop_queues()
+		assert 0 not in bases
+		a.negotiate()
+		a.start_queues(bases)
+		warm(b, a)
+		warm(a, b)
 
 
 def test_a_drain_does_not_delay_other_disks(slow):
