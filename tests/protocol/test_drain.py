@@ -10,9 +10,10 @@ import time
 
 import pytest
 
+from . import frames
 from .devices import S_OK, T_IN, T_OUT, BlockDevice, NetDevice, Options
 from .dirty_log import DirtyLog, Logged
-from .lan import warm
+from .lan import MAC, warm
 from .vhost_user import VRING_STATE, Request
 
 DELAY = 0.4
@@ -116,6 +117,23 @@ def test_bases_are_known_after_a_reset(serve, packed):
 		a.start_queues(bases)
 		warm(b, a)
 		warm(a, b)
+
+
+def test_addresses_of_a_stopped_card_are_forgotten(lan):
+	"""A guest that has moved is reached at its new place at once, not when it has sent from there."""
+	a, b, c = (lan.plug(name) for name in "abc")
+	for device in (a, b, c):
+		device.fill_receive(24)
+	warm(a, b, c)
+	b.send(frames.plain(frames.BROADCAST, MAC["b"], 60))
+	a.receive()
+	c.receive()
+	to_b = frames.plain(MAC["b"], MAC["a"], 60, fill=1)
+	a.send(to_b)
+	assert b.receive()[1] == to_b and c.silent(0.1), "the address was not learned"
+	b.stop_queues()
+	a.send(to_b)
+	assert c.receive()[1] == to_b
 
 
 def test_a_drain_does_not_delay_other_disks(slow):
