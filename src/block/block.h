@@ -67,6 +67,7 @@ struct disk_config {
 	bool read_only;
 	bool direct;	    /* try O_DIRECT, fall back when the file system cannot (disk_state() says so) */
 	uint32_t timeout;   /* nbd: milliseconds that a request may take, reconnects included; 0: 30000 */
+	bool handover;	    /* file that is written: locked from disk_acquire() to disk_release(), not while it is open */
 	const char *serial; /* get-id; at most 20 bytes; NULL: the name */
 };
 
@@ -90,12 +91,23 @@ struct disk_limits {
  * @error:	on failure: a sentence for the operator, with a remedy; valid until the thread's next call
  *
  * The size is rounded down to a multiple of the block size: a file's ragged end is never served nor written.
- * An image that is written is locked against other programs (an OFD lock on all of it).
+ * An image that is written is locked against other programs (an OFD lock on all of it), here or by disk_acquire().
  *
  * Return: 0 or a negative errno.
  */
 int disk_open(const struct disk_config *config, struct engine *engine, struct disk **disk, const char **error);
 void disk_close(struct disk *disk); /* all channels must be closed */
+
+/**
+ * disk_acquire() - a guest is going to use the disk: lock it, and look again how large it is, where it may have been
+ * handed over. Control thread; once until disk_release().
+ *
+ * Return: 0; -EBUSY when another program has it, with a sentence in @error.
+ */
+int disk_acquire(struct disk *disk, const char **error);
+
+/** disk_release() - no guest uses the disk any more, and all its requests are done: others may have it. */
+void disk_release(struct disk *disk);
 void disk_read_limits(const struct disk *disk, struct disk_limits *limits);
 const char *disk_serial(const struct disk *disk);
 const char *disk_kind(const struct disk *disk);	 /* "file", "ram", "null", "nbd" */

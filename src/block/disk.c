@@ -119,6 +119,18 @@ void disk_close(struct disk *disk)
 	free(disk);
 }
 
+int disk_acquire(struct disk *disk, const char **error)
+{
+	*error = error_text;
+	return disk->ops->acquire ? disk->ops->acquire(disk) : 0;
+}
+
+void disk_release(struct disk *disk)
+{
+	if (disk->ops->release)
+		disk->ops->release(disk);
+}
+
 void disk_read_limits(const struct disk *disk, struct disk_limits *limits)
 {
 	*limits = disk->limits;

@@ -25,6 +25,8 @@ struct disk_ops {
 	/** @close: also called after a failed open; must cope with what that left. */
 	void (*close)(struct disk *disk);
 	int (*resize)(struct disk *disk, uint64_t size);
+	int (*acquire)(struct disk *disk); /* NULL: nothing to do. Return: 0 or -errno after disk_error() */
+	void (*release)(struct disk *disk);
 	const char *(*state)(const struct disk *disk); /* NULL: always "ok" */
 
 	/** @channel_open: may be NULL. Return: 0 or -errno. */

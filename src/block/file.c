@@ -9,6 +9,13 @@
  * - The file is locked as a whole with an open-file-description lock: exclusive for a disk that writes, shared for a
  *   read-only one. Two daemons, two disks of one daemon, or QEMU and we cannot write the same image by accident. A
  *   block device that is written is also opened with O_EXCL, which refuses a mounted one.
+ * - Live migration has two daemons on one image: the destination's must have it open before the guest leaves the
+ *   source's. With "handover" an image is therefore locked only while a guest's queues run (and a block device not
+ *   opened with O_EXCL, which cannot be given up without closing). It is a key and not the rule, because the early lock
+ *   tells the operator of a mistake when the daemon starts; the late one can only refuse the guest. The order is right by
+ *   itself: a front-end stops the queues of the source (GET_VRING_BASE, which drains) before it tells the destination to
+ *   start them. The page cache is one for both daemons on a host; between hosts the file system must see to it when
+ *   locks are taken and released, as NFS does, or the disk uses direct I/O.
  * - The size is what the file has, rounded down to the block size (disk_open()): its ragged end is never touched.
  * - Direct I/O is used when asked for and when the kernel says that the guest's block size is aligned enough for it;
  *   otherwise the page cache is used, and disk_state() says why.
@@ -81,7 +88,7 @@ static int open_image(struct file_disk *file, const struct disk_config *config)
 	int error;
 
 	/* O_NONBLOCK: a FIFO named by mistake must not hang us; it means nothing to files and block devices. */
-	if (!stat(config->path, &status) && S_ISBLK(status.st_mode) && !config->read_only)
+	if (!stat(config->path, &status) && S_ISBLK(status.st_mode) && !config->read_only && !config->handover)
 		access |= O_EXCL;
 	do {
 		file->fd = open(config->path, access | O_CLOEXEC | O_NONBLOCK);
@@ -101,9 +108,14 @@ static int open_image(struct file_disk *file, const struct disk_config *config)
 	return file_error(&file->disk, config->path, "open");
 }
 
-static int lock_image(const struct file_disk *file, const struct disk_config *config)
+/*
+ * @patient:	wait a little for a predecessor's; before the daemon serves anybody
+ *
+ * Return: 0, also where locks are not to be had, which the operator is told; -EBUSY without a sentence.
+ */
+static int set_lock(const struct file_disk *file, short type, bool patient, const char *path)
 {
-	struct flock lock = { .l_type = (short)(config->read_only ? F_RDLCK : F_WRLCK), .l_whence = SEEK_SET };
+	struct flock lock = { .l_type = type, .l_whence = SEEK_SET };
 	uint64_t began = clock_nanoseconds();
 	bool held;
 
@@ -111,13 +123,22 @@ static int lock_image(const struct file_disk *file, const struct disk_config *co
 		if (!fcntl(file->fd, F_OFD_SETLK, &lock))
 			return 0;
 		held = errno == EAGAIN || errno == EACCES;
-	} while (held && worth_another_try(began));
+	} while (held && patient && worth_another_try(began));
 	if (held)
-		return disk_error(-EBUSY, "disk %s: %s is locked by another disk or program; stop that first%s",
-				  file->disk.name, config->path, config->read_only ? "" : ", or make both read_only");
-	log_warning("disk %s: %s cannot be locked (%s); see to it that nobody else writes it", file->disk.name,
-		    config->path, strerror(errno));
+		return -EBUSY;
+	log_warning("disk %s: %s cannot be locked (%s); see to it that nobody else writes it", file->disk.name, path,
+		    strerror(errno));
 	return 0;
+}
+
+static int lock_image(const struct file_disk *file, const struct disk_config *config)
+{
+	if (file->handover || !set_lock(file, config->read_only ? F_RDLCK : F_WRLCK, true, config->path))
+		return 0;
+	return disk_error(-EBUSY, "disk %s: %s is locked by another disk or program; stop that first%s",
+			  file->disk.name, config->path,
+			  config->read_only ? ""
+					    : ", make both read_only, or give both \"handover\" for a live migration");
 }
 
 static int read_size(struct file_disk *file, const char *path, uint64_t *size)
@@ -249,6 +270,7 @@ static int file_open(struct disk *disk, const struct disk_config *config, struct
 
 	file->fd = -1;
 	file->state = "buffered";
+	file->handover = config->handover && !config->read_only;
 	if (!config->path)
 		return disk_error(-EINVAL, "disk %s: no path given", disk->name);
 	rc = check_workers(disk, engine);
@@ -316,6 +338,33 @@ static int file_resize(struct disk *disk, uint64_t size)
 	return 0;
 }
 
+static int file_acquire(struct disk *disk)
+{
+	struct file_disk *file = container_of(disk, struct file_disk, disk);
+	int rc;
+
+	if (!file->handover)
+		return 0;
+	if (set_lock(file, F_WRLCK, false, "the image"))
+		return disk_error(-EBUSY,
+				  "disk %s: the image is in use by another disk or program; this guest waits until that "
+				  "lets go of it",
+				  disk->name);
+	/* Whoever had it until now may have grown it. */
+	rc = file_resize(disk, 0);
+	if (rc)
+		set_lock(file, F_UNLCK, false, "the image");
+	return rc;
+}
+
+static void file_release(struct disk *disk)
+{
+	struct file_disk *file = container_of(disk, struct file_disk, disk);
+
+	if (file->handover)
+		set_lock(file, F_UNLCK, false, "the image");
+}
+
 static const char *file_state(const struct disk *disk)
 {
 	return container_of(disk, struct file_disk, disk)->state;
@@ -328,6 +377,8 @@ const struct disk_ops file_disk_ops = {
 	.open = file_open,
 	.close = file_close,
 	.resize = file_resize,
+	.acquire = file_acquire,
+	.release = file_release,
 	.state = file_state,
 	.submit = file_submit,
 	.flush_submissions = file_flush_submissions,

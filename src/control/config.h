@@ -132,6 +132,7 @@ struct config_backend {
 	char *size; /* "64M": ram and null; file: create it with this size when it is not there */
 	bool *direct_given;
 	char *timeout; /* nbd: duration: "30s" */
+	bool handover; /* file: locked only while a guest uses it */
 
 	/* checked */
 	bool direct; /* file: try O_DIRECT; left out: true */

@@ -377,6 +377,7 @@ static int check_backend_keys(const struct config_backend *backend, struct confi
 	} keys[] = {
 		{ "path", 1U << CONFIG_BACKEND_FILE },
 		{ "direct", 1U << CONFIG_BACKEND_FILE },
+		{ "handover", 1U << CONFIG_BACKEND_FILE },
 		{ "uri", 1U << CONFIG_BACKEND_NBD },
 		{ "timeout", 1U << CONFIG_BACKEND_NBD },
 		{ "size", 1U << CONFIG_BACKEND_FILE | 1U << CONFIG_BACKEND_RAM | 1U << CONFIG_BACKEND_NULL },

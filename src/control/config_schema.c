@@ -98,6 +98,7 @@ static const cyaml_schema_field_t backend_fields[] = {
 	OPTIONAL_TEXT("size", struct config_backend, size),
 	GIVEN_BOOL("direct", struct config_backend, direct_given),
 	OPTIONAL_TEXT("timeout", struct config_backend, timeout),
+	OPTIONAL_BOOL("handover", struct config_backend, handover),
 	CYAML_FIELD_END
 };
 

@@ -258,6 +258,7 @@ static int build_disk(struct server *server, const struct config_disk *config, c
 		.read_only = config->read_only,
 		.direct = config->backend->direct,
 		.timeout = config->backend->timeout_ms,
+		.handover = config->backend->handover,
 		.serial = config->serial,
 	};
 	struct virtio_blk_options options = {

@@ -104,6 +104,7 @@ static void describe_transport(json_t *object, const struct vhost_user_server *t
 	set_text(object, "last_error", status.last_error);
 	set_count(object, "memory", status.memory);
 	set_count(object, "memory_regions", status.regions);
+	set_count(object, "log_missed", status.log_missed);
 	set_hexadecimal(object, "features", status.features);
 	set_hexadecimal(object, "protocol_features", status.protocol_features);
 }

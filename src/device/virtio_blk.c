@@ -162,10 +162,38 @@ static int blk_features_acked(struct virtio_device *device, uint64_t features)
 	return 0;
 }
 
+/* From the first queue's start until the front-end has let go of the last one, not for each pause in between. */
+static int acquire_disk(struct virtio_blk *blk)
+{
+	const char *reason;
+	int rc;
+
+	if (blk->acquired)
+		return 0;
+	rc = disk_acquire(blk->disk, &reason);
+	if (rc) {
+		log_limited(&blk->device.log_limit, LOG_LEVEL_WARNING, "%s", reason);
+		return rc;
+	}
+	blk->acquired = true;
+	virtio_blk_resized(&blk->device);
+	return 0;
+}
+
+static void blk_rested(struct virtio_device *device)
+{
+	struct virtio_blk *blk = virtio_blk_of(device);
+
+	if (blk->acquired)
+		disk_release(blk->disk);
+	blk->acquired = false;
+}
+
 static void blk_reset(struct virtio_device *device)
 {
 	struct virtio_blk *blk = virtio_blk_of(device);
 
+	blk_rested(device);
 	device->acked_features = 0;
 	blk->cache_features = 0;
 	atomic_store(&blk->writeback, blk->limits.flush_needed);
@@ -179,6 +207,9 @@ static int blk_queue_start(struct virtio_queue *queue)
 	struct blk_queue *made;
 	int rc;
 
+	rc = acquire_disk(blk);
+	if (rc)
+		return rc;
 	rc = block_channel_open(blk->disk, queue->home, &channel);
 	if (rc)
 		return rc;
@@ -214,6 +245,7 @@ static const struct virtio_device_ops virtio_blk_ops = {
 	.queue_start = blk_queue_start,
 	.queue_stopped = blk_queue_stopped,
 	.queue_polled = blk_queue_polled,
+	.rested = blk_rested,
 	.poll = blk_queue_poll,
 	.reset = blk_reset,
 };

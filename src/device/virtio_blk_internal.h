@@ -82,6 +82,7 @@ struct blk_queue {
 struct virtio_blk {
 	struct virtio_device device;
 	struct disk *disk;
+	bool acquired;		   /* disk_acquire(); control thread */
 	struct disk_limits limits; /* as at creation; the size is below */
 	_Atomic uint64_t size;	   /* bytes that the guest may address */
 	atomic_bool writeback;	   /* the driver's choice (virtio 1.3 5.2.5: writeback field) */

@@ -65,6 +65,12 @@ struct virtio_device_ops {
 	/** @queue_stopped: free what queue_start made; nobody uses the queue. */
 	void (*queue_stopped)(struct virtio_queue *queue);
 
+	/**
+	 * @rested: the front-end has stopped the last queue that it had started, and knows where each goes on: perhaps
+	 * somewhere else. All queues are stopped. May be NULL.
+	 */
+	void (*rested)(struct virtio_device *device);
+
 	/** @poll: one turn of a queue; NULL-returning @queue_polled says which queues are polled at all. */
 	bool (*queue_polled)(const struct virtio_queue *queue);
 	unsigned (*poll)(struct virtio_queue *queue, const struct turn *turn);

@@ -148,10 +148,20 @@ static int features_acked(struct virtio_device *device, uint64_t features)
 	return 0;
 }
 
+/*
+ * The link is down, as for a cable that is pulled: the guest may turn up somewhere else (migration). Its addresses are
+ * flooded until it does, else they would lead nowhere until it sends, or they age.
+ */
+static void rested(struct virtio_device *device)
+{
+	network_forget_addresses(&virtio_net_of(device)->port);
+}
+
 static void reset(struct virtio_device *device)
 {
 	struct virtio_net *net = virtio_net_of(device);
 
+	rested(device);
 	memcpy(net->mac, net->port.mac, sizeof(net->mac));
 	atomic_store_explicit(&net->status, VIRTIO_NET_S_LINK_UP, memory_order_relaxed);
 	use_features(net, 0);
@@ -278,6 +288,7 @@ static const struct virtio_device_ops ops = {
 	.queue_running = queue_running,
 	.queue_unpublish = queue_unpublish,
 	.queue_stopped = queue_stopped,
+	.rested = rested,
 	.queue_polled = queue_polled,
 	.poll = poll,
 	.set_mtu = set_mtu,
@@ -329,10 +340,10 @@ int virtio_net_create(const struct virtio_net_config_options *options, struct en
 		goto free_net;
 	for (unsigned i = 0; i < net->device.queue_count; i++)
 		net->device.queues[i].sidecore = options->sidecore;
-	reset(&net->device);
 	error = network_add_port(network, &net->port);
 	if (error)
 		goto release_device;
+	reset(&net->device);
 	*device = &net->device;
 	return 0;
 

@@ -37,6 +37,11 @@ void dirty_log_unmap(struct dirty_log *log)
 	free(log);
 }
 
+uint64_t dirty_log_missed(const struct dirty_log *log)
+{
+	return atomic_load_explicit(&log->out_of_log, memory_order_relaxed);
+}
+
 void dirty_log_mark(struct dirty_log *log, uint64_t guest_address, uint64_t length)
 {
 	uint64_t page, last;

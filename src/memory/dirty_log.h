@@ -25,6 +25,9 @@ struct dirty_log;
 int dirty_log_map(int fd, uint64_t size, uint64_t offset, struct dirty_log **log);
 void dirty_log_unmap(struct dirty_log *log);
 
+/** dirty_log_missed() - marks that fell past the log's end: pages that the front-end does not learn of. Any thread. */
+uint64_t dirty_log_missed(const struct dirty_log *log);
+
 /** dirty_log_mark() - mark the pages of [@guest_address, +@length). Pages past the log's end are counted, not written. */
 void dirty_log_mark(struct dirty_log *log, uint64_t guest_address, uint64_t length);
 

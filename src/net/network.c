@@ -176,6 +176,11 @@ void network_remove_port(struct network *network, struct port *port)
 	address_table_forget_port(network->addresses, port->number);
 }
 
+void network_forget_addresses(struct port *port)
+{
+	address_table_forget_port(port->network->addresses, port->number);
+}
+
 unsigned network_read_addresses(const struct network *network, struct network_address *addresses, unsigned count)
 {
 	struct address_table_entry *entries = calloc(count ? count : 1, sizeof(*entries));

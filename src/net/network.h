@@ -48,6 +48,9 @@ void network_remove_port(struct network *network, struct port *port);
  */
 unsigned network_forward(struct port *from, struct frame *frames, unsigned count, const struct turn *turn);
 
+/** network_forget_addresses() - forget what was learned from @port; nothing more is being sent from it. Control thread. */
+void network_forget_addresses(struct port *port);
+
 /** network_worker_create() - scratch memory of one sidecore (segmentation); goes into SIDECORE_SLOT_NET. */
 struct network_worker *network_worker_create(void);
 void network_worker_destroy(struct network_worker *worker);

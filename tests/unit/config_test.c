@@ -250,6 +250,7 @@ static void test_defaults(void **state)
 	assert_int_equal(config->disks[0].block_size, 512);
 	assert_int_equal(config->disks[0].backend->type, CONFIG_BACKEND_NBD);
 	assert_true(config->disks[0].backend->direct);
+	assert_false(config->disks[0].backend->handover);
 	config_free(config);
 }
 
@@ -272,7 +273,7 @@ static void test_everything(void **state)
 		"  - { name: two, network: a, socket: /s2, vlan: 7 }\n"
 		"disks:\n"
 		"  - { name: d, socket: /s3, mode: server, queues: 4, queue_size: 128, block_size: 4096, read_only: true,\n"
-		"      serial: abc, backend: { type: file, path: /new.img, size: 1M, direct: false }, sidecore: 0 }\n");
+		"      serial: abc, backend: { type: file, path: /new.img, size: 1M, direct: false, handover: true }, sidecore: 0 }\n");
 	const struct config_interface *one = &config->interfaces[0];
 
 	assert_string_equal(config->control, "/run/x.sock");
@@ -302,6 +303,7 @@ static void test_everything(void **state)
 	assert_int_equal(config->interfaces[1].vlan, 7);
 	assert_int_equal(config->disks[0].backend->size_bytes, 1 << 20);
 	assert_false(config->disks[0].backend->direct);
+	assert_true(config->disks[0].backend->handover);
 	assert_true(config->disks[0].read_only);
 	config_free(config);
 

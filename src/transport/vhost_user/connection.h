@@ -28,12 +28,13 @@ struct event_base;
  * @started:	SET_VRING_KICK came, with or without an fd; until GET_VRING_BASE or a reset
  * @broken:	the guest broke the queue; it stays stopped until the front-end starts it anew
  * @address_known, @base:	SET_VRING_ADDR, SET_VRING_BASE as they came; base is kept up to date at each stop
+ * @stopped_at:	what GET_VRING_BASE answers: base as it was before a reset, see vhost_user_rings_reset()
  * @call_fd:	one number for the life of the connection; SET_VRING_CALL exchanges the file behind it (rings.c)
  */
 struct vhost_user_vring {
 	bool started, enabled, broken, address_known;
 	uint16_t size;
-	uint32_t base;
+	uint32_t base, stopped_at;
 	struct vhost_user_vring_address address;
 	int kick_fd, call_fd, err_fd;
 	struct virtqueue_inflight *inflight;
@@ -75,7 +76,7 @@ struct vhost_user_connection {
 	uint8_t status;
 	struct guest_memory *memory;
 	uint64_t memory_size; /* bytes in all regions */
-	struct dirty_log *log;
+	struct dirty_log *log; /* of SET_LOG_BASE; in use while F_LOG_ALL is acknowledged */
 	struct inflight_area *inflight;
 	int backend_fd; /* SET_BACKEND_REQ_FD */
 	struct event *backend_writable;
@@ -83,6 +84,7 @@ struct vhost_user_connection {
 
 	/* for status */
 	uint64_t messages, refused;
+	uint64_t log_missed; /* by dirty logs that are gone */
 	const char *last_error;
 	struct log_limit lives; /* lines that say that a front-end came or went */
 };
@@ -137,7 +139,12 @@ void vhost_user_release_fds(struct vhost_user_connection *connection);
 void vhost_user_rings_init(struct vhost_user_connection *connection);
 void vhost_user_rings_release(struct vhost_user_connection *connection);
 
-/** vhost_user_rings_reset() - the device was reset: forget that rings were started. */
+/**
+ * vhost_user_rings_reset() - the device was reset: forget that rings were started.
+ *
+ * But not where they were: QEMU 7.2 to 8.0 stop a network card by SET_STATUS 0 first, and then ask with GET_VRING_BASE
+ * where its rings are to go on, also in a migration.
+ */
 void vhost_user_rings_reset(struct vhost_user_connection *connection);
 
 /** vhost_user_ring_stopped() - the queue has come to rest at @base. */

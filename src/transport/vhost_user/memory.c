@@ -189,6 +189,15 @@ int vhost_user_rem_mem_reg(struct vhost_user_connection *connection, struct vhos
 	return install(connection, map);
 }
 
+static void release_log(struct vhost_user_connection *connection)
+{
+	if (!connection->log)
+		return;
+	connection->log_missed += dirty_log_missed(connection->log);
+	dirty_log_unmap(connection->log);
+	connection->log = NULL;
+}
+
 int vhost_user_set_log_base(struct vhost_user_connection *connection, struct vhost_user_message *message)
 {
 	struct dirty_log *log;
@@ -202,7 +211,7 @@ int vhost_user_set_log_base(struct vhost_user_connection *connection, struct vho
 					 error == -EMEDIUMTYPE
 						 ? NOT_MEMORY
 						 : "dirty log that is empty, wraps or is larger than its file");
-	dirty_log_unmap(connection->log);
+	release_log(connection);
 	connection->log = log;
 	/* Front-ends wait for a reply of any payload. */
 	message->payload.u64 = 0;
@@ -220,6 +229,5 @@ void vhost_user_memory_release(struct vhost_user_connection *connection)
 	guest_memory_free(connection->memory);
 	connection->memory = NULL;
 	connection->memory_size = 0;
-	dirty_log_unmap(connection->log);
-	connection->log = NULL;
+	release_log(connection);
 }

@@ -94,7 +94,7 @@ void vhost_user_ring_stopped(struct vhost_user_connection *connection, struct vi
 {
 	struct vhost_user_vring *vring = &connection->vrings[queue->index];
 
-	vring->base = base;
+	vring->base = vring->stopped_at = base;
 	vring->broken = queue->ring.broken != VIRTQUEUE_INTACT;
 	virtqueue_inflight_close(vring->inflight);
 	vring->inflight = NULL;
@@ -280,7 +280,7 @@ int vhost_user_set_vring_base(struct vhost_user_connection *connection, struct v
 	if (connection->features_known && !acked(connection, VIRTIO_F_RING_PACKED) &&
 	    message->payload.state.num > UINT16_MAX)
 		return vhost_user_refuse(connection, -EINVAL, "base of a split ring has 16 bits");
-	vring->base = message->payload.state.num;
+	vring->base = vring->stopped_at = message->payload.state.num;
 	vring->broken = false;
 	return 0;
 }
@@ -289,9 +289,16 @@ int vhost_user_get_vring_base(struct vhost_user_connection *connection, struct v
 {
 	struct vhost_user_vring *vring = state_vring(connection, message);
 
-	message->payload.state.num = vring->base;
+	message->payload.state.num = vring->stopped_at;
 	message->header.size = sizeof(message->payload.state);
 	stop_ring(vring);
+	for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++) {
+		if (connection->vrings[i].started)
+			return 0;
+	}
+	/* Before the reply: the front-end of the other end of a migration may start its rings upon it. */
+	if (connection->device->ops->rested)
+		connection->device->ops->rested(connection->device);
 	return 0;
 }
 

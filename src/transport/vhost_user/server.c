@@ -335,6 +335,7 @@ void vhost_user_server_read_status(const struct vhost_user_server *server, struc
 		.last_error = connection->last_error,
 		.regions = connection->memory ? connection->memory->region_count : 0,
 		.memory = connection->memory_size,
+		.log_missed = connection->log_missed + (connection->log ? dirty_log_missed(connection->log) : 0),
 		.features = connection->features,
 		.protocol_features = connection->protocol_features,
 	};

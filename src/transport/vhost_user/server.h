@@ -30,6 +30,7 @@ struct vhost_user_status {
 	const char *last_error;	     /* name of the last reason; NULL: none */
 	unsigned regions;	     /* of guest memory */
 	uint64_t memory;	     /* bytes */
+	uint64_t log_missed;	     /* pages not marked because the front-end's dirty log was too small */
 	uint64_t features, protocol_features; /* negotiated */
 };
 
