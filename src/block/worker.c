@@ -32,8 +32,8 @@
  * a batch end: a queue that drains could end inside of its own.
  *
  * Work that the kernel cannot do without blocking it gives to threads of its own (io-wq): writes through the page cache
- * of most file systems. They would queue behind a sidecore, which never sleeps while it waits for them, so they are kept
- * off all sidecores' CPUs, as long as there are others.
+ * of most file systems. They would queue behind a sidecore, which never sleeps while it waits for them, so they are
+ * kept off all sidecores' CPUs, as long as there are others.
  *
  * A batch of completions ends with the *batch ends* that device models registered: a used ring is published once for
  * the batch.

@@ -113,7 +113,8 @@ def test_nbd_errors_reach_the_right_requests(nbd_lab):
 
 
 LIES = {
-	"another request's handle": lambda request, reply: reply_to(request, bytes(request.length), handle=request.handle + 1000),
+	"another request's handle": lambda request, reply: reply_to(request, bytes(request.length),
+								    handle=request.handle + 1000),
 	"handle of nobody": lambda request, reply: reply_to(request, bytes(request.length), handle=(1 << 64) - 1),
 	"wrong magic": lambda request, reply: reply_to(request, bytes(request.length), magic=0x12345678),
 	"structured reply, not negotiated": lambda request, reply: reply_to(request, bytes(64), magic=0x668e33ef),
