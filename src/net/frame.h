@@ -93,7 +93,8 @@ static inline void frame_copy_short(void *to, const void *from, uint32_t length)
 	}
 }
 
-/** frame_copy_header() - copy the first bytes out of guest memory; from here on the copy is read, not guest memory again. */
+/** frame_copy_header() - copy the first bytes out of guest memory; from here on the copy is read, not guest memory
+ * again. */
 static inline void frame_copy_header(struct frame *frame, const guest_byte *from, uint32_t length)
 {
 	frame_copy_short(frame->header, from, length);
@@ -187,7 +188,8 @@ static inline void frame_copy_out(const struct frame *frame, const struct guest_
  */
 void frame_insert_tag(struct frame *frame, uint16_t tci);
 
-/** frame_remove_tag() - take away the tag that is there (so the frame has FRAME_LENGTH_MIN + FRAME_TAG_LENGTH bytes). */
+/** frame_remove_tag() - take away the tag that is there (so the frame has FRAME_LENGTH_MIN + FRAME_TAG_LENGTH bytes).
+ */
 void frame_remove_tag(struct frame *frame);
 
 /** frame_load16() - big-endian field of the header copy; @offset + 2 is at most header_length. */

@@ -518,8 +518,8 @@ static inline __attribute__((always_inline)) void part_batch(struct batch *batch
 		if (!open)
 			tagged |= (uint64_t)frame->tagged << i;
 		if (unlikely(!run || run->drop != drop ||
-			     (drop == PORT_PASS && (frame_low != low || frame_high != high ||
-						    (!open && frame->vlan != run->vlan))))) {
+			     (drop == PORT_PASS &&
+			      (frame_low != low || frame_high != high || (!open && frame->vlan != run->vlan))))) {
 			low = frame_low;
 			high = frame_high;
 			run = begin_run(batch, frame, drop);

@@ -38,7 +38,8 @@ struct used_element {
 #define USED_ELEMENT_OFFSET 8U
 
 _Static_assert(sizeof(struct used_element) == sizeof(uint64_t) && offsetof(struct used_element, id) == 4 &&
-		       offsetof(struct used_element, flags) == 6, "push_batch() builds it as a word");
+		       offsetof(struct used_element, flags) == 6,
+	       "push_batch() builds it as a word");
 
 static inline guest_byte *slot(const struct virtqueue *queue, uint32_t position)
 {

@@ -206,8 +206,8 @@ bool virtqueue_arm(struct virtqueue *queue)
 	else
 		split_arm(queue);
 	/*
-	 * Full fence: the wish above is visible before we look. Either the driver made its chain available before our look,
-	 * and we see it; or after, and then its own look at our wish (after its fence) sees it, and it kicks.
+	 * Full fence: the wish above is visible before we look. Either the driver made its chain available before our
+	 * look, and we see it; or after, and then its own look at our wish (after its fence) sees it, and it kicks.
 	 */
 	memory_barrier();
 	return virtqueue_pending(queue);
