@@ -29,8 +29,8 @@ class SlowDisk(Logged, BlockDevice):
 def slow(serve, tmp_path):
 	"""slow(**options): a disk whose requests take DELAY each, all at the same time."""
 	address = str(tmp_path / "nbd")
-	process = subprocess.Popen(["nbdkit", "-f", "--exit-with-parent", "--threads=32", "-U", address, "--filter=delay",
-				    "memory", "16M", f"delay-read={int(DELAY * 1000)}ms",
+	process = subprocess.Popen(["nbdkit", "-f", "--exit-with-parent", "--threads=32", "-U", address,
+				    "--filter=delay", "memory", "16M", f"delay-read={int(DELAY * 1000)}ms",
 				    f"delay-write={int(DELAY * 1000)}ms"])
 	devices = []
 	while not os.path.exists(address):
