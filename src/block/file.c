@@ -12,8 +12,8 @@
  * - Live migration has two daemons on one image: the destination's must have it open before the guest leaves the
  *   source's. With "handover" an image is therefore locked only while a guest's queues run (and a block device not
  *   opened with O_EXCL, which cannot be given up without closing). It is a key and not the rule, because the early lock
- *   tells the operator of a mistake when the daemon starts; the late one can only refuse the guest. The order is right by
- *   itself: a front-end stops the queues of the source (GET_VRING_BASE, which drains) before it tells the destination to
+ *   tells the operator of a mistake when the daemon starts; the late one can only refuse the guest. The order is right
+ *   by itself: a front-end stops the queues of the source (GET_VRING_BASE, which drains) before it has the destination
  *   start them. The page cache is one for both daemons on a host; between hosts the file system must see to it when
  *   locks are taken and released, as NFS does, or the disk uses direct I/O.
  * - The size is what the file has, rounded down to the block size (disk_open()): its ragged end is never touched.
@@ -347,8 +347,8 @@ static int file_acquire(struct disk *disk)
 		return 0;
 	if (set_lock(file, F_WRLCK, false, "the image"))
 		return disk_error(-EBUSY,
-				  "disk %s: the image is in use by another disk or program; this guest waits until that "
-				  "lets go of it",
+				  "disk %s: the image is in use by another disk or program; this guest waits until "
+				  "that lets go of it",
 				  disk->name);
 	/* Whoever had it until now may have grown it. */
 	rc = file_resize(disk, 0);

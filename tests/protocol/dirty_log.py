@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """
-The front-end's side of dirty logging ("Migration"): guest memory that knows what its driver wrote, the log, and a copier
-that migrates the memory while device and driver write to it.
+The front-end's side of dirty logging ("Migration"): guest memory that knows what its driver wrote, the log, and a
+copier that migrates the memory while device and driver write to it.
 
 What the device wrote is what differs from the *shadow*: a second copy of the memory that gets the driver's writes only.
 """
@@ -49,7 +49,7 @@ class TrackedMemory(GuestMemory):
 		region.driver[start // PAGE] = 1
 
 	def device_wrote(self):
-		"""Pages (guest address / PAGE) with bytes that the device wrote since the last call; they join the shadow."""
+		"""Pages (guest address / PAGE) that the device wrote to since the last call; they join the shadow."""
 		pages = set()
 		for region in self.regions:
 			now = bytes(region.bytes)
@@ -63,7 +63,7 @@ class TrackedMemory(GuestMemory):
 
 
 class DirtyLog:
-	"""A bitmap in shared memory, a bit for each page from guest address 0, as large as @memory needs or @size bytes."""
+	"""A bitmap in shared memory, a bit for each page from address 0, as large as @memory needs or @size bytes."""
 
 	def __init__(self, memory, size=None, offset=0):
 		pages = max(region.end for region in memory.regions) // PAGE
@@ -97,7 +97,8 @@ class Logged:
 
 	def make_memory(self):
 		options = self.options
-		return TrackedMemory(options.regions, options.region_size, options.region_gap, offset=options.file_offset)
+		return TrackedMemory(options.regions, options.region_size, options.region_gap,
+				     offset=options.file_offset)
 
 	def negotiate(self):
 		self.wanted_protocol = type(self).wanted_protocol | self.extra_protocol
@@ -160,7 +161,8 @@ def load_helper():
 		helper = ctypes.CDLL(str(library))
 	helper.dirty_copy_run.restype = ctypes.c_uint64
 	helper.dirty_copy_run.argtypes = [ctypes.POINTER(ctypes.c_uint32), ctypes.c_void_p, ctypes.c_size_t,
-					  ctypes.POINTER(CopiedRegion), ctypes.c_size_t, ctypes.POINTER(ctypes.c_uint64)]
+					  ctypes.POINTER(CopiedRegion), ctypes.c_size_t,
+					  ctypes.POINTER(ctypes.c_uint64)]
 	return helper
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """
-Dirty logging: whatever the device writes to guest memory while a migration is on lies in a page that is marked after the
-write: data, used rings, status bytes, event suppression. And nothing else is marked.
+Dirty logging: whatever the device writes to guest memory while a migration is on lies in a page that is marked after
+the write: data, used rings, status bytes, event suppression. And nothing else is marked.
 """
 import os
 import time
@@ -67,7 +67,8 @@ def things():
 @pytest.fixture
 def disk(serve, things):
 	def plug(**options):
-		server = serve(disks={"d": ("type: ram, size: 4M", "queues: 2, serial: twenty-letter-serial")}, networks=())
+		server = serve(networks=(), disks={"d": ("type: ram, size: 4M",
+							 "queues: 2, serial: twenty-letter-serial")})
 		device = LoggedDisk(server.path("d.sock"), Options(queues=2, **REGIONS, **options))
 		things.append(device)
 		return server, device
@@ -333,8 +334,8 @@ def test_a_log_smaller_than_memory_is_not_overrun(disk, things, packed):
 @pytest.mark.parametrize("packed, event_idx", RINGS)
 def test_disk_is_copied_while_it_writes(disk, things, helper, packed, event_idx):
 	"""
-	A page that is marked before it is written is lost when the copier comes in between and nobody writes to the page
-	later: so there are many ends.
+	A page that is marked before it is written is lost when the copier comes in between and nobody writes to the
+	page later: so there are many ends.
 	"""
 	_, device = disk(packed=packed, event_idx=event_idx)
 	log = new_log(device, things)

@@ -16,7 +16,7 @@ from .dirty_log import DirtyLog, Logged
 from .lan import MAC, warm
 from .vhost_user import VRING_STATE, Request
 
-DELAY = 0.4
+DELAY = 0.8	# seconds; a busy machine must not take that long for a few messages
 REQUESTS = 8
 LENGTH = 4096
 
@@ -29,8 +29,8 @@ class SlowDisk(Logged, BlockDevice):
 def slow(serve, tmp_path):
 	"""slow(**options): a disk whose requests take DELAY each, all at the same time."""
 	address = str(tmp_path / "nbd")
-	process = subprocess.Popen(["nbdkit", "-f", "--exit-with-parent", "--threads=32", "-U", address, "--filter=delay",
-				    "memory", "16M", f"delay-read={int(DELAY * 1000)}ms",
+	process = subprocess.Popen(["nbdkit", "-f", "--exit-with-parent", "--threads=32", "-U", address,
+				    "--filter=delay", "memory", "16M", f"delay-read={int(DELAY * 1000)}ms",
 				    f"delay-write={int(DELAY * 1000)}ms"])
 	devices = []
 	while not os.path.exists(address):
@@ -64,16 +64,12 @@ def test_get_vring_base_waits_for_requests_in_flight(slow, packed, logging):
 		device.submit(T_IN, 8 * number, into=LENGTH, kick=False)
 	device.publish()
 	other = device.submit(T_OUT, 0, out=os.urandom(LENGTH), queue=1)
-	time.sleep(DELAY / 4)		# they are taken now, and with the server
+	time.sleep(DELAY / 8)		# they are taken now, and with the server
 	assert not device.queues[0].collect(), "the disk is not slow"
 
-	started = time.monotonic()
 	base = device.connection.get_vring_base(0)
-	waited = time.monotonic() - started
 	at_reply = device.memory.device_wrote()
 	marked = log.take()
-	assert waited > DELAY / 4, "the reply did not wait"
-
 	done = device.queues[0].collect()
 	assert len(done) == REQUESTS, "the reply came before the answers"
 	for used in done:
@@ -89,7 +85,7 @@ def test_get_vring_base_waits_for_requests_in_flight(slow, packed, logging):
 	device.memory.device_wrote()
 	late = device.submit(T_IN, 0, into=LENGTH)
 	device.queues[0].kick(force=True)
-	time.sleep(2 * DELAY)
+	time.sleep(1.5 * DELAY)
 	assert not device.memory.device_wrote()
 
 	# It goes on from where it was.
@@ -141,7 +137,7 @@ def test_a_drain_does_not_delay_other_disks(slow):
 	for number in range(REQUESTS):
 		device.submit(T_IN, 8 * number, into=LENGTH, kick=False)
 	device.publish()
-	time.sleep(DELAY / 4)
+	time.sleep(DELAY / 8)
 	device.connection.send(Request.GET_VRING_BASE, VRING_STATE.pack(0, 0))	# its reply is not awaited
 	started, count = time.monotonic(), 0
 	while time.monotonic() - started < DELAY / 2:
