@@ -21,6 +21,10 @@
 #define AGENT_TIMEOUT_MS    10000
 #define POWEROFF_TIMEOUT_MS 8000
 
+/* A daemon that dies this soon after its start, so many times in a row, is not started again. */
+#define HASTY_DEATH_MS	 5000
+#define HASTY_DEATHS_MAX 3
+
 /* A signal handler has nowhere else to leave its message. */
 static volatile sig_atomic_t stopped;
 
@@ -127,7 +131,8 @@ json_t *run_status(const struct run *run)
 	return status;
 }
 
-static int start_daemon(struct run *run)
+/* Return: 0 when it answers; -ECHILD: it has ended; another negative errno. */
+static int launch_daemon(struct run *run)
 {
 	uint64_t deadline = clock_nanoseconds() + DAEMON_TIMEOUT_MS * NANOSECONDS_PER_MILLISECOND;
 	char program[PATH_MAX], configuration[PATH_MAX], log[PATH_MAX];
@@ -140,9 +145,8 @@ static int start_daemon(struct run *run)
 	program[length] = '\0';
 	snprintf(configuration, sizeof(configuration), "%s/sidecore.yaml", run->folder);
 	snprintf(log, sizeof(log), "%s/daemon.log", run->folder);
-	error = write_configuration(run, configuration);
-	if (!error)
-		error = process_start(&run->daemon, "daemon", argv, log, NULL);
+	run->daemon_start = clock_nanoseconds();
+	error = process_start(&run->daemon, "daemon", argv, log, NULL);
 	if (error)
 		return error;
 	while ((fd = connect_control(run)) < 0) {
@@ -154,6 +158,55 @@ static int start_daemon(struct run *run)
 	}
 	close(fd);
 	return 0;
+}
+
+static int start_daemon(struct run *run)
+{
+	char configuration[PATH_MAX];
+	int error;
+
+	snprintf(configuration, sizeof(configuration), "%s/sidecore.yaml", run->folder);
+	error = write_configuration(run, configuration);
+	return error ? error : launch_daemon(run);
+}
+
+/* Is there sense in another attempt? Says what has happened. */
+static bool may_restart(struct run *run)
+{
+	bool hasty = clock_nanoseconds() - run->daemon_start < HASTY_DEATH_MS * NANOSECONDS_PER_MILLISECOND;
+	char why[64];
+
+	if (!WIFSIGNALED(run->daemon.status)) {
+		complain("the daemon", "ended unexpectedly");
+		process_print_log(&run->daemon, 20);
+		return false;
+	}
+	run->daemon_deaths++;
+	run->hasty_deaths = hasty ? run->hasty_deaths + 1 : 0;
+	snprintf(why, sizeof(why), "killed by signal %d%s", WTERMSIG(run->daemon.status),
+		 run->hasty_deaths < HASTY_DEATHS_MAX ? "; starting it again" : " once too often");
+	complain("the daemon", why);
+	process_print_log(&run->daemon, 20);
+	return run->hasty_deaths < HASTY_DEATHS_MAX;
+}
+
+bool run_tend_daemon(struct run *run)
+{
+	int error;
+
+	while (run->daemon.pid && !process_running(&run->daemon)) {
+		if (!may_restart(run))
+			return false;
+		error = launch_daemon(run);
+		if (error && error != -ECHILD)
+			complain("the daemon did not start again", strerror(-error));
+	}
+	return run->daemon.pid;
+}
+
+static void tend_meanwhile(void *context)
+{
+	run_tend_daemon(context); /* what it could not mend, the step under way finds out */
 }
 
 /* --- guests --- */
@@ -201,6 +254,8 @@ static int wait_for_agent(struct run *run, struct run_guest *guest, uint64_t sta
 	snprintf(path, sizeof(path), "%s/%s-agent.sock", run->folder, guest->name);
 	printf("  booting %s ... ", guest->name);
 	fflush(stdout);
+	guest->agent.meanwhile = tend_meanwhile;
+	guest->agent.context = run;
 	error = agent_connect(&guest->agent, path, &guest->qemu, BOOT_TIMEOUT_MS);
 	if (!error)
 		error = agent_run(&guest->agent, "uname -sr", AGENT_TIMEOUT_MS, &result);
@@ -275,11 +330,8 @@ static int wait_for_guests(struct run *run)
 		}
 		if (run->options.console >= 0 && !run->guests[run->options.console].qemu.pid)
 			break;
-		if (!process_running(&run->daemon)) {
-			complain("the daemon", "ended unexpectedly");
-			process_print_log(&run->daemon, 20);
+		if (!run_tend_daemon(run))
 			return -1;
-		}
 	}
 	return result;
 }

@@ -9,6 +9,8 @@
  * over QEMU's second serial port, and given the *tour* (cli/run_tour.c): every step passes or fails, and all of them
  * must pass. Guests of one's own just run.
  *
+ * A daemon that dies by a signal is started again, as systemd would do. The tour goes on then, but has failed.
+ *
  * Nothing survives the launcher: children get a signal from the kernel when it dies (prctl PR_SET_PDEATHSIG).
  *
  * Context: one thread, blocking calls with deadlines.
@@ -68,8 +70,14 @@ const char *run_accelerator(const char *qemu, const char *kernel, const char **r
 
 /* --- run_agent.c: protocol in guest/agent.c --- */
 
+/**
+ * struct agent - a guest's agent.
+ * @meanwhile:	called several times a second while we wait for the guest, so that nothing else is left alone; or NULL
+ */
 struct agent {
 	int fd;
+	void (*meanwhile)(void *context);
+	void *context;
 	uint64_t next_id;
 	char *input; /* received, not yet a whole line */
 	size_t input_size, input_capacity;
@@ -135,6 +143,9 @@ struct run {
 	char qemu_version[32];			      /* "7.2.22" */
 	char kernel[80];			      /* of the built-in guests: "Linux 6.1.0-56-amd64" */
 	struct process daemon;
+	uint64_t daemon_start; /* when it was started last */
+	unsigned daemon_deaths;
+	unsigned hasty_deaths; /* one soon after the other */
 	cpu_set_t guest_cpus;
 	struct run_guest guests[RUN_GUESTS_MAX];
 };
@@ -144,6 +155,15 @@ bool run_image_is_nbd(const char *image);
 
 /** run_status() - the daemon's status, or NULL. The caller's to json_decref(). */
 json_t *run_status(const struct run *run);
+
+/**
+ * run_tend_daemon() - start the daemon again when a signal has ended it, and say so; to be called now and then.
+ *
+ * Guests find the new one by themselves (QEMU's reconnect) and go on. What was in RAM disks is gone.
+ *
+ * Return: false: there is no daemon, and no sense in starting another; the reason has been printed.
+ */
+bool run_tend_daemon(struct run *run);
 
 /* --- run_options.c --- */
 

@@ -10,10 +10,12 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/checked.h"
 #include "base/clock.h"
 #include "cli/run.h"
 
-#define INPUT_MAX (1U << 20) /* longest line from a guest */
+#define INPUT_MAX	      (1U << 20) /* longest line from a guest */
+#define MEANWHILE_INTERVAL_MS 200
 
 static uint64_t deadline_in(unsigned timeout_ms)
 {
@@ -59,10 +61,14 @@ static int receive_more(struct agent *agent, uint64_t deadline)
 		agent->input_capacity = capacity;
 	}
 	do {
+		int patience = milliseconds_left(deadline);
+
 		if (run_stopped())
 			return -EINTR;
-		ready = poll(&wait, 1, milliseconds_left(deadline));
-	} while (ready < 0 && errno == EINTR);
+		if (agent->meanwhile)
+			agent->meanwhile(agent->context);
+		ready = poll(&wait, 1, agent->meanwhile ? min(patience, MEANWHILE_INTERVAL_MS) : patience);
+	} while ((ready < 0 && errno == EINTR) || (!ready && milliseconds_left(deadline)));
 	if (ready <= 0)
 		return ready ? -errno : -ETIMEDOUT;
 	received = recv(agent->fd, agent->input + agent->input_size, agent->input_capacity - agent->input_size, 0);
@@ -147,7 +153,7 @@ int agent_connect(struct agent *agent, const char *path, struct process *qemu, u
 	uint64_t deadline = deadline_in(timeout_ms);
 	int error;
 
-	*agent = (struct agent){ .next_id = 1 };
+	*agent = (struct agent){ .next_id = 1, .meanwhile = agent->meanwhile, .context = agent->context };
 	agent->fd = connect_socket(path, qemu, deadline);
 	if (agent->fd < 0)
 		return agent->fd;

@@ -278,7 +278,10 @@ bool run_tour(struct run *run)
 		return false;
 	report_print(&tour.report, run, clock_seconds() - start);
 
-	passed = tour.report.count > 0;
+	passed = tour.report.count > 0 && !run->daemon_deaths;
+	if (run->daemon_deaths)
+		printf("FAILED: the daemon died on the way, %u time%s\n", run->daemon_deaths,
+		       run->daemon_deaths == 1 ? "" : "s");
 	for (unsigned i = 0; i < tour.report.count; i++)
 		passed = passed && tour.report.rows[i].result != STEP_FAILED;
 	if (run->options.json && !write_json(&tour, run->options.json))

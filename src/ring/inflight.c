@@ -14,7 +14,8 @@
  *	packed	the ring's descriptors are overwritten by used ones, so each chain's descriptors are saved in entries of
  *		a free list. old_free_head, old_used_idx and old_used_wrap_counter are the committed state; their twins
  *		without "old" run ahead for the time of one publish. The flags of the descriptor at old_used_idx tell
- *		whether the driver saw the batch.
+ *		whether the driver saw the batch. If it did not, the other used descriptors of the batch may stand in
+ *		the ring already; they are made available again, or the next batch would show them to the driver.
  *
  * Stores are kept in program order with compiler fences: what can be lost in a crash of this process are the stores
  * that had not been executed yet, never an earlier one.

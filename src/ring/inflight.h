@@ -77,7 +77,7 @@ void inflight_area_forget(struct inflight_area *area);
 
 /** struct inflight_ring - what virtqueue_inflight_open() must know of the queue's ring. */
 struct inflight_ring {
-	const guest_byte *descriptors; /* split: table; packed: ring */
+	guest_byte *descriptors; /* split: table; packed: ring */
 	uint16_t size;
 	uint16_t used_index; /* split: idx of the used ring in guest memory; packed: used base as configured */
 	bool packed;

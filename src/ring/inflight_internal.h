@@ -81,9 +81,9 @@ struct replay {
 struct virtqueue_inflight {
 	const struct guest_region *mapping;
 	guest_byte *region;
-	const guest_byte *ring; /* packed: the descriptor ring */
-	uint16_t size;		/* of the ring */
-	uint16_t entries;	/* of the region; at least size */
+	guest_byte *ring; /* packed: the descriptor ring */
+	uint16_t size;	  /* of the ring */
+	uint16_t entries; /* of the region; at least size */
 	bool packed;
 	uint64_t counter;
 

@@ -194,6 +194,31 @@ static void reclaim_entries(struct virtqueue_inflight *inflight, const bool *own
 	}
 }
 
+/*
+ * A batch that was not published has left used descriptors in the ring: all but its first, which is what hides them
+ * from the driver (virtio 1.3 2.8.22). The first that is published now would show them, and the driver would take as
+ * done what is yet to be done again. They lie among the slots of what is in flight, which the driver has not got back:
+ * all of these become what they were, available.
+ */
+static void hide_unpublished(struct virtqueue_inflight *inflight)
+{
+	uint16_t position = inflight->used_next;
+	bool wrap = inflight->used_wrap;
+	uint32_t slots = 0;
+
+	for (unsigned i = 0; i < inflight->replay_count; i++)
+		slots += inflight->replays[i].slots;
+	for (uint32_t i = 0; i < slots; i++) {
+		guest_store16(inflight->ring + position * sizeof(struct vring_packed_desc) +
+				      offsetof(struct vring_packed_desc, flags),
+			      wrap ? 1 << VRING_PACKED_DESC_F_AVAIL : 1 << VRING_PACKED_DESC_F_USED);
+		if (++position == inflight->size) {
+			position = 0;
+			wrap = !wrap;
+		}
+	}
+}
+
 static int recover_packed(struct virtqueue_inflight *inflight)
 {
 	struct packed_region header;
@@ -222,6 +247,7 @@ static int recover_packed(struct virtqueue_inflight *inflight)
 	if (!error) {
 		reclaim_entries(inflight, owned);
 		order_replays(inflight);
+		hide_unpublished(inflight);
 	}
 	free(owned);
 	return error;

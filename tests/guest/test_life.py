@@ -6,6 +6,7 @@ The first tests share a pair of guests; those that end a guest or need one of an
 
 import contextlib
 import os
+import random
 import re
 import signal
 import time
@@ -134,7 +135,7 @@ def test_memory_plugged_in_under_load(pair):
     """Then page cache and buffers larger than the old memory go through the new one."""
     a, daemon = pair.a, pair.daemon
     regions = daemon.status()["disks"]["a-disk"]["memory"]
-    load = a.spawn("iperf3 -c 10.0.0.2 -t 4", timeout=60)
+    load = a.spawn("iperf3 --forceflush -c 10.0.0.2 -t 4", timeout=60)
     disk = a.spawn(FIO.format(disk="/dev/vda") + "--rw=randwrite --bs=4k --iodepth=16 --size=16M", timeout=60)
     load.wait_output("connected to")
     before = memory_of(a)
@@ -155,7 +156,7 @@ def test_memory_plugged_in_under_load(pair):
 
 def test_daemon_killed_under_load(pair):
     a, b, daemon = pair.a, pair.b, pair.daemon
-    load = a.spawn("iperf3 -c 10.0.0.2 -t 6", timeout=90)
+    load = a.spawn("iperf3 --forceflush -c 10.0.0.2 -t 6", timeout=90)
     load.wait_output("connected to")
     for _ in range(2):
         daemon.crash_and_restart(pause=0.3)
@@ -196,6 +197,53 @@ def test_no_request_is_lost_when_the_daemon_is_killed(crashing, disk):
     result = load.wait(150)
     assert result.ok, result.output
     assert not daemon.broken_queues()
+
+
+# How often; SIDECORE_KILLS is for longer runs by hand.
+KILLS = int(os.environ.get("SIDECORE_KILLS", 20))
+TROUBLE = re.compile(r"I/O error|Buffer I/O|blocked for more than|Call Trace|BUG:|WARNING:|reset|timed out|error", re.IGNORECASE)
+
+
+def messages(guest):
+    return [line for line in guest.run("dmesg").splitlines() if TROUBLE.search(line)]
+
+
+def test_killed_again_and_again():
+    """fio with verification in two guests, split and packed, and a stream between them: all that they notice is pauses."""
+    require()
+    disks = {f"{name}-disk": f"type: file, path: {name}.img, size: 64M" for name in "ab"}
+    chance = random.Random()
+    with Daemon(configuration(interfaces=["a-net", "b-net"], disks=disks)) as daemon:
+        packed = [*daemon.nic("b-net", reconnect=True), *daemon.disk("b-disk", options="packed=on", reconnect=True)]
+        with guests(a={"devices": devices(daemon, "a", True), "memory": 256}, b={"devices": packed, "memory": 256}) as (a, b):
+            set_up(a, 1)
+            set_up(b, 2)
+            b.run("iperf3 -s -D")
+            before = {guest: messages(guest) for guest in (a, b)}
+            stream = a.spawn("iperf3 --forceflush -c 10.0.0.2 -t 3600")
+            stream.wait_output("connected to")
+            job = FIO.format(disk="/dev/vda") + "--rw=randwrite --bsrange=4k-32k --iodepth=32 --size=8M --minimal"
+            jobs = [guest.spawn(f"while [ ! -e /tmp/enough ]; do {job} > /tmp/fio || {{ cat /tmp/fio; exit 1; }}; echo round; done")
+                    for guest in (a, b)]
+            for _ in range(KILLS):
+                daemon.crash_and_restart(pause=chance.choice((0, 0, 0.05)))
+                wait_until(lambda: all(daemon.connected("interfaces", f"{name}-net") and daemon.connected("disks", f"{name}-disk")
+                                       for name in "ab"), "both guests are back", timeout=20)
+                assert stream.running and all(job.running for job in jobs), [stream.output, *(job.output for job in jobs)]
+                time.sleep(chance.random() * 0.5)
+            change = daemon.change()
+            wait_until(lambda: change("interfaces", "b-net", "out_bytes") > 1 << 20, "the stream goes on", timeout=60)
+            for guest, job in zip((a, b), jobs):
+                guest.run("touch /tmp/enough")
+                result = job.wait(120)
+                assert result.ok and "round" in result.output, result.output
+                verify(guest)
+            stream.kill()
+            stream.wait(10)
+            # What the stream has left in buffers may cost a ping.
+            wait_until(lambda: answers(a, 2) and answers(b, 1), "all pings are answered", timeout=30)
+            assert {guest.name: messages(guest) for guest in (a, b)} == {guest.name: before[guest] for guest in (a, b)}
+            assert not daemon.broken_queues()
 
 
 def test_stopped_and_started_again(crashing):

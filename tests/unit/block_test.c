@@ -684,6 +684,37 @@ static void bad_images_are_refused(void **state)
 	remove_folder(&place);
 }
 
+/* What a killed daemon has left in the kernel keeps the image open, and locked, until it has ended. */
+static void image_in_use_is_waited_for(void **state)
+{
+	static const struct kind none = { "none" };
+	struct disk_config config = { .name = "d", .type = DISK_FILE, .size = 1 << 20 };
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	struct place place = { .kind = &none };
+	const char *error;
+	int file, status;
+	pid_t child;
+
+	(void)state;
+	block_fixture_start(&place.fixture);
+	make_folder(&place, false);
+	config.path = place.path;
+	file = open(place.path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_int_equal(ftruncate(file, 1 << 20), 0);
+	assert_int_equal(fcntl(file, F_OFD_SETLK, &lock), 0);
+	child = fork();
+	if (!child) {
+		usleep(100000);
+		_exit(0);
+	}
+	close(file);
+	assert_int_equal(try_open(&place.fixture, &config, &error), 0);
+	assert_int_equal(waitpid(child, &status, 0), child);
+
+	block_fixture_stop(&place.fixture);
+	remove_folder(&place);
+}
+
 /* A file that is open read-only below the device model's check: the kernel's own error comes through. */
 static void real_errors_come_through(void **state)
 {
@@ -896,6 +927,7 @@ int main(void)
 		cmocka_unit_test(truncated_file_fails_requests),
 		cmocka_unit_test(shrunk_block_device_fails_requests),
 		cmocka_unit_test(bad_images_are_refused),
+		cmocka_unit_test(image_in_use_is_waited_for),
 		cmocka_unit_test(real_errors_come_through),
 		cmocka_unit_test(full_file_system_is_told),
 		cmocka_unit_test(nbd_without_server),

@@ -322,6 +322,48 @@ static void test_crash_packed(void **state)
 	crash_while_publishing(true);
 }
 
+/* What an unpublished batch has left in a packed ring must not come to light with the first batch after the crash. */
+static void test_unpublished_stays_hidden(void **state)
+{
+	struct chain chains[FIXTURE_SIZE];
+	struct fixture fixture;
+	uint16_t first = 0;
+
+	(void)state;
+	start(&fixture, true);
+	start_queue(&fixture);
+	/* From a place where the batch crosses the end of the ring. */
+	for (uint16_t done = 0; done < FIXTURE_SIZE - 2; done++) {
+		offer(&fixture, done, 8);
+		assert_int_equal(virtqueue_pop(&fixture.ring.queue, chains, 1, &fixture.ring.pool), 1);
+		virtqueue_push(&fixture.ring.queue, chains[0].id, chains[0].slots, 0);
+		virtqueue_publish(&fixture.ring.queue);
+		fixture.ring.pool.used = 0;
+		first = (uint16_t)(done + 1);
+	}
+	for (uint16_t id = 0; id < 5; id++)
+		offer(&fixture, id, 8);
+	assert_int_equal(virtqueue_pop(&fixture.ring.queue, chains, FIXTURE_SIZE, &fixture.ring.pool), 5);
+	for (unsigned i = 0; i < 4; i++)
+		virtqueue_push(&fixture.ring.queue, chains[i].id, chains[i].slots, 0);
+	crash(&fixture);
+
+	start_queue(&fixture);
+	assert_int_equal(virtqueue_pop(&fixture.ring.queue, chains, FIXTURE_SIZE, &fixture.ring.pool), 5);
+	virtqueue_push(&fixture.ring.queue, chains[2].id, chains[2].slots, 0);
+	virtqueue_publish(&fixture.ring.queue);
+	for (unsigned i = 0; i < 5; i++) {
+		unsigned position = (first + i) % FIXTURE_SIZE;
+		uint16_t flags = fixture.ring.packed[position].flags;
+		bool wrap = first + i < FIXTURE_SIZE;
+
+		if ((!!(flags & 1U << 15) == wrap && !!(flags & 1U << 7) == wrap) != (i == 0))
+			fail_msg("descriptor %u of the batch has flags %x", i, flags);
+	}
+	assert_int_equal(fixture.ring.packed[first].id, 2);
+	stop(&fixture);
+}
+
 /* A driver that makes an id available that it has not got back, even one in the batch that is about to be published. */
 static void test_id_twice(void **state)
 {
@@ -536,9 +578,10 @@ int main(void)
 		cmocka_unit_test(test_sizes),	      cmocka_unit_test(test_areas_that_lie),
 		cmocka_unit_test(test_layout),	      cmocka_unit_test(test_replay_split),
 		cmocka_unit_test(test_replay_packed), cmocka_unit_test(test_crash_split),
-		cmocka_unit_test(test_crash_packed),  cmocka_unit_test(test_id_twice),
-		cmocka_unit_test(test_random),	      cmocka_unit_test(test_nonsense),
-		cmocka_unit_test(test_lost_entry),    cmocka_unit_test(test_misfits),
+		cmocka_unit_test(test_crash_packed),  cmocka_unit_test(test_unpublished_stays_hidden),
+		cmocka_unit_test(test_id_twice),      cmocka_unit_test(test_random),
+		cmocka_unit_test(test_nonsense),      cmocka_unit_test(test_lost_entry),
+		cmocka_unit_test(test_misfits),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,347 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""The native clients of the soak test, each a process of its own so that none waits for another's interpreter.
+
+    actors.py KIND FOLDER SEED
+
+FOLDER is where the daemon's sockets are. A line "rest" on standard input makes an actor let go of the daemon and print a
+JSON object of what it has seen since the last time; the next line sets it to work again; end of file ends it. An actor
+that sees what must not be prints {"violation": "..."} and ends with status 1.
+
+    probe     one small request at a time on a RAM disk, verified: what the others do must not show in its latency
+    mutator   a NIC and a disk whose rings and requests change while they are read, and memory that goes away
+    garbage   messages with wrong payloads, sizes, flags and descriptors
+    storm     connections by the hundred: empty, half a message, slow
+    resizer   a disk that grows while it is used
+    nbd       verified requests on a disk whose server errs, stalls and dies; an error is an answer, a wrong sector is not
+    crash     a daemon of its own, killed again and again (protocol/crash_client.py)
+"""
+
+import json
+import os
+import pathlib
+import random
+import select
+import socket
+import struct
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from protocol import vhost_user  # noqa: E402
+from protocol.crash_client import CrashClient, create_image, sector_of  # noqa: E402
+from protocol.devices import S_IOERR, S_OK, T_IN, T_OUT, BlockDevice, NetDevice, NetHeader, Options  # noqa: E402
+from protocol.lab import GOOD, close_all, eventfds  # noqa: E402
+from protocol.memory import GuestMemory  # noqa: E402
+from protocol.server import Server, configuration  # noqa: E402
+from protocol.vhost_user import Closed, Connection, Late, Protocol, ProtocolError, pack_table  # noqa: E402
+
+KIBIBYTE, MEGABYTE = 1 << 10, 1 << 20
+# What a client that breaks the rules has to expect. A refused connection is not among it: Connection waits 10 s.
+EXPECTED = (Closed, ProtocolError, OSError, IndexError, KeyError, MemoryError, struct.error)
+
+
+class Violation(AssertionError):
+    pass
+
+
+class Actor:
+    def __init__(self, folder, seed):
+        self.folder = pathlib.Path(folder)
+        self.random = random.Random(seed)
+        self.done = 0
+
+    def path(self, name):
+        return str(self.folder / f"{name}.sock")
+
+    def start(self):
+        pass
+
+    def step(self):
+        raise NotImplementedError
+
+    def rest(self):
+        """Let go of everything that the daemon has for us."""
+
+    def report(self):
+        done, self.done = self.done, 0
+        return {"done": done}
+
+
+class Probe(Actor):
+    PACE = 0.004
+
+    def start(self):
+        self.disk = BlockDevice(self.path("probe"))
+        self.content, self.times = {}, []
+
+    def step(self):
+        block = self.random.randrange(256)
+        data = self.content.get(block)
+        started = time.perf_counter()
+        if data is None or self.random.random() < 0.5:
+            data = self.content[block] = self.random.randbytes(4096)
+            result = self.disk.write(block * 8, data)
+        else:
+            result = self.disk.read(block * 8, 4096)
+            if result.data != data:
+                raise Violation(f"block {block} of the probe's disk is not what was written")
+        self.times.append(time.perf_counter() - started)
+        if result.status != S_OK:
+            raise Violation(f"status {result.status} for the probe")
+        self.done += 1
+        time.sleep(self.PACE)
+
+    def report(self):
+        times, self.times = sorted(self.times), []
+        quantile = (lambda share: round(times[min(int(share * len(times)), len(times) - 1)] * 1e6)) if times else lambda share: 0
+        return {**super().report(), "p50_us": quantile(0.5), "p99_us": quantile(0.99), "max_us": quantile(1)}
+
+
+class Mutator(Actor):
+    def options(self):
+        choose = self.random.choice
+        return Options(packed=choose((False, True)), indirect=choose((False, True)), event_idx=choose((False, True)),
+                       in_order=choose((False, True)), region_size=4 * MEGABYTE, regions=choose((1, 2)), strict=False, timeout=2,
+                       inflight=choose((False, True)))
+
+    def step(self):
+        kind = self.random.choice((self.net, self.disk))
+        try:
+            kind()
+        except (*EXPECTED, Late):
+            pass
+        self.done += 1
+
+    def spoil(self, device, queue):
+        """Change something that the device may be reading just now."""
+        start = self.random.choice(queue.addresses())
+        place = start + self.random.randrange(16 * queue.size if start == queue.addresses()[0] else 6 + 2 * queue.size)
+        for _ in range(self.random.choice((1, 1, 20))):
+            device.memory.write(place, self.random.randbytes(self.random.choice((1, 2, 8))))
+            place += self.random.randrange(8)
+
+    def vanish(self, device):
+        """Memory that goes away; after that it is the device's alone, we would be killed, too."""
+        for region in device.memory.regions:
+            os.ftruncate(region.fd, 0)
+        for queue in device.queues:
+            os.eventfd_write(queue.kick_fd, 1)
+        time.sleep(0.02)
+
+    def net(self):
+        with NetDevice(self.path("mutator-net"), self.options()) as net:
+            net.fill_receive(32)
+            for _ in range(self.random.randrange(50)):
+                net.transmit(b"\xff" * 6 + self.random.randbytes(self.random.randrange(8, 1400)), NetHeader(*(
+                    self.random.choice((0, 0, 1, 3, 40, 1400, 65535)) & (255 if number < 2 else 65535) for number in range(7))))
+                if self.random.random() < 0.5:
+                    self.spoil(net, self.random.choice(net.queues))
+                if self.random.random() < 0.3:
+                    net.reap()
+            if self.random.random() < 0.2:
+                self.vanish(net)
+
+    def disk(self):
+        with BlockDevice(self.path("mutator-disk"), self.options()) as disk:
+            for _ in range(self.random.randrange(50)):
+                kind = self.random.choice((T_IN, T_OUT, T_OUT, self.random.randrange(20)))
+                sector = self.random.choice((self.random.randrange(8192), self.random.getrandbits(64)))
+                disk.submit(kind, sector, out=bytes(4096) if kind == T_OUT else b"", into=4096 if kind == T_IN else 0)
+                if self.random.random() < 0.5:
+                    self.spoil(disk, disk.queues[0])
+                if self.random.random() < 0.3:
+                    for used in disk.queues[0].collect():
+                        disk.finish((0, used.identity), used.length)
+            if self.random.random() < 0.2:
+                self.vanish(disk)
+
+
+class Garbage(Actor):
+    def step(self):
+        device = self.random.choice(("garbage-net", "garbage-disk"))
+        try:
+            with Connection(self.path(device), timeout=2) as connection, GuestMemory(2, MEGABYTE) as memory:
+                features = connection.get_features()
+                if self.random.random() < 0.9:
+                    connection.set_protocol_features(connection.get_protocol_features() & ~Protocol.INBAND_NOTIFICATIONS)
+                    connection.set_owner()
+                    connection.set_features(features & (vhost_user.F_VERSION_1 | vhost_user.F_PROTOCOL_FEATURES))
+                    if self.random.random() < 0.7:
+                        connection.set_mem_table(*memory.table())
+                for _ in range(self.random.randrange(30)):
+                    self.message(connection, memory)
+        except (*EXPECTED, Late):
+            pass
+        self.done += 1
+
+    def message(self, connection, memory):
+        request, payload, fds, _ = self.random.choice(GOOD)
+        if not isinstance(payload, bytes):
+            payload = pack_table([region.entry() for region in memory.regions])
+        payload = bytearray(payload)
+        for _ in range(self.random.choice((0, 0, 1, 3))):
+            if payload:
+                payload[self.random.randrange(len(payload))] = self.random.choice((0, 1, 0x7f, 0x80, 0xff))
+        count = self.random.choice((len(fds), len(fds), len(fds), self.random.randrange(10)))
+        made = eventfds(count)
+        size = self.random.choice((None,) * 8 + (0, len(payload) + 1, 1 << 31))
+        flags = self.random.choice((None,) * 8 + (9, 9, 0, 5, 0xffffffff))
+        offered = [self.random.choice((memory.regions[0].fd, fd)) for fd in made]
+        try:
+            connection.send(request, bytes(payload), offered, flags=flags, size=size)
+            if self.random.random() < 0.5:
+                connection.recv(timeout=0.05).close()
+        except Late:
+            pass
+        finally:
+            close_all(made)
+
+
+class Storm(Actor):
+    def step(self):
+        opened = []
+        for _ in range(self.random.choice((10, 100, 300))):
+            name = self.random.choice(("garbage-net", "garbage-disk", "mutator-disk", "ctl"))
+            port = socket.socket(socket.AF_UNIX)
+            port.settimeout(1)
+            try:
+                port.connect(self.path(name))
+                port.sendall(self.random.choice((b"", b"", b"\1", struct.pack("<III", 1, 1, 0)[:7], b'{"command":', b"\n", b"x" * 500)))
+            except OSError:
+                port.close()
+                continue
+            opened.append(port)
+            self.done += 1
+            if self.random.random() < 0.8:
+                opened.pop(self.random.randrange(len(opened))).close()
+        for port in opened:
+            port.close()
+        time.sleep(self.random.random())
+
+
+class Resizer(Actor):
+    MOST = 512 * MEGABYTE
+
+    def start(self):
+        self.disk = BlockDevice(self.path("grow"))
+        self.size = os.path.getsize(self.folder / "grow.img")
+
+    def step(self):
+        if self.size < self.MOST:
+            self.size += 64 * KIBIBYTE
+        with socket.socket(socket.AF_UNIX) as port, port.makefile("rw") as stream:
+            port.settimeout(10)
+            port.connect(self.path("ctl"))
+            stream.write(json.dumps({"command": "resize", "disk": "grow", "size": self.size}) + "\n")
+            stream.flush()
+            answer = json.loads(stream.readline())
+        if answer.get("size") != self.size:
+            raise Violation(f"resize to {self.size}: {answer}")
+        deadline = time.monotonic() + 10
+        while struct.unpack("<Q", self.disk.connection.get_config(8))[0] * 512 != self.size:
+            if time.monotonic() > deadline:
+                raise Violation(f"the configuration does not tell the new size {self.size}")
+            time.sleep(0.05)
+        data = self.random.randbytes(4096)
+        sector = self.size // 512 - 8
+        if self.disk.write(sector, data).status != S_OK or self.disk.read(sector, 4096).data != data:
+            raise Violation(f"the end of a disk of {self.size} bytes does not work")
+        self.done += 1
+        time.sleep(0.5)
+
+
+class Nbd(Actor):
+    """Errors are counted; what an erroneous write leaves is any of the writes since the last good one."""
+
+    def start(self):
+        self.disk = BlockDevice(self.path("nbd"), Options(timeout=60))
+        self.known = {block: {0} for block in range(64)}
+        self.number = self.errors = 0
+        for block in self.known:
+            self.known[block] = None
+
+    def step(self):
+        block = self.random.randrange(64)
+        known = self.known[block]
+        if known is None or self.random.random() < 0.5:
+            self.number += 1
+            result = self.disk.write(block, sector_of(block, self.number))
+            if result.status == S_OK:
+                self.known[block] = {self.number}
+            elif known is not None:
+                known.add(self.number)
+        else:
+            result = self.disk.read(block, 512)
+            if result.status == S_OK and result.data not in [sector_of(block, number) for number in known]:
+                raise Violation(f"sector {block} of the NBD disk: {result.data[:16].hex()}, not a write of {sorted(known)}")
+        if result.status not in (S_OK, S_IOERR):
+            raise Violation(f"status {result.status} of an NBD disk")
+        self.errors += result.status == S_IOERR
+        self.done += 1
+        time.sleep(0.005)
+
+    def report(self):
+        errors, self.errors = self.errors, 0
+        return {**super().report(), "errors": errors}
+
+
+class Crash(Actor):
+    ROUNDS = 20
+
+    def start(self):
+        self.server = self.client = None
+        self.image = pathlib.Path(tempfile.mkdtemp(prefix="sidecore-soak-")) / "disk.raw"
+
+    def step(self):
+        if self.client is None:
+            create_image(self.image)
+            choose = self.random.choice
+            self.server = Server(configuration(networks=(), disks={"disk": (f"type: file, path: {self.image}", "queues: 2")}))
+            options = Options(packed=choose((False, True)), event_idx=choose((False, True)), indirect=choose((False, True)),
+                              queues=choose((1, 2)))
+            self.client = CrashClient(self.server.path("disk.sock"), self.image, options, seed=self.random.getrandbits(32))
+            self.client.fill()
+            self.left = self.ROUNDS
+        self.client.survive(self.server)
+        self.done += 1
+        self.left -= 1
+        if not self.left:
+            self.rest()
+        # A share of a CPU, not all of one.
+        time.sleep(0.3)
+
+    def rest(self):
+        if self.client is not None:
+            self.client.settle()
+            self.client.close()
+            self.server.stop()
+            self.client = None
+
+
+KINDS = {kind.__name__.lower(): kind for kind in (Probe, Mutator, Garbage, Storm, Resizer, Nbd, Crash)}
+
+
+def main(kind, folder, seed):
+    actor = KINDS[kind](folder, int(seed))
+    try:
+        actor.start()
+        while True:
+            if select.select([sys.stdin], [], [], 0)[0]:
+                if not sys.stdin.buffer.raw.read(16):
+                    actor.rest()
+                    return 0
+                actor.rest()
+                print(json.dumps(actor.report()), flush=True)
+                if not sys.stdin.buffer.raw.read(16):
+                    return 0
+            actor.step()
+    except Exception as error:  # noqa: BLE001: whatever it was, it must not have been
+        print(json.dumps({"violation": f"{kind}, seed {seed}: {type(error).__name__}: {error}"}), flush=True)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:4]))
