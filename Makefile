@@ -8,7 +8,7 @@ ARGS   =
 
 PYTHON = /usr/bin/python3
 
-.PHONY: all build run test fuzz bench install clean distclean help
+.PHONY: all build run test fuzz soak bench install clean distclean help
 
 all: build
 
@@ -30,6 +30,12 @@ test:
 fuzz:
 	tools/setup.sh build test
 	tests/fuzz/run.sh $(if $(ARGS),$(ARGS),600)
+
+# ARGS: --minutes N (30 by default).
+soak: build
+	tools/setup.sh run test
+	guest/build.sh build/guest
+	$(PYTHON) tests/soak/soak.py $(ARGS)
 
 bench: build
 	tools/setup.sh bench
@@ -55,8 +61,9 @@ help:
 	@echo "make run        boot two guests on one sidecore, measure, and print a table (ARGS=--help lists options)"
 	@echo "make test       build and run every test (ARGS names suites; tests/run.sh --help lists them)"
 	@echo "make fuzz       search for inputs that break anything (ARGS=seconds for each target)"
+	@echo "make soak       kill, spoil and verify at random, half an hour long (ARGS=\"--minutes N\")"
 	@echo "make bench      measure side by side with DPDK and QEMU (results in build/bench/)"
 	@echo "make install    install to PREFIX ($(PREFIX)), with manual pages and the systemd unit; DESTDIR is honoured"
 	@echo "make clean      remove what was built; make distclean also the guest image"
 	@echo
-	@echo "make, run, test, fuzz and bench install Debian packages that are missing (tools/setup.sh)."
+	@echo "make, run, test, fuzz, soak and bench install Debian packages that are missing (tools/setup.sh)."

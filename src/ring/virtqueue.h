@@ -200,6 +200,15 @@ unsigned virtqueue_pop(struct virtqueue *queue, struct chain *chains, unsigned c
 /** virtqueue_unpop() - give back the chain that was popped last; call in reverse order of the pops. */
 void virtqueue_unpop(struct virtqueue *queue, const struct chain *chain);
 
+/**
+ * packed_resume() - where the device stands in a packed ring whose position nobody has kept (ring/packed_resume.c).
+ * @ring:	the descriptor ring; a batch that was not quite published is
+ * @size:	its descriptors, not 0
+ *
+ * For rings of single descriptors that are used in order. Return: position, and wrap counter in bit 15.
+ */
+uint16_t packed_resume(guest_byte *ring, uint16_t size);
+
 /** virtqueue_pending() - is there at least one chain to pop? One load of the ring. */
 bool virtqueue_pending(struct virtqueue *queue);
 

@@ -214,7 +214,7 @@ def test_killed_again_and_again():
     disks = {f"{name}-disk": f"type: file, path: {name}.img, size: 64M" for name in "ab"}
     chance = random.Random()
     with Daemon(configuration(interfaces=["a-net", "b-net"], disks=disks)) as daemon:
-        packed = [*daemon.nic("b-net", reconnect=True), *daemon.disk("b-disk", options="packed=on", reconnect=True)]
+        packed = [*daemon.nic("b-net", options="packed=on", reconnect=True), *daemon.disk("b-disk", options="packed=on", reconnect=True)]
         with guests(a={"devices": devices(daemon, "a", True), "memory": 256}, b={"devices": packed, "memory": 256}) as (a, b):
             set_up(a, 1)
             set_up(b, 2)

@@ -603,6 +603,59 @@ static void test_in_order(void **state)
 	}
 }
 
+/*
+ * Rings as a crash left them, a letter for each descriptor: A available, U used in the laps with wrap counter 1; a, u
+ * the same with 0 (u also: never written). 0: available with a length of 0, which only the device stores.
+ */
+static void test_packed_resume(void **state)
+{
+	static const struct {
+		const char *before, *after;
+		uint16_t position;
+		bool wrap;
+	} cases[] = {
+		/* 0 */ { "uuuuuuuu", "uuuuuuuu", 0, true }, /* new */
+		/* 1 */ { "AAAuuuuu", "AAAuuuuu", 0, true },
+		/* 2 */ { "AAAAAAAA", "AAAAAAAA", 0, true },
+		/* 3 */ { "UUAAuuuu", "UUAAuuuu", 2, true },
+		/* 4 */ { "UUUUuuuu", "UUUUuuuu", 4, true }, /* idle */
+		/* 5 */ { "UUUUUUUU", "UUUUUUUU", 0, false },
+		/* 6 */ { "uuuuUUUU", "uuuuUUUU", 4, false },
+		/* 7 */ { "aaUUUUAA", "aaUUUUAA", 6, true }, /* across the end */
+		/* 8 */ { "uuaaUUUU", "uuaaUUUU", 2, false },
+		/* 9 */ { "aaaaAAAA", "aaaaAAAA", 4, true },
+		/* 10 */ { "UAUUAuuu", "UUUUAuuu", 4, true },  /* a batch that was not quite published */
+		/* 11 */ { "uaaUUUAU", "uaaUUUUU", 1, false }, /* across the end */
+		/* 12 */ { "UU0Auuuu", "UUUAuuuu", 3, true },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < array_size(cases); i++) {
+		struct vring_packed_desc ring[8] = { 0 };
+		uint16_t base;
+
+		for (unsigned j = 0; j < 8; j++) {
+			char letter = cases[i].before[j];
+
+			ring[j].flags = letter == 'A' || letter == '0' ? 0x80 : letter == 'U' ? 0x8080 : 0;
+			if (letter == 'a')
+				ring[j].flags = 0x8000;
+			ring[j].flags |= j % 2 ? VRING_DESC_F_WRITE : 0;
+			ring[j].len = letter == '0' ? 0 : 0x10000;
+		}
+		base = packed_resume((guest_byte *)ring, 8);
+		if (base != (cases[i].position | cases[i].wrap << 15))
+			fail_msg("case %zu: base %x", i, base);
+		for (unsigned j = 0; j < 8; j++) {
+			char letter = cases[i].after[j];
+			unsigned flags = letter == 'A' ? 0x80 : letter == 'U' ? 0x8080 : letter == 'a' ? 0x8000 : 0;
+
+			if (ring[j].flags != (flags | (j % 2 ? VRING_DESC_F_WRITE : 0)))
+				fail_msg("case %zu: flags of descriptor %u are %x", i, j, ring[j].flags);
+		}
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -613,6 +666,7 @@ int main(void)
 		cmocka_unit_test(test_base),		 cmocka_unit_test(test_ring_writes_are_logged),
 		cmocka_unit_test(test_one_buffer),	 cmocka_unit_test(test_more_than_the_queue_holds),
 		cmocka_unit_test(test_in_order),	 cmocka_unit_test(test_settle),
+		cmocka_unit_test(test_packed_resume),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

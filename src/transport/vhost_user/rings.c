@@ -28,6 +28,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/virtio_config.h>
+#include <linux/virtio_ids.h>
 #include <linux/virtio_ring.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -40,7 +41,8 @@
 #include "transport/vhost_user/connection.h"
 #include "transport/vhost_user/handlers.h"
 
-#define HALF 16U
+#define HALF		16U
+#define PACKED_BASE_NEW 0x8000U /* position 0, wrap counter 1 (virtio 1.3 2.8.1) */
 
 static bool acked(const struct vhost_user_connection *connection, unsigned feature)
 {
@@ -148,6 +150,19 @@ static void set_bases(const struct vhost_user_vring *vring, struct virtqueue_con
 	config->used_base = vring->base >> HALF ? (uint16_t)(vring->base >> HALF) : config->avail_base;
 }
 
+/*
+ * A front-end whose back-end died cannot tell where a packed ring stood, and QEMU then says what it says of a new one.
+ * For cards the ring itself tells; of a new one it says the same.
+ */
+static void find_lost_base(const struct vhost_user_connection *connection, struct virtqueue_config *config)
+{
+	if (!config->packed || !config->indirect || config->in_order || connection->inflight ||
+	    connection->device->ops->device_id != VIRTIO_ID_NET || config->avail_base != PACKED_BASE_NEW ||
+	    config->used_base != PACKED_BASE_NEW)
+		return;
+	config->avail_base = config->used_base = packed_resume(config->descriptors, config->size);
+}
+
 static int open_inflight(struct vhost_user_connection *connection, struct vhost_user_vring *vring, uint16_t index,
 			 struct virtqueue_config *config)
 {
@@ -197,6 +212,7 @@ static int start_ring(struct vhost_user_connection *connection, uint16_t index)
 	if (!aligned(&config))
 		return vhost_user_refuse(connection, -EINVAL, "ring of an impossible size, alignment or base");
 	set_bases(vring, &config);
+	find_lost_base(connection, &config);
 	error = ensure_call_fd(vring);
 	if (error)
 		return error;
