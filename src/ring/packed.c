@@ -7,10 +7,10 @@
  *
  * Barriers
  * - A descriptor's flags are read with acquire: when they say "available", the rest of it and the other descriptors of
- *its list are seen (2.8.21.1: the driver writes the first descriptor's flags last).
+ * its list are seen (2.8.21.1: the driver writes the first descriptor's flags last).
  * - Used descriptors of a batch are written with their flags, except the first one's flags, which are held back and
  *   written with release by publish. The driver looks at used descriptors in ring order, so it sees none of the batch
- *before that store, and all of it after.
+ * before that store, and all of it after.
  * - Publish and arm each have a full fence between their own store and the look at the other side, as for split rings;
  *   that of publish may come late, as there.
  */

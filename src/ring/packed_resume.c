@@ -5,9 +5,9 @@
  * Theory of operation
  * -------------------
  * A split ring tells in shared memory how far the device has come; a packed one does not, and a front-end whose
- *back-end died cannot tell either (QEMU then says 0, as for a new ring). But each descriptor says of which lap it is:
- *AVAIL equals the wrap counter of who wrote it, and USED is the same once the device has given it back
- *(virtio 1.3 2.8.1).
+ * back-end died cannot tell either (QEMU then says 0, as for a new ring). But each descriptor says of which lap it is:
+ * AVAIL equals the wrap counter of who wrote it, and USED is the same once the device has given it back
+ * (virtio 1.3 2.8.1).
  *
  *	      used  available       used (or never written)
  *	0 .......... U ---------- D ............................ size
@@ -21,7 +21,7 @@
  * they have been done, and only that store is missing. A lone one shows by its length, where that was 0.
  *
  * This holds where each chain is one descriptor (the device overwrites but the first of a longer one, so the others
- *look available for ever) and where chains are used one by one in the order in which they came; so it is for cards with
+ * look available for ever) and where chains are used one by one in the order in which they came; so it is for cards with
  * indirect descriptors, and not for disks, which have an in-flight area instead.
  *
  * The driver may add descriptors while we look. They are of a later lap than those that we expect, and are passed over.

@@ -7,14 +7,14 @@
  *
  * Barriers
  * - avail->idx is read with acquire: descriptors and ring entries that the driver wrote before its store of idx are
- *seen.
+ * seen.
  * - used->idx is written with release: the driver that sees it sees the used entries and the data (2.7.14).
  * - After used->idx, a full fence, then used_event or avail->flags is read (2.7.7.2): either the driver wrote its wish
  *   before our read and we see it, or it wrote it after, and then its own re-check after its fence sees our idx. The
- *fence waits until idx and all stores before it are out. So it may come late (virtqueue_publish_early(),
- *virtqueue_settle()): what is read before it is believed when it says "interrupt", and read again behind it when it
- *says "none". The argument is the same for the second read; what the driver wished for in between it gets a moment
- *later.
+ * fence waits until idx and all stores before it are out. So it may come late (virtqueue_publish_early(),
+ * virtqueue_settle()): what is read before it is believed when it says "interrupt", and read again behind it when it
+ * says "none". The argument is the same for the second read; what the driver wished for in between it gets a moment
+ * later.
  * - Arming is the mirror image: avail_event or used->flags is written, a full fence, then avail->idx is read.
  */
 #include "ring/chain_walk.h"
