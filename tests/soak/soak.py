@@ -151,7 +151,7 @@ class Soak:
             f"{name}-disk": f"type: file, path: {name}.img, size: 32M" for name in "ab"})))
         self.a, self.b = enter(guests(
             a={"devices": [*self.crashing.nic("a-net", reconnect=True), *self.crashing.disk("a-disk", reconnect=True)], "memory": 256},
-            b={"devices": [*self.crashing.nic("b-net", reconnect=True),
+            b={"devices": [*self.crashing.nic("b-net", options="packed=on", reconnect=True),
                            *self.crashing.disk("b-disk", options="packed=on", reconnect=True)], "memory": 256}))
         for number, guest in enumerate((self.a, self.b), 1):
             guest.run(f"ip addr add 10.0.0.{number}/24 dev eth0 && ip link set eth0 up")
