@@ -229,7 +229,8 @@ def test_killed_again_and_again():
                 daemon.crash_and_restart(pause=chance.choice((0, 0, 0.05)))
                 wait_until(lambda: all(daemon.connected("interfaces", f"{name}-net") and daemon.connected("disks", f"{name}-disk")
                                        for name in "ab"), "both guests are back", timeout=20)
-                assert stream.running and all(job.running for job in jobs), [stream.output, *(job.output for job in jobs)]
+                for command in (stream, *jobs):
+                    assert command.running, f"{command.text}: {command.wait(1).kind}, {command.output[-2000:]}"
                 time.sleep(chance.random() * 0.5)
             change = daemon.change()
             wait_until(lambda: change("interfaces", "b-net", "out_bytes") > 1 << 20, "the stream goes on", timeout=60)
