@@ -124,6 +124,9 @@ struct segment_pool {
 struct notifier;	   /* base/notifier.h */
 struct virtqueue_inflight; /* ring/inflight.h */
 
+/** Where a packed ring begins: position 0, and a wrap counter of 1 in bit 15 (virtio 1.3 2.8.1). */
+#define VIRTQUEUE_PACKED_BASE_NEW 0x8000U
+
 /** struct virtqueue_config - all that a transport knows of a queue when it starts it. Addresses are host addresses. */
 struct virtqueue_config {
 	const struct guest_memory *memory;

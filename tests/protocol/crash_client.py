@@ -15,6 +15,7 @@ in flight when the daemon died must complete after the reconnect, without being 
 import dataclasses
 import os
 import random
+import select
 import struct
 import time
 
@@ -197,6 +198,11 @@ class CrashClient(BlockDevice):
 		_, length, _, flags = struct.unpack("<QIHH", self.memory.read(queue.ring + 16 * queue.next_used, 16))
 		return self.depth if bool(flags & 0x80) == bool(flags & 0x8000) == bool(queue.used_wrap) else 0
 
+	def expect_calls(self):
+		for queue in self.queues:
+			if self.used_up_to(queue) and not select.select([queue.call_fd], [], [], 5)[0]:
+				raise IntegrityError(f"queue {queue.index}: requests were used, and nobody was told")
+
 	def survive(self, server):
 		"""
 		One death of the daemon @server at a random moment, and what follows. Return: how many requests were in
@@ -206,13 +212,18 @@ class CrashClient(BlockDevice):
 		self.choose_moment()
 		server.process.kill()
 		server.process.wait()
-		self.gather_used()
+		# A driver that sleeps sees what was used only when it is woken, by the daemon that comes next if need be.
+		asleep = self.random.random() < 0.3
+		if not asleep:
+			self.gather_used()
 		in_flight = len(self.busy)
 		self.check_image("image of the dead daemon")
 		server.crash()
 		server.start()
 		self.reconnect()
 		self.replayed += in_flight
+		if asleep:
+			self.expect_calls()
 		if self.random.random() < 0.5:
 			self.drain()
 			self.check_image("image after the replay")

@@ -41,8 +41,7 @@
 #include "transport/vhost_user/connection.h"
 #include "transport/vhost_user/handlers.h"
 
-#define HALF		16U
-#define PACKED_BASE_NEW 0x8000U /* position 0, wrap counter 1 (virtio 1.3 2.8.1) */
+#define HALF 16U
 
 static bool acked(const struct vhost_user_connection *connection, unsigned feature)
 {
@@ -157,8 +156,8 @@ static void set_bases(const struct vhost_user_vring *vring, struct virtqueue_con
 static void find_lost_base(const struct vhost_user_connection *connection, struct virtqueue_config *config)
 {
 	if (!config->packed || !config->indirect || config->in_order || connection->inflight ||
-	    connection->device->ops->device_id != VIRTIO_ID_NET || config->avail_base != PACKED_BASE_NEW ||
-	    config->used_base != PACKED_BASE_NEW)
+	    connection->device->ops->device_id != VIRTIO_ID_NET || config->avail_base != VIRTQUEUE_PACKED_BASE_NEW ||
+	    config->used_base != VIRTQUEUE_PACKED_BASE_NEW)
 		return;
 	config->avail_base = config->used_base = packed_resume(config->descriptors, config->size);
 }
