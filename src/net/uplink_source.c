@@ -18,7 +18,7 @@
 
 #define SIZE_DEFAULT  64U
 #define SIZE_MIN      60U
-#define SIZE_ETHERNET 1514U /* more is a GSO segment */
+#define SIZE_ETHERNET 1522U /* an MTU of 1500, with two tags; more is a GSO segment */
 #define SIZE_MAX_GSO  (65535U + ETHERNET_LENGTH)
 #define MSS	      1448U
 

@@ -24,7 +24,7 @@ static const struct {
 } sizes[] = {
 	/* 0 */ { 0, 64 },
 	/* 1 */ { 60, 60 },
-	/* 2 */ { 1514, 1514 },
+	/* 2 */ { 1522, 1522 },
 	/* 3 */ { 65549, 14 + 20 + 20 + 1448 }, /* a GSO segment, cut for the probe, which has no abilities */
 	/* 4 */ { 1515, 14 + 20 + 20 + 1448 },
 };
