@@ -26,6 +26,7 @@
 #define DRAIN_SECONDS	0.2
 #define OPEN_SECONDS	5.0
 #define OPEN_STEP	0.05
+#define QUIET_STEPS	6 /* without a frame: the rest was dropped while the path was not open yet */
 #define IDLE_PAUSES	4
 #define MEASURE_DEFAULT 1.0
 
@@ -204,6 +205,24 @@ static int run_for(struct net_load *load, uint64_t cycles, bool sending)
 	return 0;
 }
 
+/*
+ * Until all that was sent has come, or nothing more comes. What is taken for lost and comes after all would be counted as
+ * doubled: a server that shares its CPU may stand still for a while.
+ */
+static int wait_for_rest(struct net_load *load, const struct flow *flow, const struct load_clock *clock)
+{
+	for (unsigned int quiet = 0; quiet < QUIET_STEPS && flow->to->counters.received < flow->from->counters.sent;) {
+		uint64_t before = flow->to->counters.received;
+		int error = run_for(load, (uint64_t)(OPEN_STEP * clock->cycles_per_second), false);
+
+		if (error)
+			return error;
+		quiet = flow->to->counters.received == before ? quiet + 1 : 0;
+	}
+
+	return 0;
+}
+
 /* Forwarding: send until each path has delivered something, wait for the rest, and begin to count. */
 static int open_paths(struct net_load *load, const struct load_clock *clock)
 {
@@ -228,7 +247,7 @@ static int open_paths(struct net_load *load, const struct load_clock *clock)
 	}
 
 	for (unsigned int i = 0; i < load->flow_count; i++) {
-		int error = run_for(load, (uint64_t)(OPEN_STEP * clock->cycles_per_second), false);
+		int error = wait_for_rest(load, &load->flows[i], clock);
 
 		if (error)
 			return error;

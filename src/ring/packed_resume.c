@@ -88,7 +88,7 @@ static bool has_length(const struct laps *laps, uint32_t age)
 
 uint16_t packed_resume(guest_byte *ring, uint16_t size)
 {
-	struct laps laps = { .ring = ring, .size = size };
+	struct laps laps = { .ring = ring, .size = max(size, (uint16_t)1) };
 	uint32_t first = size, resume = size;
 	uint16_t flags;
 

@@ -202,7 +202,7 @@ def test_socket_of_a_dead_daemon_is_replaced(server):
 		try:
 			assert server.status()["pid"] == server.pid
 			return
-		except ConnectionRefusedError:
+		except (ConnectionRefusedError, FileNotFoundError):  # the stale one, and the moment between it and the new one
 			assert time.monotonic() < deadline and server.process.poll() is None, server.tail()
 			time.sleep(0.02)
 
