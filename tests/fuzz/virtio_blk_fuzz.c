@@ -181,7 +181,7 @@ static struct disk *ram_prepare(bool read_only)
 	return ram;
 }
 
-/* The device has been made and knows a size; now there is more. */
+/* The device's queue has started, and with it the device knows a size; now there is more. */
 static void ram_grow(void)
 {
 	static uint8_t pattern[DISK_SIZE];
@@ -354,12 +354,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	strict.held_count = 0;
 	disk = use_ram ? ram_prepare(disk_form & 2) : strict_open(disk_form);
 	fuzz_require(disk && !virtio_blk_create(&options, engine.engine, disk, &device));
-	if (use_ram)
-		ram_grow();
 
 	guest_queue_init(&driver, &guest, 0, form & 0x77);
 	device->ops->features_acked(device, device->features & ~(fuzz_u64(&input) & 0xffff));
 	fuzz_require(start_queue(&device->queues[0], &driver));
+	if (use_ram)
+		ram_grow();
 	for (unsigned i = 0; i < STEPS && input.left && step(device, &driver, &input); i++)
 		;
 	stop_queue(&device->queues[0], &input);
