@@ -20,7 +20,9 @@
  * Interrupts: call_fd is one file descriptor number for the life of the connection, known to the sidecore.
  * SET_VRING_CALL replaces the file behind it with dup3(), which is atomic for a concurrent signal: each interrupt goes
  * to the old file or to the new one. One that went to the old file just before may be seen by nobody, so the new file
- * is signalled once; a spurious interrupt is harmless (virtio 1.3 2.7.10). Where the front-end wants none, an eventfd
+ * is signalled once; a spurious interrupt is harmless (virtio 1.3 2.7.10). For the same reason a queue that starts signals
+ * once: whoever served the ring before may have ended between used entries and their interrupt, or the front-end may have
+ * closed its file in between, and a driver that waits for that interrupt gets no other (2.7.10.1: used_event stays). Where the front-end wants none, an eventfd
  * of our own takes them.
  *
  * Context: control thread. Trust boundary: transport/vhost_user/connection.c.
@@ -220,8 +222,10 @@ static int start_ring(struct vhost_user_connection *connection, uint16_t index)
 	if (error)
 		return error;
 	error = virtio_queue_start(&connection->device->queues[index], &config, vring->kick_fd);
-	if (!error)
+	if (!error) {
+		notifier_signal(engine_notifier(connection->device->engine), vring->call_fd);
 		return 0;
+	}
 	virtqueue_inflight_close(vring->inflight);
 	vring->inflight = NULL;
 	if (error == -EINVAL)
