@@ -69,8 +69,8 @@ static int create_image(struct file_disk *file, const struct disk_config *config
 }
 
 /*
- * Somebody has the image. It may be our predecessor: a daemon that was killed is gone before its files are, which the kernel
- * closes with its io_uring, when the requests in flight have come back. This is before the daemon serves anybody.
+ * Somebody has the image. It may be our predecessor: a daemon that was killed is gone before its files are, which the
+ * kernel closes with its io_uring, when the requests in flight have come back. This is before we serve anybody.
  */
 static bool worth_another_try(uint64_t began)
 {

@@ -20,10 +20,10 @@
  * Interrupts: call_fd is one file descriptor number for the life of the connection, known to the sidecore.
  * SET_VRING_CALL replaces the file behind it with dup3(), which is atomic for a concurrent signal: each interrupt goes
  * to the old file or to the new one. One that went to the old file just before may be seen by nobody, so the new file
- * is signalled once; a spurious interrupt is harmless (virtio 1.3 2.7.10). For the same reason a queue that starts signals
- * once: whoever served the ring before may have ended between used entries and their interrupt, or the front-end may have
- * closed its file in between, and a driver that waits for that interrupt gets no other (2.7.10.1: used_event stays). Where the front-end wants none, an eventfd
- * of our own takes them.
+ * is signalled once; a spurious interrupt is harmless (virtio 1.3 2.7.10). Where the front-end wants none, an eventfd
+ * of our own takes them. A queue that starts signals once, too: whoever served the ring before may have ended between
+ * used entries and their interrupt, or the front-end closed its file in between, and a driver that waits for that
+ * interrupt gets no other (its used_event stays behind).
  *
  * Context: control thread. Trust boundary: transport/vhost_user/connection.c.
  */
