@@ -26,7 +26,7 @@ static const struct {
 	/* 1 */ { 60, 60 },
 	/* 2 */ { 1522, 1522 },
 	/* 3 */ { 65549, 14 + 20 + 20 + 1448 }, /* a GSO segment, cut for the probe, which has no abilities */
-	/* 4 */ { 1515, 14 + 20 + 20 + 1448 },
+	/* 4 */ { 1523, 14 + 20 + 20 + 1448 },
 };
 
 static void test_source(void **state)
