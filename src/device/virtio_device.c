@@ -176,12 +176,6 @@ int virtio_queue_start(struct virtio_queue *queue, const struct virtqueue_config
 	atomic_store(&queue->break_report, VIRTIO_QUEUE_NOT_REPORTED);
 	queue->turns = 0;
 	queue->draining = false;
-	/*
-	 * Whoever served the ring before may have died between a publish and its interrupt. A driver that names the used
-	 * entry at which it wants one would never get another, for all that follow are behind it.
-	 */
-	if (config->used_base != (config->packed ? VIRTQUEUE_PACKED_BASE_NEW : 0))
-		virtqueue_notify(&queue->ring, engine_notifier(queue->device->engine));
 	if (queue->home) {
 		queue->poller.ops = &queue_poller_ops;
 		queue->poller.wake_fd = kick_fd;
