@@ -45,9 +45,19 @@ struct laps {
 	bool lap; /* of what lies before next */
 };
 
+/* At most twice around: next and @age are at most the size, which is not 0. */
+static uint32_t position_of(const struct laps *laps, uint32_t age)
+{
+	uint32_t position = laps->next + age;
+
+	while (position >= laps->size)
+		position -= laps->size;
+	return position;
+}
+
 static guest_byte *descriptor(const struct laps *laps, uint32_t age)
 {
-	return laps->ring + (laps->next + age) % laps->size * sizeof(struct vring_packed_desc);
+	return laps->ring + position_of(laps, age) * sizeof(struct vring_packed_desc);
 }
 
 static uint16_t flags_of(const struct laps *laps, uint32_t age)
@@ -65,7 +75,7 @@ static uint16_t base_of(const struct laps *laps, uint32_t age)
 {
 	bool wrap = age < laps->size ? lap_of(laps, age) : laps->next < laps->size ? laps->lap : !laps->lap;
 
-	return (uint16_t)((laps->next + age) % laps->size | (uint32_t)wrap << 15);
+	return (uint16_t)(position_of(laps, age) | (uint32_t)wrap << 15);
 }
 
 static void find_next(struct laps *laps)
@@ -88,7 +98,7 @@ static bool has_length(const struct laps *laps, uint32_t age)
 
 uint16_t packed_resume(guest_byte *ring, uint16_t size)
 {
-	struct laps laps = { .ring = ring, .size = max(size, (uint16_t)1) };
+	struct laps laps = { .ring = ring, .size = size };
 	uint32_t first = size, resume = size;
 	uint16_t flags;
 

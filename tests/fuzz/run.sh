@@ -71,7 +71,7 @@ run_target() {
 		status=$?
 	fi
 	[ $status -ne 0 ] || {
-		"$program" -max_total_time="$seconds" -timeout=5 -rss_limit_mb=2048 -max_len=4096 -len_control=20 \
+		"$program" ${SEED:+-seed="$SEED"} -max_total_time="$seconds" -timeout=5 -rss_limit_mb=2048 -max_len=4096 -len_control=20 \
 			-print_final_stats=1 -artifact_prefix="$crashes/" "${dictionary[@]}" "$corpus" "$seeds" >>"$log" 2>&1
 		status=$?
 	}
