@@ -78,6 +78,7 @@ struct poller {
 	const struct poller_ops *ops;
 	int wake_fd;   /* watched edge-triggered while the sidecore sleeps; -1: none. Never read by the engine */
 	bool pending;  /* set by poll: work is held back, do not sleep */
+	bool silent;   /* the peer cannot notify: while this is attached, an idle sidecore naps instead of sleeping */
 	struct poller_counters counters; /* written by the sidecore; read relaxed by others */
 
 	/* the engine's own */

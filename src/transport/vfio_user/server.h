@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * vfio-user server: one emulated PCI device behind one socket. Theory of operation: transport/vfio_user/connection.c.
+ *
+ * Context: control thread, in its libevent loop.
+ */
+#ifndef TRANSPORT_VFIO_USER_SERVER_H
+#define TRANSPORT_VFIO_USER_SERVER_H
+
+#include "device/pci/pci_device.h"
+
+struct event_base;
+struct vfio_user_server;
+
+struct vfio_user_options {
+	const char *path;
+	uint32_t mode;	     /* permissions of the socket; 0: 0660 */
+	uint64_t memory_max; /* quota: bytes of guest memory mapped at a time; 0: 1 TiB */
+};
+
+struct vfio_user_status {
+	bool connected;
+	uint64_t connections;	   /* since the start */
+	uint64_t messages;	   /* received on all of them; of these: */
+	uint64_t region_reads, region_writes, interrupt_messages, memory_messages;
+	uint64_t refused;	   /* connections ended because of a bad message */
+	const char *last_error;	   /* the last reason; NULL: none */
+	unsigned regions;	   /* of guest memory */
+	uint64_t memory;	   /* bytes */
+};
+
+/** vfio_user_server_create() - Return: 0; errno of bind and the like with a sentence in @error. */
+int vfio_user_server_create(const struct vfio_user_options *options, struct pci_device *device, struct event_base *base,
+			    struct vfio_user_server **server, const char **error);
+
+/** vfio_user_server_destroy() - pause the device, close, unlink the socket; @done at the end. */
+void vfio_user_server_destroy(struct vfio_user_server *server, void (*done)(void *context), void *context);
+
+void vfio_user_server_read_status(const struct vfio_user_server *server, struct vfio_user_status *status);
+
+#endif
