@@ -231,7 +231,7 @@ static void test_damaged_memory(void **state)
 
 	assert_int_equal(virtio_queue_start(queue, &fixture.ring.config, -1), 0);
 	poll_once(queue);
-	atomic_store(&fixture.ring.memory->regions[1]->damaged, true);
+	atomic_store(&fixture.ring.memory->regions[1]->mapping->damaged, true);
 	for (unsigned i = 0; i < 64; i++)
 		poll_once(queue);
 	assert_int_equal(queue->ring.broken, VIRTQUEUE_MEMORY_DAMAGED);
@@ -247,7 +247,7 @@ static void test_damage_is_named_as_the_cause(void **state)
 	struct virtio_queue *queue = queue_of(0);
 
 	assert_int_equal(virtio_queue_start(queue, &fixture.ring.config, -1), 0);
-	atomic_store(&fixture.ring.memory->regions[0]->damaged, true);
+	atomic_store(&fixture.ring.memory->regions[0]->mapping->damaged, true);
 	virtqueue_break(&queue->ring, VIRTQUEUE_BAD_AVAIL_INDEX);
 	assert_int_equal(queue->ring.broken, VIRTQUEUE_MEMORY_DAMAGED);
 	virtio_queue_stop(queue, note_stopped, NULL);
