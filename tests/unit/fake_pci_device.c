@@ -105,6 +105,8 @@ static enum pci_result reset_device(struct pci_device *device)
 	fake->resets++;
 	memset(fake->registers, 0, sizeof(fake->registers));
 	memset(fake->ports, 0, sizeof(fake->ports));
+	for (uint32_t i = 0; i < 0x1000; i += 4)
+		pci_window_store(&device->bars[0], FAKE_PCI_WINDOW + i, 0);
 	fake->waiting = fake->defer_reset;
 	return fake->defer_reset ? PCI_DEFERRED : PCI_DONE;
 }

@@ -64,7 +64,7 @@ static void test_versions(void **state)
 
 	for (size_t i = 0; i < array_size(cases); i++) {
 		const struct vfio_user_version *version = &client->reply.payload.version;
-		json_t *root;
+		json_t *root, *all;
 
 		if (propose(cases[i].major, cases[i].minor, cases[i].data, cases[i].length) != cases[i].result)
 			fail_msg("case %zu", i);
@@ -75,13 +75,15 @@ static void test_versions(void **state)
 		assert_int_equal(version->major, 0);
 		assert_int_equal(version->minor, cases[i].minor ? 1 : 0);
 		assert_int_equal(version->data[client->reply.size - 5], 0);
-		root = json_object_get(json_loads(version->data, 0, NULL), "capabilities");
+		all = json_loads(version->data, 0, NULL);
+		root = json_object_get(all, "capabilities");
 		assert_int_equal(json_integer_value(json_object_get(root, "max_msg_fds")), 16);
 		assert_int_equal(json_integer_value(json_object_get(root, "max_data_xfer_size")), 4096);
 		assert_int_equal(json_integer_value(json_object_get(root, "pgsizes")), 4096);
 		if (json_is_true(json_object_get(root, "write_multiple")) != cases[i].multiple)
 			fail_msg("case %zu: write_multiple", i);
 		assert_null(json_object_get(root, "migration"));
+		json_decref(all);
 		assert_int_equal(propose(0, 0, "", 0), EINVAL); /* a second one */
 		end_session();
 		connect_client();
