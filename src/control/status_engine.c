@@ -37,7 +37,7 @@ static json_t *describe_sidecore(const struct server *server, const struct serve
 
 	sidecore_read_counters(sidecore->sidecore, &now);
 	total = compute_share(now.busy_cycles, now.empty_cycles, cycles);
-	return json_pack("{s:i, s:i, s:f, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I, s:I}}", "cpu",
+	return json_pack("{s:i, s:i, s:f, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:{s:I, s:I, s:I, s:I}}", "cpu",
 			 now.cpu, "pollers", (int)now.pollers, "busy_share", sidecore->second.busy, "second",
 			 describe_share(&sidecore->second), "total", describe_share(&total), "rounds",
 			 (json_int_t)now.rounds, "empty_rounds", (json_int_t)now.empty_rounds, "sleeps",
@@ -45,7 +45,7 @@ static json_t *describe_sidecore(const struct server *server, const struct serve
 			 (json_int_t)now.sleep_ns, "busy_cycles", (json_int_t)now.busy_cycles, "empty_cycles",
 			 (json_int_t)now.empty_cycles, "cycles", (json_int_t)cycles, "wakes", "kick",
 			 (json_int_t)now.wakes_kick, "message", (json_int_t)now.wakes_message, "timer",
-			 (json_int_t)now.wakes_timer);
+			 (json_int_t)now.wakes_timer, "nap", (json_int_t)now.wakes_nap);
 }
 
 json_t *status_describe_sidecores(struct server *server)
@@ -85,12 +85,12 @@ static json_t *describe_queue(const struct virtio_device *device, unsigned index
 		{ "suppressed", READ(ring->counters.suppressed) },
 		{ "kicks", READ(ring->counters.kicks) },
 		{ "breaks", READ(ring->counters.breaks) },
-		{ "in_flight", READ(queue->in_flight) },
-		{ "turns", READ(queue->poller.counters.turns) },
-		{ "empty_turns", READ(queue->poller.counters.empty_turns) },
-		{ "work", READ(queue->poller.counters.work) },
-		{ "cycles", READ(queue->poller.counters.cycles) },
-		{ "wakes", READ(queue->poller.counters.wakes) },
+		{ "in_flight", READ(queue->life.in_flight) },
+		{ "turns", READ(queue->life.poller.counters.turns) },
+		{ "empty_turns", READ(queue->life.poller.counters.empty_turns) },
+		{ "work", READ(queue->life.poller.counters.work) },
+		{ "cycles", READ(queue->life.poller.counters.cycles) },
+		{ "wakes", READ(queue->life.poller.counters.wakes) },
 	};
 
 	json_object_set_new(object, "index", json_integer(index));
@@ -99,7 +99,7 @@ static json_t *describe_queue(const struct virtio_device *device, unsigned index
 	json_object_set_new(object, "size", json_integer(running ? ring->config.size : 0));
 	json_object_set_new(object, "packed", json_boolean(running && ring->config.packed));
 	json_object_set_new(object, "sidecore",
-			    running && queue->home ? json_integer(sidecore_index(queue->home)) : json_null());
+			    running && queue->life.home ? json_integer(sidecore_index(queue->life.home)) : json_null());
 	json_object_set_new(object, "broken",
 			    broken == VIRTQUEUE_INTACT ? json_null()
 						       : json_string(virtqueue_break_reason_name(broken)));

@@ -12,6 +12,9 @@
  * device_queue_kick(). A peer that only writes to memory that it shares with us can do neither: such a queue is
  * poller.silent, and while one is attached an idle sidecore naps for a bounded time instead of sleeping (engine/sidecore.c).
  *
+ * *Queues that nobody polls.* A receive side is filled by whoever has frames for it. Such a queue starts without a home:
+ * no poller, nothing in flight, and its stop is only the barrier (its owner unpublishes it first).
+ *
  * Context: control thread, but for device_queue_drained() and what runs in the poller.
  */
 #ifndef DEVICE_DEVICE_QUEUE_H
@@ -32,7 +35,7 @@ enum device_queue_state {
 struct device_queue {
 	struct poller poller; /* ops and silent are the owner's; wake_fd too, unless device_queue_kick() is used */
 	struct engine *engine;
-	struct sidecore *home; /* polls the queue while it is not stopped */
+	struct sidecore *home; /* polls the queue while it is not stopped; NULL: nobody does */
 	uint8_t state;	       /* enum device_queue_state; control thread */
 	bool draining;	       /* sidecore: call device_queue_drained() when in_flight becomes 0 */
 	uint32_t in_flight;    /* sidecore: requests that a backend holds */
@@ -46,7 +49,10 @@ struct device_queue {
 	void *context;
 };
 
-/** device_queue_init() - once. @kicked: device_queue_kick() will be used. Return: 0 or errno of eventfd(). */
+/**
+ * device_queue_init() - once, on zeroed memory. @kicked: device_queue_kick() will be used; else poller.wake_fd is set to
+ * -1 and the owner's from here on. Return: 0 or errno of eventfd().
+ */
 int device_queue_init(struct device_queue *queue, struct engine *engine, bool kicked);
 void device_queue_release(struct device_queue *queue);
 
@@ -55,7 +61,7 @@ void device_queue_release(struct device_queue *queue);
  */
 struct sidecore *device_queue_place(struct engine *engine, int wanted);
 
-/** device_queue_start() - stopped -> running on @home. Return: 0; -EBUSY; errors of engine_attach(). */
+/** device_queue_start() - stopped -> running on @home (NULL: not polled). Return: 0; -EBUSY; errors of engine_attach(). */
 int device_queue_start(struct device_queue *queue, struct sidecore *home);
 
 /** device_queue_stop() - running -> stopped. @stopped: at once when the queue was stopped already. Not while one is under way. */

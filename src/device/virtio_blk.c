@@ -210,7 +210,7 @@ static int blk_queue_start(struct virtio_queue *queue)
 	rc = acquire_disk(blk);
 	if (rc)
 		return rc;
-	rc = block_channel_open(blk->disk, queue->home, &channel);
+	rc = block_channel_open(blk->disk, queue->life.home, &channel);
 	if (rc)
 		return rc;
 	rc = blk_queue_create(queue, channel, &made);

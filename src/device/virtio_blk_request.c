@@ -267,7 +267,7 @@ static void finish(struct blk_request *request, uint8_t status)
 		counter_add(&ring->counters.bytes, request->io.length);
 	give_segments(request);
 	request->busy = false;
-	blk_queue->queue->in_flight--;
+	blk_queue->queue->life.in_flight--;
 	if (!blk_queue->in_turn)
 		block_at_batch_end(blk_queue->channel, &blk_queue->batch_end);
 }
@@ -277,7 +277,7 @@ static void publish(struct blk_queue *blk_queue)
 	struct virtqueue *ring = &blk_queue->queue->ring;
 
 	if (virtqueue_publish(ring))
-		virtqueue_notify(ring, sidecore_notifier(blk_queue->queue->home));
+		virtqueue_notify(ring, sidecore_notifier(blk_queue->queue->life.home));
 }
 
 static void run_batch_end(struct block_batch_end *end)
@@ -288,8 +288,8 @@ static void run_batch_end(struct block_batch_end *end)
 	publish(blk_queue);
 	/* A request with several ranges may have been continued by a completion of this batch. */
 	block_flush_submissions(blk_queue->channel);
-	if (queue->draining && !queue->in_flight)
-		virtio_queue_drained(queue);
+	if (queue->life.draining && !queue->life.in_flight)
+		device_queue_drained(&queue->life);
 }
 
 static uint8_t status_of(int error)
@@ -525,7 +525,7 @@ static enum taken take_chain(struct blk_queue *blk_queue, const struct chain *ch
 	request->io.length = 0;
 	request->io.offset = 0;
 	request->io.segment_count = 0;
-	blk_queue->queue->in_flight++;
+	blk_queue->queue->life.in_flight++;
 
 	switch (request->type) {
 	case VIRTIO_BLK_T_IN:

@@ -1,15 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The life of a virtio queue. Theory of operation and states: device/virtio_device.h.
- *
- * A stop is a chain of completions on the control thread, each started by the one before:
- *
- *	unpublish, detach -> barrier -> message to the home sidecore (drain) -> last request in flight -> stopped
- *
- * Queues that are not polled (receive queues) have neither home nor requests in flight: unpublish, barrier, stopped.
- *
- * The drain has to be asked for on the home sidecore, because in_flight is counted there; it is asked for after the
- * barrier, because until then another turn may still submit.
+ * The life of a virtio queue: what device_queue.c does not know of, which is the ring, the device model and the report of
+ * a break. Theory of operation and states: device/virtio_device.h.
  */
 #include "device/virtio_device.h"
 
@@ -37,6 +29,7 @@ int virtio_device_init(struct virtio_device *device)
 		queue->index = i;
 		queue->sidecore = -1;
 		queue->ring.config.call_fd = -1;
+		device_queue_init(&queue->life, device->engine, false); /* kicked by the front-end's own: cannot fail */
 		queue->break_completion.done = tell_broken;
 	}
 	return 0;
@@ -64,7 +57,7 @@ void virtio_queue_check_memory(struct virtio_queue *queue)
 
 static unsigned poll_queue(struct poller *poller, const struct turn *turn)
 {
-	struct virtio_queue *queue = container_of(poller, struct virtio_queue, poller);
+	struct virtio_queue *queue = container_of(poller, struct virtio_queue, life.poller);
 	unsigned work;
 
 	virtio_queue_check_memory(queue);
@@ -76,7 +69,7 @@ static unsigned poll_queue(struct poller *poller, const struct turn *turn)
 
 static bool arm_queue(struct poller *poller)
 {
-	struct virtio_queue *queue = container_of(poller, struct virtio_queue, poller);
+	struct virtio_queue *queue = container_of(poller, struct virtio_queue, life.poller);
 
 	/* The front-end gave no kick: it relies on being polled, so whoever polls it must not sleep. */
 	if (poller->wake_fd < 0)
@@ -86,7 +79,7 @@ static bool arm_queue(struct poller *poller)
 
 static void disarm_queue(struct poller *poller)
 {
-	struct virtio_queue *queue = container_of(poller, struct virtio_queue, poller);
+	struct virtio_queue *queue = container_of(poller, struct virtio_queue, life.poller);
 
 	counter_add(&queue->ring.counters.kicks, counter_read(&poller->counters.wakes) - queue->ring.counters.kicks);
 	virtqueue_disarm(&queue->ring);
@@ -98,21 +91,6 @@ static const struct poller_ops queue_poller_ops = {
 	.arm = arm_queue,
 	.disarm = disarm_queue,
 };
-
-static void drain(struct sidecore *sidecore, struct sidecore_message *message)
-{
-	struct virtio_queue *queue = container_of(message, struct virtio_queue, message);
-
-	queue->draining = true;
-	if (!queue->in_flight)
-		virtio_queue_drained(queue);
-}
-
-void virtio_queue_drained(struct virtio_queue *queue)
-{
-	queue->draining = false;
-	engine_complete(queue->device->engine, &queue->completion);
-}
 
 void virtio_queue_report_break(struct virtio_queue *queue)
 {
@@ -149,15 +127,6 @@ static bool is_polled(const struct virtio_queue *queue)
 	return ops->poll && (!ops->queue_polled || ops->queue_polled(queue));
 }
 
-static struct sidecore *place(const struct virtio_queue *queue)
-{
-	struct engine *engine = queue->device->engine;
-
-	if (queue->sidecore >= 0 && (unsigned)queue->sidecore < engine_sidecore_count(engine))
-		return engine_sidecore(engine, (unsigned)queue->sidecore);
-	return engine_pick_sidecore(engine);
-}
-
 int virtio_queue_start(struct virtio_queue *queue, const struct virtqueue_config *config, int kick_fd)
 {
 	const struct virtio_device_ops *ops = queue->device->ops;
@@ -168,22 +137,18 @@ int virtio_queue_start(struct virtio_queue *queue, const struct virtqueue_config
 	error = virtqueue_start(&queue->ring, config);
 	if (error)
 		return error;
-	queue->home = is_polled(queue) ? place(queue) : NULL;
+	queue->life.home = is_polled(queue) ? device_queue_place(queue->device->engine, queue->sidecore) : NULL;
 	error = ops->queue_start(queue);
 	if (error)
 		goto stop_ring;
 
 	atomic_store(&queue->break_report, VIRTIO_QUEUE_NOT_REPORTED);
 	queue->turns = 0;
-	queue->draining = false;
-	if (queue->home) {
-		queue->poller.ops = &queue_poller_ops;
-		queue->poller.wake_fd = kick_fd;
-		queue->poller.pending = false;
-		error = engine_attach(queue->device->engine, queue->home, &queue->poller, NULL);
-		if (error)
-			goto stop_model;
-	}
+	queue->life.poller.ops = &queue_poller_ops;
+	queue->life.poller.wake_fd = kick_fd;
+	error = device_queue_start(&queue->life, queue->life.home);
+	if (error)
+		goto stop_model;
 	queue->state = VIRTIO_QUEUE_RUNNING;
 	if (ops->queue_running)
 		ops->queue_running(queue);
@@ -212,30 +177,9 @@ static void finish_stop(struct virtio_queue *queue)
 	queue->stopped(queue, base, queue->stopped_context);
 }
 
-static void after_drain(struct engine_completion *completion)
+static void after_stop(struct device_queue *life, void *context)
 {
-	finish_stop(container_of(completion, struct virtio_queue, completion));
-}
-
-static void after_barrier(struct engine_completion *completion)
-{
-	struct virtio_queue *queue = container_of(completion, struct virtio_queue, completion);
-
-	if (!queue->home) {
-		finish_stop(queue);
-		return;
-	}
-	queue->completion.done = after_drain;
-	queue->message.run = drain;
-	sidecore_post(queue->home, &queue->message);
-}
-
-static void after_detach(struct engine_completion *completion)
-{
-	struct virtio_queue *queue = container_of(completion, struct virtio_queue, completion);
-
-	queue->completion.done = after_barrier;
-	engine_barrier(queue->device->engine, &queue->completion);
+	finish_stop(container_of(life, struct virtio_queue, life));
 }
 
 void virtio_queue_stop(struct virtio_queue *queue,
@@ -252,10 +196,5 @@ void virtio_queue_stop(struct virtio_queue *queue,
 	queue->stopped_context = context;
 	if (ops->queue_unpublish)
 		ops->queue_unpublish(queue);
-	if (queue->home) {
-		queue->completion.done = after_detach;
-		engine_detach(queue->device->engine, &queue->poller, &queue->completion);
-	} else {
-		after_detach(&queue->completion);
-	}
+	device_queue_stop(&queue->life, after_stop, NULL);
 }

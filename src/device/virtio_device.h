@@ -8,13 +8,13 @@
  * to a *device model* through struct virtio_device_ops. A device model knows queues and configuration space, not
  * sockets.
  *
- * Life of a queue (control thread drives, each step is a message or completion):
+ * Life of a queue (control thread drives; device/device_queue.h has the steps of the middle lines):
  *
- *   stopped -> running    virtio_queue_start(): virtqueue_start(), ops->queue_started(), poller attached
- *   running -> stopping   virtio_queue_stop(): ops->queue_stopping() (a receive queue is unpublished), poller detached,
- *                         then engine_barrier(): no sidecore uses the queue for anything new
- *   stopping -> draining  requests in flight (disk) come back; the last one ends this state
- *   draining -> stopped   completion on the control thread, with the base to continue from
+ *   stopped -> running    virtio_queue_start(): virtqueue_start(), ops->queue_start(), device_queue_start(),
+ *                         ops->queue_running()
+ *   running -> stopping   virtio_queue_stop(): ops->queue_unpublish() (a receive queue), device_queue_stop(): detached,
+ *                         barrier, drained
+ *   stopping -> stopped   ops->queue_stopped(), virtqueue_stop() with the base to continue from
  *
  * In every state but running no sidecore starts anything; in stopped nothing of the guest's memory is referenced.
  */
@@ -26,6 +26,7 @@
 #include <stdint.h>
 
 #include "base/log.h"
+#include "device/device_queue.h"
 #include "engine/engine.h"
 #include "ring/virtqueue.h"
 
@@ -54,7 +55,7 @@ struct virtio_device_ops {
 	int (*features_acked)(struct virtio_device *device, uint64_t features);
 
 	/**
-	 * @queue_start: prepare for queue->ring, which has been started, on queue->home; allocate. Control thread.
+	 * @queue_start: prepare for queue->ring, which has been started, on queue->life.home; allocate. Control thread.
 	 * Return: 0 or -errno.
 	 */
 	int (*queue_start)(struct virtio_queue *queue);
@@ -85,21 +86,15 @@ struct virtio_device_ops {
 
 struct virtio_queue {
 	struct virtqueue ring;
-	struct poller poller;
+	struct device_queue life; /* poller, home (set before ops->queue_start), requests in flight and their drain */
 	struct virtio_device *device;
 	uint16_t index;
-	uint8_t state;	    /* enum virtio_queue_state; control thread */
-	bool draining;	    /* sidecore: tell virtio_queue_drained() when in_flight becomes 0 */
-	uint32_t in_flight; /* sidecore: requests that a backend holds */
-	int sidecore;	    /* configured place: index, or -1: engine_pick_sidecore() */
-	void *model;	    /* the device model's own, from queue_start to queue_stopped */
-	uint32_t turns;	    /* sidecore: since the start; now and then the memory is looked at */
-
-	struct sidecore *home; /* polls the queue; set before ops->queue_start; NULL: not polled */
+	uint8_t state;	/* enum virtio_queue_state, of ring, model and life together; control thread */
+	int sidecore;	/* configured place: index, or -1: any */
+	void *model;	/* the device model's own, from queue_start to queue_stopped */
+	uint32_t turns; /* sidecore: since the start; now and then the memory is looked at */
 
 	/* the stop that is under way; control thread */
-	struct engine_completion completion;
-	struct sidecore_message message;
 	void (*stopped)(struct virtio_queue *queue, uint32_t base, void *context);
 	void *stopped_context;
 
@@ -150,9 +145,6 @@ int virtio_queue_start(struct virtio_queue *queue, const struct virtqueue_config
  */
 void virtio_queue_stop(struct virtio_queue *queue,
 		       void (*stopped)(struct virtio_queue *queue, uint32_t base, void *context), void *context);
-
-/** virtio_queue_drained() - sidecore: the device model completed the last request while queue->draining. */
-void virtio_queue_drained(struct virtio_queue *queue);
 
 /**
  * virtio_queue_check_memory() - sidecore, each time that it comes to the queue: break it when a file behind the guest's

@@ -235,7 +235,7 @@ unsigned virtio_net_control_poll(struct virtio_queue *queue, const struct turn *
 	unsigned work = 0;
 	bool good;
 
-	queue->poller.pending = false;
+	queue->life.poller.pending = false;
 	while (work < min(turn->requests, CONTROL_BUDGET)) {
 		control->pool.used = 0;
 		if (!virtqueue_pop(&queue->ring, &chain, 1, &control->pool))
@@ -247,7 +247,7 @@ unsigned virtio_net_control_poll(struct virtio_queue *queue, const struct turn *
 		}
 		if (!port_try_claim(&net->port)) {
 			virtqueue_unpop(&queue->ring, &chain);
-			queue->poller.pending = true;
+			queue->life.poller.pending = true;
 			break;
 		}
 		good = false;

@@ -290,7 +290,7 @@ unsigned virtio_net_transmit_poll(struct virtio_queue *queue, const struct turn 
 	unsigned work = 0, count, done;
 	bool notify = false;
 
-	queue->poller.pending = false;
+	queue->life.poller.pending = false;
 	while (work < turn->requests) {
 		count = pop_batch(queue, turn->requests - work, cost_left, &cost, &bytes);
 		/* After the look for work, which gave the last batch's stores time to get out. */
@@ -302,7 +302,7 @@ unsigned virtio_net_transmit_poll(struct virtio_queue *queue, const struct turn 
 		notify |= virtqueue_publish_early(&queue->ring);
 		work += done;
 		if (unlikely(done < count)) {
-			queue->poller.pending = !queue->ring.broken;
+			queue->life.poller.pending = !queue->ring.broken;
 			break;
 		}
 		if (cost >= cost_left || count < NETWORK_BATCH)

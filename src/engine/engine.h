@@ -78,7 +78,7 @@ struct poller {
 	const struct poller_ops *ops;
 	int wake_fd;   /* watched edge-triggered while the sidecore sleeps; -1: none. Never read by the engine */
 	bool pending;  /* set by poll: work is held back, do not sleep */
-	bool silent;   /* the peer cannot notify: while this is attached, an idle sidecore naps instead of sleeping */
+	bool silent;   /* the peer cannot notify: while this is attached, an idle sidecore naps instead of sleeping. Constant then */
 	struct poller_counters counters; /* written by the sidecore; read relaxed by others */
 
 	/* the engine's own */
@@ -215,6 +215,7 @@ struct sidecore_counters {
 	uint64_t sleep_ns;     /* asleep */
 	uint64_t sleeps;       /* times gone to sleep */
 	uint64_t wakes_kick, wakes_message, wakes_timer;
+	uint64_t wakes_nap;    /* naps that ran their length; see poller.silent */
 	uint64_t aborted_sleeps; /* armed, then found work */
 	uint64_t since_ns;     /* clock at which the sidecore started */
 };

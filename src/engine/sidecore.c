@@ -14,7 +14,7 @@
  *	3. full barrier
  *	4. look once more: mailbox, and a turn for each poller
  *	5. anything found? back to work (an "aborted sleep")
- *	6. epoll_pwait2() until an event, or the next timer's deadline
+ *	6. epoll_pwait2() until an event, or the next timer's deadline, or the end of a nap: see "Naps"
  *	7. asleep = false, disarm each poller, next round
  *
  * A wake-up costs one round; when that round finds nothing (a late kick, a hostile peer that kicks in vain), the
@@ -42,6 +42,23 @@
  *
  * Timers belong to the sidecore's own thread: none can appear between step 4 and step 6 but by a turn or message, and
  * then the deadline is read after those.
+ *
+ * Naps
+ * ----
+ * A peer that only writes to memory which it shares with us (a doorbell page that a guest has mapped) cannot notify: its
+ * poller is *silent*. While one is attached, step 6 waits for nap_ns at most. A nap that runs its length without an event or
+ * a due timer is followed by step 4, with everything armed as it is, and then, when nothing is found, by the next nap, twice
+ * as long, up to NAP_MAX_NS. So
+ *
+ *  - nothing of the argument above changes for the others: they stay armed from step 2 to step 7, and each nap is a step 6
+ *    that was preceded by a step 4;
+ *  - what a silent peer does is seen by the next look, NAP_MAX_NS later at worst (and what the look takes). No ordering
+ *    between its stores and our naps is needed, because no nap waits for it;
+ *  - the delay is in proportion: naps are 1, 2, 4, ... times NAP_MIN_NS, so one that begins t after the last work is at
+ *    most t + NAP_MIN_NS long. Who rings after a pause of 100 us waits for 100 us or so, not for a millisecond;
+ *  - idleness costs at most one look every NAP_MAX_NS: no spinning, no rounds, no arming in between. Only work brings
+ *    nap_ns back to its start, and only work restarts the spinning. Kicks in vain cut a nap short, and do not make the next
+ *    one longer: each of them is followed by a look itself.
  *
  * How long to spin
  * ----------------
@@ -76,6 +93,9 @@
 #define SPIN_START_NS (50 * NANOSECONDS_PER_MICROSECOND)
 #define SPIN_MIN_NS   (10 * NANOSECONDS_PER_MICROSECOND)
 #define SPIN_MAX_NS   (200 * NANOSECONDS_PER_MICROSECOND)
+
+#define NAP_MIN_NS (20 * NANOSECONDS_PER_MICROSECOND)
+#define NAP_MAX_NS NANOSECONDS_PER_MILLISECOND
 
 /* The size of the last look before a sleep, which is not the scheduler's: it must reach every poller. */
 #define LOOK_REQUESTS 64
@@ -243,13 +263,13 @@ static void count_events(struct sidecore *sidecore, const struct epoll_event *ev
 	}
 	counter_add(&sidecore->counters.wakes_kick, kick);
 	counter_add(&sidecore->counters.wakes_message, message);
-	if (count == 0)
-		counter_add(&sidecore->counters.wakes_timer, 1);
 }
 
-static void wait_for_events(struct sidecore *sidecore)
+/* Step 6. Return: true when it was a nap that ran its length: there was no event, and no timer is due. */
+static bool wait_for_events(struct sidecore *sidecore)
 {
-	uint64_t deadline = timer_heap_deadline(&sidecore->timers), start = clock_nanoseconds(), end;
+	uint64_t timer = timer_heap_deadline(&sidecore->timers), start = clock_nanoseconds(), end;
+	uint64_t deadline = sidecore->silent ? min(timer, start + sidecore->nap_ns) : timer;
 	struct epoll_event events[EVENTS_MAX];
 	struct timespec timeout, *limit = NULL;
 	int count;
@@ -271,6 +291,32 @@ static void wait_for_events(struct sidecore *sidecore)
 	counter_add(&sidecore->counters.sleep_ns, end - start);
 	count_events(sidecore, events, count);
 	sidecore->slept = true;
+	sidecore->now = end;
+	if (count)
+		return false;
+	if (!sidecore->silent || timer <= end) {
+		counter_add(&sidecore->counters.wakes_timer, 1);
+		return false;
+	}
+	counter_add(&sidecore->counters.wakes_nap, 1);
+	counter_set(&sidecore->nap_ns, min(2 * sidecore->nap_ns, NAP_MAX_NS));
+	return true;
+}
+
+/* Steps 6 and, after naps in vain, 4 and 6 again. */
+static void wait_for_work(struct sidecore *sidecore, struct round *round)
+{
+	bool napped;
+
+	do {
+		uint64_t now = clock_cycles();
+
+		/* Accounted now: with silent pollers, this round may last for hours. */
+		counter_add(&sidecore->counters.empty_cycles, round->empty + now - round->cycles);
+		round->empty = 0;
+		napped = wait_for_events(sidecore);
+		round->cycles = clock_cycles();
+	} while (napped && !look_again(sidecore, round));
 }
 
 static void sleep_if_idle(struct sidecore *sidecore, struct round *round)
@@ -280,15 +326,10 @@ static void sleep_if_idle(struct sidecore *sidecore, struct round *round)
 	atomic_store_explicit(&sidecore->asleep, true, memory_order_seq_cst);
 	work = arm_all(sidecore);
 	memory_barrier();
-	if (work || look_again(sidecore, round)) {
+	if (work || look_again(sidecore, round))
 		counter_add(&sidecore->counters.aborted_sleeps, 1);
-	} else {
-		uint64_t now = clock_cycles();
-
-		round->empty += now - round->cycles;
-		wait_for_events(sidecore);
-		round->cycles = clock_cycles();
-	}
+	else
+		wait_for_work(sidecore, round);
 	atomic_store_explicit(&sidecore->asleep, false, memory_order_relaxed);
 	disarm_all(sidecore);
 }
@@ -354,8 +395,11 @@ void *sidecore_main(void *argument)
 			sidecore->idle_since = sidecore->now;
 		round = (struct round){ .cycles = clock_cycles() };
 		run_round(sidecore, &round);
-		if (round.worked && sidecore->slept)
-			learn_spin(sidecore);
+		if (round.worked) {
+			counter_set(&sidecore->nap_ns, NAP_MIN_NS);
+			if (sidecore->slept)
+				learn_spin(sidecore);
+		}
 		publish_round(sidecore, &round);
 	}
 	return NULL;
@@ -381,6 +425,7 @@ void sidecore_attach(struct sidecore *sidecore, struct sidecore_message *message
 	if (poller->ops->disarm)
 		poller->ops->disarm(poller);
 	sidecore->scheduler_ops->attach(sidecore->scheduler, poller);
+	sidecore->silent += poller->silent;
 	__atomic_store_n(&sidecore->counters.pollers, sidecore->counters.pollers + 1, __ATOMIC_RELAXED);
 	if (attachment->attached)
 		engine_complete(attachment->engine, attachment->attached);
@@ -395,6 +440,7 @@ void sidecore_detach(struct sidecore *sidecore, struct sidecore_message *message
 	/* Events are looked at only right after epoll_pwait2(): none of this fd is left behind after it is removed. */
 	if (poller->wake_fd >= 0)
 		epoll_ctl(sidecore->epoll_fd, EPOLL_CTL_DEL, poller->wake_fd, NULL);
+	sidecore->silent -= poller->silent;
 	__atomic_store_n(&sidecore->counters.pollers, sidecore->counters.pollers - 1, __ATOMIC_RELAXED);
 	*attachment->link = attachment->next;
 	if (attachment->next)
@@ -435,6 +481,7 @@ int sidecore_init(struct sidecore *sidecore, struct engine *engine, unsigned ind
 	sidecore->epoll_fd = sidecore->message_fd = -1;
 	sidecore->adaptive = !busy_poll_ns;
 	sidecore->spin_ns = busy_poll_ns ? busy_poll_ns : SPIN_START_NS;
+	sidecore->nap_ns = NAP_MIN_NS;
 	sidecore->counters.cpu = cpu;
 	sidecore->scheduler_ops = scheduler_ops;
 	sidecore->scheduler = scheduler_ops->create();
@@ -522,6 +569,7 @@ void sidecore_read_counters(const struct sidecore *sidecore, struct sidecore_cou
 		.wakes_kick = counter_read(&own->wakes_kick),
 		.wakes_message = counter_read(&own->wakes_message),
 		.wakes_timer = counter_read(&own->wakes_timer),
+		.wakes_nap = counter_read(&own->wakes_nap),
 		.aborted_sleeps = counter_read(&own->aborted_sleeps),
 		.since_ns = counter_read(&own->since_ns),
 	};

@@ -49,11 +49,13 @@ struct sidecore {
 	struct timer_heap timers;
 	bool stopping;
 	bool slept;	     /* since the last work */
-	uint64_t now;	     /* clock at the start of the round */
+	unsigned silent;     /* pollers whose peers cannot notify */
+	uint64_t now;	     /* clock at the start of the round, or at the end of a nap */
 	uint64_t idle_since; /* clock at the end of the last round with work */
 
 	/* Written by the sidecore, read by anybody (base/counter.h). */
 	uint64_t spin_ns __attribute__((aligned(CACHE_LINE))); /* rounds without work go on for this long */
+	uint64_t nap_ns; /* length of the next nap, while there are silent pollers */
 	struct sidecore_counters counters;
 	uint64_t asleep_since; /* clock; 0: awake */
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Reads, writes and scatter lists at guest addresses that may span regions: for devices whose descriptors hold plain
- * addresses (PRP, receive buffers). All go through guest_memory_translate().
+ * addresses (PRP, receive buffers). All go through guest_memory_translate(). @memory may be NULL: no byte is anywhere.
  *
  * Context: whoever may use the map.
  */
@@ -22,12 +22,14 @@ bool guest_memory_write(const struct guest_memory *memory, const struct guest_re
  * guest_memory_segments() - append [@address, +@length) to @segments; contiguous with the last one: that one grows.
  * @count:	in and out: segments in use
  *
- * Return: 0; -EFAULT: a byte is in no region; -ENOSPC: more than @capacity segments.
+ * Return: 0; -EFAULT: a byte is in no region; -ENOSPC: more than @capacity segments. After an error @count is as it was,
+ * but the last segment may have grown: the list is of no use any more.
  */
 int guest_memory_segments(const struct guest_memory *memory, const struct guest_region **hint, uint64_t address,
 			  uint64_t length, struct guest_segment *segments, unsigned capacity, unsigned *count);
 
-/** guest_memory_range() - host address of all of [@address, +@length), for rings. Return: NULL when not in one region. */
+/** guest_memory_range() - host address of all of [@address, +@length), for rings. Return: NULL when it is empty or not in
+ * one region. */
 guest_byte *guest_memory_range(const struct guest_memory *memory, uint64_t address, uint64_t length);
 
 #endif

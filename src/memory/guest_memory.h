@@ -4,18 +4,20 @@
  *
  * Theory of operation
  * -------------------
- * A front-end shares its guest's memory as files (memfd, hugetlbfs, shm). Each file is mapped once per region, between
- * two inaccessible guard areas, by guest_region_map(). A *map* (struct guest_memory) is an immutable, sorted array of
- * such regions with which guest addresses are translated. A change of the guest's memory makes a new map out of the old
- * one's regions (they are reference counted) and the new ones, while the device's queues are quiesced; so translation
- * needs no lock, no generation and no check for staleness.
+ * A front-end shares its guest's memory as files (memfd, hugetlbfs, shm). Part of a file, or all of it, is mapped between
+ * two inaccessible guard areas (struct guest_mapping); a *region* is a window of such a mapping at a guest address. Regions
+ * that come and go without their file changing (firmware that switches shadow memory, a reboot) share one mapping and cost
+ * no system call. A *map* (struct guest_memory) is an immutable, sorted array of regions with which guest addresses are
+ * translated. A change of the guest's memory makes a new map out of the old one's regions (they are reference counted) and
+ * the new ones, while the device's queues are quiesced; so translation needs no lock, no generation and no check for
+ * staleness.
  *
  * Guest memory is hostile: it changes while we read it. Its host address therefore has a type of its own, guest_byte,
  * which C will not dereference into anything by accident. Bytes are copied out once (guest_read), checked, and the copy
  * is used. There is one translator, guest_memory_translate(), for rings, descriptors, buffers and logs alike.
  *
  * A file that shrinks under us would kill the process with SIGBUS. memory/shrink_guard.c catches the signal, puts
- * anonymous memory where the file was and marks the region; its owner's queues break at their next turn (see
+ * anonymous memory where the file was and marks the mapping; its owner's queues break at their next turn (see
  * guest_memory_damaged()), everybody else goes on.
  *
  * Context: maps are made and freed by the control thread; sidecores translate.
@@ -121,23 +123,40 @@ static inline void guest_store16_release(guest_byte *to, uint16_t value)
 #define GUEST_MEMORY_REGIONS_MAX 509
 
 /**
- * struct guest_region - one mapped piece of a guest's memory. Reference counted by the maps that contain it; the count
- * and the mapping belong to the control thread.
+ * struct guest_mapping - part of a file, mapped. Reference counted by the regions that are windows of it, and by whoever
+ * keeps it for regions to come; the count and the mapping belong to the control thread.
+ */
+struct guest_mapping {
+	dev_t file_device; /* identity of the file */
+	ino_t file_inode;
+	uint64_t file_offset; /* of the first byte in the file; a multiple of the file's page size */
+	uint64_t size;	      /* bytes, in whole pages of the file */
+	guest_byte *host;     /* our address of the first byte */
+	void *reserved;	      /* with the guard areas and alignment slack: what munmap() takes */
+	size_t reserved_size;
+	atomic_bool damaged; /* the file shrank; set by the signal handler */
+	unsigned references;
+};
+
+/**
+ * struct guest_region - a piece of a guest's memory: a window of a mapping. Reference counted by the maps that contain it;
+ * the count belongs to the control thread.
  */
 struct guest_region {
 	uint64_t guest_address; /* guest physical address of the first byte */
 	uint64_t size;		/* bytes; never zero, guest_address + size does not wrap */
 	uint64_t user_address;	/* the front-end's own address of the first byte: ring addresses come in these */
 	guest_byte *host;	/* our address of the first byte */
-	uint64_t file_offset;	/* of the first byte in the file */
-	dev_t file_device;	/* identity of the file: the same region added twice is the same file and offset */
-	ino_t file_inode;
-	void *file;    /* where the file is mapped: host less the offset into its first page */
-	void *mapping; /* with the guard areas and alignment slack: what munmap() takes */
-	size_t mapping_size;
-	atomic_bool damaged; /* the file shrank; set by the signal handler */
+	uint64_t file_offset;	/* of the first byte in the file; with the mapping's file, what the same region has again */
+	struct guest_mapping *mapping;
 	unsigned references;
 };
+
+/** guest_region_damaged() - has the file of the region shrunk under us? */
+static inline bool guest_region_damaged(const struct guest_region *region)
+{
+	return atomic_load_explicit(&region->mapping->damaged, memory_order_relaxed);
+}
 
 /** struct guest_memory - an immutable map from guest addresses to host memory, regions sorted by guest address. */
 struct guest_memory {
@@ -146,15 +165,32 @@ struct guest_memory {
 };
 
 /**
- * guest_region_map() - map part of a file as guest memory.
- * @fd:			the file; stays the caller's
- * @file_offset:	bytes to the region's first byte in the file; need not be page aligned
+ * guest_mapping_create() - map [@offset, +@size) of a file, in whole pages of it.
+ * @fd:		the file; stays the caller's
+ * @mapping:	the result, with one reference
+ *
+ * Return: 0; -EMEDIUMTYPE when the file is not memory (base/file_kind.h): a page fault must not make a sidecore wait for
+ * a disk, a network or another program; -EINVAL when sizes or sums are impossible or the file is too small for the range
+ * (checked with fstat, so that a lie is found here and not by a fault); the negative errno of mmap.
+ */
+int guest_mapping_create(int fd, uint64_t offset, uint64_t size, struct guest_mapping **mapping);
+
+void guest_mapping_put(struct guest_mapping *mapping);
+
+/**
+ * guest_region_window() - a region that is a window of @mapping, of which it takes a reference.
+ * @file_offset:	of the region's first byte in the file; need not be page aligned
  * @guest_address, @size, @user_address:	as in struct guest_region
  * @region:		the result, with one reference
  *
- * Return: 0; -EMEDIUMTYPE when the file is not memory (base/file_kind.h): a page fault must not make a sidecore wait for
- * a disk, a network or another program; -EINVAL when sizes or sums are impossible or the file is too small for the region
- * (checked with fstat, so that a lie is found here and not by a fault); the negative errno of mmap.
+ * Return: 0; -EINVAL when sums are impossible or the window does not lie in the mapping; -ENOMEM.
+ */
+int guest_region_window(struct guest_mapping *mapping, uint64_t file_offset, uint64_t guest_address, uint64_t size,
+			uint64_t user_address, struct guest_region **region);
+
+/**
+ * guest_region_map() - map part of a file as one region with a mapping of its own: guest_mapping_create() and
+ * guest_region_window(). Return: as these.
  */
 int guest_region_map(int fd, uint64_t file_offset, uint64_t guest_address, uint64_t size, uint64_t user_address,
 		     struct guest_region **region);
@@ -188,7 +224,7 @@ void guest_memory_free(struct guest_memory *memory);
 static inline bool guest_memory_damaged(const struct guest_memory *memory)
 {
 	for (unsigned i = 0; i < memory->region_count; i++) {
-		if (unlikely(atomic_load_explicit(&memory->regions[i]->damaged, memory_order_relaxed)))
+		if (unlikely(guest_region_damaged(memory->regions[i])))
 			return true;
 	}
 	return false;

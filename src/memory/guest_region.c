@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Guest regions: one mapping of a file each, between guard areas.
+ * Guest regions and the mappings of files that they are windows of. Theory of operation: memory/guest_memory.h.
  *
  * The whole of guard + file + guard is first reserved without access and the file then mapped into its middle, aligned to
- * 2 MiB relative to the file, so that transparent huge pages can be used. A stray access of ours past a region's end
- * faults instead of reaching a neighbour guest's memory.
+ * 2 MiB relative to the file, so that transparent huge pages can be used. A stray access of ours past a mapping's end
+ * faults instead of reaching a neighbour guest's memory; between the windows of one mapping lies nothing but the same
+ * guest's memory.
  */
 #include <errno.h>
 #include <linux/magic.h>
@@ -37,30 +38,27 @@ struct placement {
 	uint64_t alignment;
 };
 
-/* All sums of what the client claims, checked in one place. */
-static int place(const struct stat *status, uint64_t page, uint64_t file_offset, uint64_t guest_address, uint64_t size,
-		 uint64_t user_address, struct placement *placement)
+/* All sums of what the client claims about its file, checked in one place. */
+static int place(const struct stat *status, uint64_t page, uint64_t offset, uint64_t size, struct placement *placement)
 {
 	uint64_t end, lead, length;
 
-	if (!size || !checked_add(guest_address, size, &end) || !checked_add(user_address, size, &end) ||
-	    !checked_add(file_offset, size, &end))
-		return -EINVAL;
-	if (end > INT64_MAX || (S_ISREG(status->st_mode) && end > (uint64_t)status->st_size))
+	if (!size || !checked_add(offset, size, &end) || end > INT64_MAX ||
+	    (S_ISREG(status->st_mode) && end > (uint64_t)status->st_size))
 		return -EINVAL;
 
-	lead = file_offset & (page - 1);
+	lead = offset & (page - 1);
 	length = lead + size;
 	if (!checked_add(length, page - 1, &length))
 		return -EINVAL;
-	placement->file_start = file_offset - lead;
+	placement->file_start = offset - lead;
 	placement->file_length = length & ~(page - 1);
 	placement->alignment = max(page, HUGE_PAGE);
 	return 0;
 }
 
-/* Reserve, then map. On success region->mapping, mapping_size and host are set. */
-static int map_between_guards(int fd, const struct placement *placement, uint64_t lead, struct guest_region *region)
+/* Reserve, then map. On success mapping->reserved, reserved_size and host are set. */
+static int map_between_guards(int fd, const struct placement *placement, struct guest_mapping *mapping)
 {
 	uint64_t reserve;
 	uintptr_t start;
@@ -69,13 +67,13 @@ static int map_between_guards(int fd, const struct placement *placement, uint64_
 
 	if (!checked_add(placement->file_length, 2 * GUARD_SIZE + 2 * placement->alignment, &reserve))
 		return -EINVAL;
-	region->mapping = mmap(NULL, reserve, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (region->mapping == MAP_FAILED)
+	mapping->reserved = mmap(NULL, reserve, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (mapping->reserved == MAP_FAILED)
 		return -errno;
-	region->mapping_size = reserve;
+	mapping->reserved_size = reserve;
 
 	/* The same offset from an alignment boundary in the file and in memory: congruent, as huge pages want it. */
-	start = (uintptr_t)region->mapping + GUARD_SIZE + placement->alignment - 1;
+	start = (uintptr_t)mapping->reserved + GUARD_SIZE + placement->alignment - 1;
 	start &= ~(placement->alignment - 1);
 	start += placement->file_start & (placement->alignment - 1);
 	file = mmap((void *)start, placement->file_length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
@@ -86,23 +84,21 @@ static int map_between_guards(int fd, const struct placement *placement, uint64_
 	}
 	/* A guest's secrets do not belong into our core files. */
 	madvise(file, placement->file_length, MADV_DONTDUMP);
-	error = shrink_guard_add(file, placement->file_length, &region->damaged);
+	error = shrink_guard_add(file, placement->file_length, &mapping->damaged);
 	if (error)
 		goto unmap;
-	region->host = guest_bytes_of((char *)file + lead);
-	region->file = file;
+	mapping->host = guest_bytes_of(file);
 	return 0;
 
 unmap:
-	munmap(region->mapping, region->mapping_size);
+	munmap(mapping->reserved, mapping->reserved_size);
 	return error;
 }
 
-int guest_region_map(int fd, uint64_t file_offset, uint64_t guest_address, uint64_t size, uint64_t user_address,
-		     struct guest_region **result)
+int guest_mapping_create(int fd, uint64_t offset, uint64_t size, struct guest_mapping **result)
 {
+	struct guest_mapping *mapping;
 	struct placement placement;
-	struct guest_region *region;
 	struct stat status;
 	uint64_t page = 4096;
 	int error;
@@ -115,10 +111,48 @@ int guest_region_map(int fd, uint64_t file_offset, uint64_t guest_address, uint6
 	error = file_page_size(fd, &page);
 	if (error)
 		return error;
-	error = place(&status, page, file_offset, guest_address, size, user_address, &placement);
+	error = place(&status, page, offset, size, &placement);
 	if (error)
 		return error;
 
+	mapping = calloc(1, sizeof(*mapping));
+	if (!mapping)
+		return -ENOMEM;
+	*mapping = (struct guest_mapping){
+		.file_device = status.st_dev,
+		.file_inode = status.st_ino,
+		.file_offset = placement.file_start,
+		.size = placement.file_length,
+		.references = 1,
+	};
+	error = map_between_guards(fd, &placement, mapping);
+	if (error) {
+		free(mapping);
+		return error;
+	}
+	*result = mapping;
+	return 0;
+}
+
+void guest_mapping_put(struct guest_mapping *mapping)
+{
+	if (--mapping->references)
+		return;
+	shrink_guard_remove(mapping->host);
+	munmap(mapping->reserved, mapping->reserved_size);
+	free(mapping);
+}
+
+int guest_region_window(struct guest_mapping *mapping, uint64_t file_offset, uint64_t guest_address, uint64_t size,
+			uint64_t user_address, struct guest_region **result)
+{
+	uint64_t offset = file_offset - mapping->file_offset, end;
+	struct guest_region *region;
+
+	/* Below the mapping, the difference wraps and is larger than any size. */
+	if (!size || !checked_add(guest_address, size, &end) || !checked_add(user_address, size, &end) ||
+	    !range_inside(offset, size, mapping->size))
+		return -EINVAL;
 	region = calloc(1, sizeof(*region));
 	if (!region)
 		return -ENOMEM;
@@ -126,25 +160,33 @@ int guest_region_map(int fd, uint64_t file_offset, uint64_t guest_address, uint6
 		.guest_address = guest_address,
 		.size = size,
 		.user_address = user_address,
+		.host = mapping->host + offset,
 		.file_offset = file_offset,
-		.file_device = status.st_dev,
-		.file_inode = status.st_ino,
+		.mapping = mapping,
 		.references = 1,
 	};
-	error = map_between_guards(fd, &placement, file_offset - placement.file_start, region);
-	if (error) {
-		free(region);
-		return error;
-	}
+	mapping->references++;
 	*result = region;
 	return 0;
+}
+
+int guest_region_map(int fd, uint64_t file_offset, uint64_t guest_address, uint64_t size, uint64_t user_address,
+		     struct guest_region **result)
+{
+	struct guest_mapping *mapping;
+	int error = guest_mapping_create(fd, file_offset, size, &mapping);
+
+	if (error)
+		return error;
+	error = guest_region_window(mapping, file_offset, guest_address, size, user_address, result);
+	guest_mapping_put(mapping); /* the region has its own reference */
+	return error;
 }
 
 void guest_region_put(struct guest_region *region)
 {
 	if (--region->references)
 		return;
-	shrink_guard_remove(region->file);
-	munmap(region->mapping, region->mapping_size);
+	guest_mapping_put(region->mapping);
 	free(region);
 }

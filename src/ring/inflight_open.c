@@ -366,5 +366,5 @@ void virtqueue_inflight_close(struct virtqueue_inflight *inflight)
 
 bool virtqueue_inflight_damaged(const struct virtqueue_inflight *inflight)
 {
-	return atomic_load_explicit(&inflight->mapping->damaged, memory_order_relaxed);
+	return guest_region_damaged(inflight->mapping);
 }

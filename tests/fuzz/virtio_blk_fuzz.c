@@ -272,7 +272,7 @@ static void stop_queue(struct virtio_queue *queue, struct fuzz_input *input)
 		complete_held(input);
 		fuzz_engine_settle(&engine);
 	}
-	fuzz_require(stopped && !queue->in_flight && !queue->model);
+	fuzz_require(stopped && !queue->life.in_flight && !queue->model);
 }
 
 static bool start_queue(struct virtio_queue *queue, struct guest_queue *driver)
@@ -331,7 +331,7 @@ static bool step(struct virtio_device *device, struct guest_queue *driver, struc
 		stop_queue(queue, input);
 		return start_queue(queue, driver);
 	}
-	fuzz_require(queue->in_flight <= queue->ring.config.size);
+	fuzz_require(queue->life.in_flight <= queue->ring.config.size);
 	return true;
 }
 

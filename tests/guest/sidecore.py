@@ -12,6 +12,7 @@ The daemon itself is the protocol tests' Server; configuration() comes from ther
 
 import contextlib
 import functools
+import json
 import os
 import pathlib
 import re
@@ -114,6 +115,11 @@ class Daemon(server.Server):
         """A vhost-user-blk-pci disk."""
         device = f"vhost-user-blk-pci,id={name},chardev={name}-socket,num-queues={queues}"
         return [*self.chardev(name, qemu=qemu, **chardev), "-device", ",".join(filter(None, [device, options]))]
+
+    def emulated(self, name, options=None):
+        """An emulated card or disk over vfio-user, for NEWER_QEMU. @options: further properties, as a dictionary."""
+        device = {"driver": "vfio-user-pci", "id": name, "socket": {"path": str(self.path(name + ".sock")), "type": "unix"}}
+        return ["-device", json.dumps(device | (options or {}))]
 
     # --- Looking at it ---
 

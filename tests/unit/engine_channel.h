@@ -189,7 +189,7 @@ static inline void channel_kick(struct channel *channel)
 static inline void channel_offer(struct channel *channel, unsigned count)
 {
 	atomic_fetch_add(&channel->available, count);
-	if (atomic_load(&channel->wants_kick))
+	if (!channel->poller.silent && atomic_load(&channel->wants_kick))
 		channel_kick(channel);
 }
 

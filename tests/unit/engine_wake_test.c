@@ -123,6 +123,166 @@ static void test_pending_keeps_awake(void **state)
 	stop_engine(engine);
 }
 
+/* --- naps --- */
+
+static void silent_channel_init(struct channel *channel)
+{
+	channel_init(channel);
+	close(channel->poller.wake_fd);
+	channel->poller.wake_fd = -1;
+	channel->poller.silent = true;
+	channel->blind_arm = true; /* only a look can find anything */
+}
+
+/* Work that nobody tells of is found by the next look, which a longer idleness makes rarer, within bounds. */
+static void test_silent_poller_naps(void **state)
+{
+	struct engine *engine = start_engine(1, 0);
+	struct sidecore *sidecore = engine_sidecore(engine, 0);
+	struct sidecore_counters before, after;
+	struct channel channel;
+	uint64_t used, start, elapsed, longest = 0;
+
+	silent_channel_init(&channel);
+	attach(engine, 0, &channel);
+	usleep(50000);
+	assert_int_equal(counter_read(&sidecore->nap_ns), NANOSECONDS_PER_MILLISECOND);
+	sidecore_read_counters(sidecore, &before);
+	used = cpu_time(sidecore);
+	start = clock_nanoseconds();
+	sleep(1);
+	used = cpu_time(sidecore) - used;
+	elapsed = clock_nanoseconds() - start;
+	sidecore_read_counters(sidecore, &after);
+	print_message("idle with a silent poller: %.2f %% of a core, %lu naps in %lu ms\n",
+		      100.0 * (double)used / (double)elapsed, after.wakes_nap - before.wakes_nap, elapsed / 1000000);
+#ifndef __SANITIZE_THREAD__
+	assert_true(used < elapsed / 20); /* with room for a busy machine */
+#endif
+	/* Each nap ran its length; and it did nap. */
+	assert_in_range(after.wakes_nap - before.wakes_nap, 100, elapsed / NANOSECONDS_PER_MILLISECOND + 1);
+	assert_int_equal(after.rounds, before.rounds);
+	assert_int_equal(after.wakes_timer, before.wakes_timer);
+	assert_true(after.empty_cycles > before.empty_cycles);
+	assert_true(after.sleep_ns - before.sleep_ns > elapsed / 2);
+
+	for (unsigned i = 1; i <= 50; i++) {
+		usleep(3000);
+		start = clock_nanoseconds();
+		channel_offer(&channel, 1);
+		wait_until_consumed(&channel, i);
+		longest = max(longest, clock_nanoseconds() - start);
+	}
+	print_message("longest wait for a look: %lu us\n", longest / 1000);
+	assert_int_equal(channel.kicks, 0);
+
+	/* Without it, sleep is sleep. */
+	detach_and_wait(engine, &channel.poller);
+	usleep(20000);
+	sidecore_read_counters(sidecore, &before);
+	usleep(50000);
+	sidecore_read_counters(sidecore, &after);
+	assert_int_equal(after.wakes_nap, before.wakes_nap);
+	assert_int_equal(after.sleeps, before.sleeps);
+	stop_engine(engine);
+}
+
+/* Work brings naps back to their start; who kicks in vain beside a silent poller changes nothing. */
+static void test_naps_begin_anew(void **state)
+{
+	struct engine *engine = start_engine(1, NANOSECONDS_PER_MICROSECOND);
+	struct sidecore *sidecore = engine_sidecore(engine, 0);
+	struct sidecore_counters before, after;
+	struct channel silent, kicked;
+	unsigned offered = 0;
+
+	silent_channel_init(&silent);
+	channel_init(&kicked);
+	attach(engine, 0, &silent);
+	attach(engine, 0, &kicked);
+	usleep(50000);
+	sidecore_read_counters(sidecore, &before);
+	/* At least 5 naps are shorter than NAP_MAX_NS: 20, 40, 80, 160, 320, 640 us. */
+	for (unsigned i = 0; i < 20; i++) {
+		channel_offer(&silent, 1);
+		wait_until_consumed(&silent, ++offered);
+		usleep(5000);
+	}
+	sidecore_read_counters(sidecore, &after);
+	print_message("20 units of work, 5 ms apart: %lu naps\n", after.wakes_nap - before.wakes_nap);
+	assert_true(after.wakes_nap - before.wakes_nap >= 20 * 5);
+	assert_int_equal(after.wakes_kick, before.wakes_kick);
+
+	usleep(50000);
+	sidecore_read_counters(sidecore, &before);
+	for (unsigned i = 0; i < 100; i++) {
+		channel_kick(&kicked);
+		usleep(300);
+	}
+	assert_int_equal(counter_read(&sidecore->nap_ns), NANOSECONDS_PER_MILLISECOND);
+	channel_offer(&kicked, 1);
+	wait_until_consumed(&kicked, 1);
+	sidecore_read_counters(sidecore, &after);
+	assert_true(after.wakes_kick > before.wakes_kick);
+
+	detach_and_wait(engine, &silent.poller);
+	detach_and_wait(engine, &kicked.poller);
+	channel_fini(&kicked);
+	stop_engine(engine);
+}
+
+struct nap_timer {
+	struct engine_timer timer;
+	struct sidecore_message message;
+	atomic_bool expired;
+	uint64_t late;
+};
+
+static void nap_timer_expire(struct sidecore *sidecore, struct engine_timer *timer)
+{
+	struct nap_timer *nap_timer = container_of(timer, struct nap_timer, timer);
+
+	nap_timer->late = clock_nanoseconds() - timer->deadline;
+	atomic_store(&nap_timer->expired, true);
+}
+
+static void nap_timer_set(struct sidecore *sidecore, struct sidecore_message *message)
+{
+	struct nap_timer *nap_timer = container_of(message, struct nap_timer, message);
+
+	sidecore_timer_set(sidecore, &nap_timer->timer, clock_nanoseconds() + 300 * NANOSECONDS_PER_MICROSECOND);
+}
+
+/* Messages and deadlines cut a nap short. */
+static void test_timers_between_naps(void **state)
+{
+	struct engine *engine = start_engine(1, NANOSECONDS_PER_MICROSECOND);
+	struct sidecore *sidecore = engine_sidecore(engine, 0);
+	struct sidecore_counters before, after;
+	uint64_t earliest = UINT64_MAX;
+	struct channel channel;
+
+	silent_channel_init(&channel);
+	attach(engine, 0, &channel);
+	usleep(50000);
+	sidecore_read_counters(sidecore, &before);
+	for (unsigned i = 0; i < 20; i++) {
+		struct nap_timer timer = { .timer.expire = nap_timer_expire, .message.run = nap_timer_set };
+
+		sidecore_post(sidecore, &timer.message);
+		for (unsigned wait = 0; wait < 60000 && !atomic_load(&timer.expired); wait++)
+			usleep(1000);
+		assert_true(atomic_load(&timer.expired));
+		earliest = min(earliest, timer.late);
+	}
+	sidecore_read_counters(sidecore, &after);
+	print_message("a timer of 300 us beside naps of 1 ms: at best %lu us late\n", earliest / 1000);
+	assert_true(earliest < 300 * NANOSECONDS_PER_MICROSECOND);
+	assert_in_range(after.wakes_timer - before.wakes_timer, 1, 20);
+	detach_and_wait(engine, &channel.poller);
+	stop_engine(engine);
+}
+
 /* --- stress --- */
 
 /* A random pause: often none, often about as long as it takes to go to sleep, at times much longer. */
@@ -468,7 +628,8 @@ int main(void)
 		cmocka_unit_test(test_no_lost_wake_blind_arm), cmocka_unit_test(test_no_lost_message),
 		cmocka_unit_test(test_many_posters),	       cmocka_unit_test(test_move_under_load),
 		cmocka_unit_test(test_cost_of_idle_round),     cmocka_unit_test(test_latency_of_wake),
-		cmocka_unit_test(test_adaptive_spin),
+		cmocka_unit_test(test_adaptive_spin),	       cmocka_unit_test(test_silent_poller_naps),
+		cmocka_unit_test(test_naps_begin_anew),	       cmocka_unit_test(test_timers_between_naps),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -207,9 +207,51 @@ static void test_many_guards(void **state)
 		uint8_t byte = 1;
 
 		guest_write(memory->regions[i]->host, &byte, 1);
-		assert_true(memory->regions[i]->damaged);
+		assert_true(guest_region_damaged(memory->regions[i]));
 	}
 	guest_memory_free(memory);
+	close(fd);
+}
+
+/* Regions that share one mapping: the same bytes, one damage, and the mapping lives as long as the last of them. */
+static void test_windows(void **state)
+{
+	static const struct {
+		uint64_t offset, address, size;
+		int error;
+	} cases[] = {
+		/* 0 */ { MIB, 0, MIB, 0 },		    /* the mapping's first */
+		/* 1 */ { 2 * MIB + 4096, MIB, 4096, 0 },
+		/* 2 */ { 0, MIB, MIB, -EINVAL },	    /* in the file, but before the mapping */
+		/* 3 */ { 3 * MIB, MIB, MIB + 1, -EINVAL }, /* past its end */
+		/* 4 */ { 4 * MIB, MIB, 1, -EINVAL },
+		/* 5 */ { MIB, MIB, 0, -EINVAL },
+		/* 6 */ { MIB, UINT64_MAX, 2, -EINVAL },
+		/* 7 */ { 2 * MIB, MIB, UINT64_MAX, -EINVAL },
+	};
+	struct guest_region *regions[array_size(cases)] = { NULL };
+	struct guest_mapping *mapping;
+	int fd = make_file(4 * MIB);
+	uint32_t value = 0x12345678, back = 0;
+
+	assert_int_equal(guest_mapping_create(fd, MIB, 3 * MIB, &mapping), 0);
+	for (size_t i = 0; i < array_size(cases); i++) {
+		if (guest_region_window(mapping, cases[i].offset, cases[i].address, cases[i].size, 0, &regions[i]) !=
+		    cases[i].error)
+			fail_msg("case %zu", i);
+	}
+	assert_int_equal(mapping->references, 3);
+	guest_write(regions[1]->host, &value, sizeof(value));
+	assert_int_equal(pread(fd, &back, sizeof(back), 2 * MIB + 4096), sizeof(back));
+	assert_int_equal(back, value);
+	assert_ptr_equal(regions[1]->host, regions[0]->host + MIB + 4096);
+	guest_mapping_put(mapping);
+	guest_region_put(regions[0]);
+
+	assert_int_equal(ftruncate(fd, 0), 0);
+	guest_write(regions[1]->host, &value, sizeof(value));
+	assert_true(guest_region_damaged(regions[1]));
+	guest_region_put(regions[1]);
 	close(fd);
 }
 
@@ -247,7 +289,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_impossible_regions), cmocka_unit_test(test_translation),
 		cmocka_unit_test(test_overlap_and_removal), cmocka_unit_test(test_guards_and_shrinking),
-		cmocka_unit_test(test_many_guards),	    cmocka_unit_test(test_dirty_log),
+		cmocka_unit_test(test_many_guards),	    cmocka_unit_test(test_windows),
+		cmocka_unit_test(test_dirty_log),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

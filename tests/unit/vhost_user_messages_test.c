@@ -573,7 +573,7 @@ static void test_old_front_end(void **state)
 	front_end_call(&fixture.front_end, VHOST_USER_SET_VRING_CALL, &no_fd, 8, NULL, 0);
 	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_SET_VRING_KICK, &no_fd, 8, NULL, 0), SILENT);
 	assert_true(runs(0));
-	assert_int_equal(queue_of(0)->poller.wake_fd, -1);
+	assert_int_equal(queue_of(0)->life.poller.wake_fd, -1);
 	assert_int_equal(queue_of(0)->ring.config.avail_base, 5);
 	assert_int_equal(queue_of(0)->ring.config.used_base, 5);
 	assert_int_equal(front_end_state(&fixture.front_end, VHOST_USER_GET_VRING_BASE, 0, 0), REPLIED);
@@ -667,24 +667,24 @@ static void test_slow_drain(void **state)
 {
 	begin(VIRTIO_ID_BLOCK);
 	reach(RUNNING);
-	queue_of(0)->in_flight = 1;
+	queue_of(0)->life.in_flight = 1;
 	assert_int_equal(front_end_state(&fixture.front_end, VHOST_USER_GET_VRING_BASE, 0, 0), SILENT);
 	assert_int_equal(front_end_call(&fixture.front_end, VHOST_USER_GET_STATUS, NULL, 0, NULL, 0), SILENT);
 	assert_int_equal(fixture.connection.state, CONNECTION_QUIESCING);
-	queue_of(0)->in_flight = 0;
-	virtio_queue_drained(queue_of(0));
+	queue_of(0)->life.in_flight = 0;
+	device_queue_drained(&queue_of(0)->life);
 	assert_int_equal(front_end_receive(&fixture.front_end, VHOST_USER_GET_VRING_BASE), REPLIED);
 	assert_int_equal(front_end_receive(&fixture.front_end, VHOST_USER_GET_STATUS), REPLIED);
 
 	front_end_start_queue(&fixture.front_end, 1, NULL, NULL);
-	queue_of(1)->in_flight = 1;
+	queue_of(1)->life.in_flight = 1;
 	assert_int_equal(front_end_state(&fixture.front_end, VHOST_USER_GET_VRING_BASE, 1, 0), SILENT);
 	vhost_user_connection_close(&fixture.connection, "test");
 	front_end_pump(&fixture.front_end);
 	assert_int_equal(fixture.closed, 0); /* not before the drain */
 	assert_non_null(fixture.connection.memory);
-	queue_of(1)->in_flight = 0;
-	virtio_queue_drained(queue_of(1));
+	queue_of(1)->life.in_flight = 0;
+	device_queue_drained(&queue_of(1)->life);
 	finish();
 }
 
@@ -769,7 +769,7 @@ static void test_full_eventfds(void **state)
 
 	assert_int_equal(front_end_file(&fixture.front_end, VHOST_USER_SET_VRING_CALL, 0, swapped), ACCEPTED);
 	virtqueue_break(&queue_of(0)->ring, VIRTQUEUE_BAD_HEAD);
-	queue_of(0)->poller.ops->poll(&queue_of(0)->poller, &turn);
+	queue_of(0)->life.poller.ops->poll(&queue_of(0)->life.poller, &turn);
 	front_end_pump(&fixture.front_end);
 	assert_int_equal(read(error_fd, &value, 8), 8);
 	assert_int_equal(value, UINT64_MAX);
@@ -832,7 +832,7 @@ static void test_broken_queue(void **state)
 	reach(RUNNING);
 	assert_int_equal(front_end_file(&fixture.front_end, VHOST_USER_SET_VRING_ERR, 0, error_fd), ACCEPTED);
 	virtqueue_break(&queue_of(0)->ring, VIRTQUEUE_BAD_HEAD);
-	queue_of(0)->poller.ops->poll(&queue_of(0)->poller, &turn);
+	queue_of(0)->life.poller.ops->poll(&queue_of(0)->life.poller, &turn);
 	front_end_pump(&fixture.front_end);
 	assert_int_equal(read(error_fd, &value, 8), 8);
 	assert_int_equal(front_end_memory(&fixture.front_end), ACCEPTED); /* an unrelated stop */

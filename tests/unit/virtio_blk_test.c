@@ -73,7 +73,7 @@ static void driver_start(struct driver *driver, const struct setting *setting)
 	assert_int_equal(virtio_blk_create(&options, driver->engine, driver->disk, &driver->device), 0);
 	assert_int_equal(driver->device->ops->features_acked(driver->device, driver->device->features), 0);
 	driver->queue = &driver->device->queues[0];
-	driver->queue->home = engine_sidecore(driver->engine, 0);
+	driver->queue->life.home = engine_sidecore(driver->engine, 0);
 	assert_int_equal(virtqueue_start(&driver->queue->ring, &driver->ring.config), 0);
 	assert_int_equal(driver->device->ops->queue_start(driver->queue), 0);
 	driver->used_wrap = true;
@@ -81,7 +81,7 @@ static void driver_start(struct driver *driver, const struct setting *setting)
 
 static void driver_stop(struct driver *driver)
 {
-	assert_int_equal(driver->queue->in_flight, 0);
+	assert_int_equal(driver->queue->life.in_flight, 0);
 	driver->device->ops->queue_stopped(driver->queue);
 	virtqueue_stop(&driver->queue->ring);
 	virtio_blk_destroy(driver->device, NULL);
@@ -93,7 +93,7 @@ static void driver_stop(struct driver *driver)
 
 static unsigned turn(struct driver *driver, uint32_t requests, uint32_t bytes)
 {
-	struct turn limits = { .sidecore = driver->queue->home, .requests = requests, .bytes = bytes };
+	struct turn limits = { .sidecore = driver->queue->life.home, .requests = requests, .bytes = bytes };
 
 	return driver->device->ops->poll(driver->queue, &limits);
 }

@@ -59,7 +59,7 @@ static unsigned poll_once(struct virtio_queue *queue)
 {
 	static const struct turn turn = { .requests = 32, .bytes = 65536 };
 
-	return queue->poller.ops->poll(&queue->poller, &turn);
+	return queue->life.poller.ops->poll(&queue->life.poller, &turn);
 }
 
 static void test_start_and_stop(void **state)
@@ -72,7 +72,7 @@ static void test_start_and_stop(void **state)
 	assert_int_equal(fake_engine.attached, 1);
 	assert_int_equal(fixture.fake.started, 1);
 	assert_int_equal(fixture.fake.running, 1);
-	assert_int_equal(queue->poller.wake_fd, 42);
+	assert_int_equal(queue->life.poller.wake_fd, 42);
 	assert_int_equal(virtio_queue_start(queue, &fixture.ring.config, 42), -EBUSY);
 
 	virtio_queue_stop(queue, note_stopped, NULL);
@@ -125,14 +125,14 @@ static void test_drain(void **state)
 	struct virtio_queue *queue = queue_of(0);
 
 	assert_int_equal(virtio_queue_start(queue, &fixture.ring.config, -1), 0);
-	queue->in_flight = 2;
+	queue->life.in_flight = 2;
 	virtio_queue_stop(queue, note_stopped, NULL);
 	fake_engine_run();
 	assert_int_equal(fixture.stops, 0);
-	assert_true(queue->draining);
+	assert_true(queue->life.draining);
 	assert_int_equal(fixture.fake.stopped, 0);
-	queue->in_flight = 0;
-	virtio_queue_drained(queue);
+	queue->life.in_flight = 0;
+	device_queue_drained(&queue->life);
 	fake_engine_run();
 	assert_int_equal(fixture.stops, 1);
 	assert_int_equal(fixture.fake.stopped, 1);
@@ -208,18 +208,18 @@ static void test_polling_without_kick(void **state)
 	struct virtio_queue *queue = queue_of(0);
 
 	assert_int_equal(virtio_queue_start(queue, &fixture.ring.config, -1), 0);
-	assert_true(queue->poller.ops->arm(&queue->poller)); /* nobody will wake us: never sleep */
+	assert_true(queue->life.poller.ops->arm(&queue->life.poller)); /* nobody will wake us: never sleep */
 	virtqueue_break(&queue->ring, VIRTQUEUE_BAD_HEAD);
-	assert_false(queue->poller.ops->arm(&queue->poller)); /* nothing will ever come */
+	assert_false(queue->life.poller.ops->arm(&queue->life.poller)); /* nothing will ever come */
 	virtio_queue_stop(queue, note_stopped, NULL);
 	fake_engine_run();
 
 	assert_int_equal(virtio_queue_start(queue, &fixture.ring.config, 42), 0);
-	assert_false(queue->poller.ops->arm(&queue->poller));
+	assert_false(queue->life.poller.ops->arm(&queue->life.poller));
 	ring_fixture_offer(&fixture.ring, 0, &(struct fixture_buffer){ fixture_address(FIXTURE_DATA), 8, false }, 1, 0);
-	assert_true(queue->poller.ops->arm(&queue->poller));
-	queue->poller.counters.wakes = 3;
-	queue->poller.ops->disarm(&queue->poller);
+	assert_true(queue->life.poller.ops->arm(&queue->life.poller));
+	queue->life.poller.counters.wakes = 3;
+	queue->life.poller.ops->disarm(&queue->life.poller);
 	assert_int_equal(queue->ring.counters.kicks, 3);
 	virtio_queue_stop(queue, note_stopped, NULL);
 	fake_engine_run();
@@ -231,7 +231,7 @@ static void test_damaged_memory(void **state)
 
 	assert_int_equal(virtio_queue_start(queue, &fixture.ring.config, -1), 0);
 	poll_once(queue);
-	atomic_store(&fixture.ring.memory->regions[1]->damaged, true);
+	atomic_store(&fixture.ring.memory->regions[1]->mapping->damaged, true);
 	for (unsigned i = 0; i < 64; i++)
 		poll_once(queue);
 	assert_int_equal(queue->ring.broken, VIRTQUEUE_MEMORY_DAMAGED);
@@ -247,7 +247,7 @@ static void test_damage_is_named_as_the_cause(void **state)
 	struct virtio_queue *queue = queue_of(0);
 
 	assert_int_equal(virtio_queue_start(queue, &fixture.ring.config, -1), 0);
-	atomic_store(&fixture.ring.memory->regions[0]->damaged, true);
+	atomic_store(&fixture.ring.memory->regions[0]->mapping->damaged, true);
 	virtqueue_break(&queue->ring, VIRTQUEUE_BAD_AVAIL_INDEX);
 	assert_int_equal(queue->ring.broken, VIRTQUEUE_MEMORY_DAMAGED);
 	virtio_queue_stop(queue, note_stopped, NULL);

@@ -331,7 +331,7 @@ static void bad_chains_break_their_queue(void **state)
 		ring_fixture_offer(&rings[TRANSMIT], 0, buffers, count, 0);
 		assert_int_equal(transmit_turn(), 0);
 		assert_int_equal(device->queues[TRANSMIT].ring.broken, broken_chains[i].reason);
-		assert_false(device->queues[TRANSMIT].poller.pending);
+		assert_false(device->queues[TRANSMIT].life.poller.pending);
 		assert_int_equal(used_count(&rings[TRANSMIT]), 0);
 		/* It stays broken; the other queue and the port are not touched by it. */
 		assert_int_equal(transmit_turn(), 0);
@@ -381,17 +381,17 @@ static void a_full_receiver_leaves_chains_in_the_ring(void **state)
 	}
 	peer.room = 2;
 	assert_int_equal(transmit_turn(), 3);
-	assert_true(device->queues[TRANSMIT].poller.pending);
+	assert_true(device->queues[TRANSMIT].life.poller.pending);
 	assert_int_equal(used_count(&rings[TRANSMIT]), 3);
 	assert_int_equal(drops(&net()->port, PORT_DROP_BAD_OFFLOAD), 1);
 	peer.room = 1;
 	assert_int_equal(transmit_turn(), 1);
 	peer.room = 0;
 	assert_int_equal(transmit_turn(), 0);
-	assert_true(device->queues[TRANSMIT].poller.pending);
+	assert_true(device->queues[TRANSMIT].life.poller.pending);
 	peer.room = 10;
 	assert_int_equal(transmit_turn(), 4);
-	assert_false(device->queues[TRANSMIT].poller.pending);
+	assert_false(device->queues[TRANSMIT].life.poller.pending);
 	assert_int_equal(drops(&net()->port, PORT_DROP_BAD_OFFLOAD), 2);
 	assert_int_equal(used_count(&rings[TRANSMIT]), 8);
 	assert_int_equal(peer.count, 6);
@@ -817,11 +817,11 @@ static void control_waits_for_the_claim(void **state)
 	ring_fixture_offer(&rings[2], 0, buffers, 2, 0);
 	assert_true(port_try_claim(&net()->port));
 	assert_int_equal(device->ops->poll(&device->queues[2], &fixture.turn), 0);
-	assert_true(device->queues[2].poller.pending);
+	assert_true(device->queues[2].life.poller.pending);
 	assert_int_equal(*status, 0xee);
 	port_release(&net()->port);
 	assert_int_equal(device->ops->poll(&device->queues[2], &fixture.turn), 1);
-	assert_false(device->queues[2].poller.pending);
+	assert_false(device->queues[2].life.poller.pending);
 	assert_int_equal(*status, 0);
 	stop(3);
 }

@@ -35,6 +35,7 @@ struct pci_config {
 	uint32_t size; /* PCI_CONFIG_SIZE or PCI_EXPRESS_CONFIG_SIZE */
 	uint8_t space[PCI_EXPRESS_CONFIG_SIZE];
 	uint8_t writable[PCI_EXPRESS_CONFIG_SIZE]; /* mask */
+	bool function_reset;			   /* asked for by the guest, and not taken yet */
 };
 
 /** pci_config_init() - build the space from identity and BARs. pci_config_reset(): every writable bit to its default. */
@@ -44,6 +45,12 @@ void pci_config_reset(struct pci_config *config);
 /** pci_config_read(), pci_config_write() - [@offset, +@length) is inside config->size: checked by the caller. */
 void pci_config_read(const struct pci_config *config, uint32_t offset, void *to, uint32_t length);
 void pci_config_write(struct pci_config *config, uint32_t offset, const void *from, uint32_t length);
+
+/** pci_config_take_function_reset() - has the guest asked for a function level reset since the last call? */
+bool pci_config_take_function_reset(struct pci_config *config);
+
+/** pci_config_set_interrupt_status() - the status register shows the level of the pin. */
+void pci_config_set_interrupt_status(struct pci_config *config, bool asserted);
 
 /** What the command register allows now. */
 bool pci_config_bus_master(const struct pci_config *config);

@@ -139,8 +139,21 @@ struct pci_device {
  */
 int pci_device_init(struct pci_device *device);
 
-/** pci_device_release() - frees what pci_device_init() made. The device is paused and has no transport; its completions have run. */
+/** pci_device_release() - frees what pci_device_init() made. The device is paused and has no transport; its completions have
+ * run. */
 void pci_device_release(struct pci_device *device);
+
+/**
+ * pci_device_config_read(), pci_device_config_write() - configuration space as the guest sees it: with the level of the pin,
+ * and with what a write changes (the pin disabled, ops->command_changed()). [@offset, +@length) is inside config.size.
+ *
+ * Return: of the write: the guest has asked for a function level reset, which is the transport's operation (reset(), then
+ * pci_device_config_reset()).
+ */
+void pci_device_config_read(struct pci_device *device, uint32_t offset, void *to, uint32_t length);
+bool pci_device_config_write(struct pci_device *device, uint32_t offset, const void *from, uint32_t length);
+/** pci_device_config_reset() - the part of a reset that is not the model's: configuration space, pin and fault. */
+void pci_device_config_reset(struct pci_device *device);
 
 /**
  * struct pci_access - one guest access to a BAR on its way through the model: in pieces, and a piece may be deferred.

@@ -11,11 +11,12 @@
  *
  * Masks of MSI-X vectors are the VMM's affair: it holds back a masked vector, and we never learn of it.
  *
- * The pin is a level. Its state is one word, {asserted, masked}, changed by compare-and-swap: raising an unmasked pin
- * masks it and signals, once; unmasking one that is still raised signals again. The VMM unmasks by message, or by an
- * eventfd of its own that the control thread watches.
+ * The pin is a level. Its state is one word, {asserted, masked, disabled}, changed by compare-and-swap: raising an unmasked
+ * pin masks it and signals, once; unmasking one that is still raised signals again. The VMM unmasks by message, or by an
+ * eventfd of its own that the control thread watches. The guest disables it by its command register (pci_device_config_write()).
  *
- * Which of the three is in use: whichever the VMM has enabled last; disabled vectors count as none.
+ * Which of the three is in use: whichever the VMM has enabled last; when that is disabled, another one that still has files,
+ * else none. A pin that gets a file is unmasked by that.
  */
 #ifndef DEVICE_PCI_PCI_INTERRUPT_H
 #define DEVICE_PCI_PCI_INTERRUPT_H
@@ -41,18 +42,20 @@ struct pci_interrupts {
 	int *fds[PCI_INTERRUPT_KINDS];	      /* constant numbers; see above */
 	bool *given[PCI_INTERRUPT_KINDS];     /* control thread: the VMM has given a file */
 	int nobody;			      /* what stands in for files that were not given */
+	struct notifier *notifier;	      /* the control thread's; set before files are given (pci_device_init()) */
 	atomic_uchar kind;		      /* enum pci_interrupt_kind in use */
 	atomic_uint pin;		      /* see pci_interrupt.c */
 	_Atomic uint64_t signals;	      /* eventfds signalled, for status */
 };
 
-/** pci_interrupts_init() - Return: 0; -ENOMEM; errno of eventfd(), dup(). */
+/** pci_interrupts_init() - Return: 0; -ENOMEM; errno of eventfd(), fcntl(); nothing is left behind then. */
 int pci_interrupts_init(struct pci_interrupts *interrupts, const uint16_t counts[PCI_INTERRUPT_KINDS]);
 void pci_interrupts_release(struct pci_interrupts *interrupts);
 
 /**
  * pci_interrupts_set() - control thread: the VMM gives @fd for a vector, or takes it away (-1). @fd stays the caller's, and is
- * an eventfd (file_is_eventfd()). Return: 0 or errno of dup3().
+ * an eventfd (file_is_eventfd()); @vector is one that there is: both checked by the caller. -1 while no kind is in use
+ * enables the kind, too. Return: 0 or errno of dup3().
  */
 int pci_interrupts_set(struct pci_interrupts *interrupts, enum pci_interrupt_kind kind, unsigned vector, int fd);
 
@@ -76,5 +79,9 @@ void pci_interrupt_pin(struct pci_interrupts *interrupts, bool asserted, struct 
 /** pci_interrupt_pin_mask(), _unmask() - control thread, for the VMM. */
 void pci_interrupt_pin_mask(struct pci_interrupts *interrupts);
 void pci_interrupt_pin_unmask(struct pci_interrupts *interrupts, struct notifier *notifier);
+
+/** pci_interrupt_pin_disable() - control thread: the guest's command register says so. */
+void pci_interrupt_pin_disable(struct pci_interrupts *interrupts, bool disabled, struct notifier *notifier);
+bool pci_interrupt_pin_asserted(const struct pci_interrupts *interrupts);
 
 #endif

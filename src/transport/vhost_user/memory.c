@@ -81,8 +81,8 @@ static struct guest_region *find_same(const struct guest_memory *memory, const s
 
 		if (region->guest_address == wanted->guest_address && region->size == wanted->size &&
 		    region->user_address == wanted->user_address && region->file_offset == wanted->mmap_offset &&
-		    region->file_device == status.st_dev && region->file_inode == status.st_ino &&
-		    !atomic_load_explicit(&region->damaged, memory_order_relaxed))
+		    region->mapping->file_device == status.st_dev && region->mapping->file_inode == status.st_ino &&
+		    !guest_region_damaged(region))
 			return region;
 	}
 	return NULL;
