@@ -24,6 +24,8 @@
 
 #define INTEL_EEPROM_WORDS 1024U
 
+#define INTEL_VECTOR_BAR 0x4000U /* MSI-X table and pending bits */
+
 struct intel_nic;
 
 /** enum intel_generation - what descriptors and interrupts look like. */
@@ -82,8 +84,6 @@ struct intel_variant {
 };
 
 extern const struct intel_variant intel_82540, intel_82574, intel_82576;
-extern const struct intel_register intel_common_registers[];
-extern const uint16_t intel_common_register_count;
 
 /** struct intel_context - offload parameters as the last context descriptor said; all forms come to this one. */
 struct intel_context {
@@ -118,6 +118,7 @@ struct intel_ring {
 	const struct guest_region *hint;
 	uint32_t registers; /* base offset */
 	uint32_t base_low, base_high, length;
+	uint32_t size; /* bytes of a descriptor */
 	uint32_t count, head;
 	bool known;
 
@@ -133,7 +134,7 @@ struct intel_ring {
 	uint32_t buffer_sizes[4];
 	uint32_t written_count;
 	bool used;	       /* since the last flush */
-};
+} __attribute__((aligned(CACHE_LINE)));
 
 enum intel_receive_form {
 	INTEL_RECEIVE_LEGACY,
@@ -241,10 +242,10 @@ struct intel_nic {
 	const struct intel_variant *variant;
 	struct network *network;
 	uint8_t mac[6];
-	bool posted;
 	int sidecore;
 	uint32_t *registers;
 	uint8_t *pages;
+	uint32_t *vectors; /* memory of the MSI-X BAR; NULL: there is none */
 	uint32_t io_address;
 
 	/* control thread's */
@@ -321,7 +322,7 @@ static inline bool intel_faulted(const struct intel_nic *nic)
 	return atomic_load_explicit(&nic->device.fault, memory_order_relaxed) != NULL;
 }
 
-/** intel_page_is_mapped() - is the register at @offset on a page of @variant's windows (offered or not)? */
+/** intel_in_window() - is the register at @offset on a page that can be offered for mapping, or one of rings? */
 bool intel_in_window(const struct intel_variant *variant, uint32_t offset);
 
 static inline void intel_count(struct intel_traffic *traffic, const uint8_t *destination, uint32_t length)
@@ -393,8 +394,8 @@ uint32_t intel_ring_registers(const struct intel_nic *nic, bool receive, unsigne
  */
 bool intel_ring_ready(struct intel_nic *nic, struct intel_ring *ring, unsigned size);
 
-/** intel_rings_forget() - at rest: nothing of guest memory is remembered. @reset: nor where rings were. */
-void intel_rings_forget(struct intel_nic *nic, bool reset);
+/** intel_rings_forget() - at rest: nothing of guest memory is remembered. @reset_...: nor where these rings were. */
+void intel_rings_forget(struct intel_nic *nic, bool reset_transmit, bool reset_receive);
 
 /* intel_transmit.c */
 extern const struct poller_ops intel_lane_ops;

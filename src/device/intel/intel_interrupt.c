@@ -173,11 +173,8 @@ static void update_line(struct intel_nic *nic, const struct intel_when *when, ui
 
 	do {
 		due = causes_of(word) & mask_of(word) & ~ICR_INT_ASSERTED;
-		if (due == !!(word & ICR_INT_ASSERTED)) {
-			if (kind == PCI_INTERRUPT_PIN)
-				set_pin(nic, when);
+		if (due == !!(word & ICR_INT_ASSERTED))
 			return;
-		}
 		delay = due ? must_wait(nic, when, WAY_LINE, 0, spacing) : 0;
 		if (delay) {
 			atomic_store(&interrupts->line_deferred, true);
@@ -196,6 +193,15 @@ static void update_line(struct intel_nic *nic, const struct intel_when *when, ui
 	} else if (due) {
 		signal_message(nic, when, 0);
 	}
+}
+
+/* The control thread has taken INT_ASSERTED away: the pin follows, and what is left is asserted again. */
+static void line_answered(struct intel_nic *nic, const struct intel_when *when)
+{
+	if (pci_interrupts_kind(&nic->device.interrupts) == PCI_INTERRUPT_PIN)
+		set_pin(nic, when);
+	if (way_out(nic) == WAY_LINE)
+		update_line(nic, when, 0);
 }
 
 /* ---- vectors ---- */
@@ -495,8 +501,7 @@ uint32_t intel_icr_read(struct intel_nic *nic, uint32_t offset)
 		if (always || !mask_of(word) || causes & ICR_INT_ASSERTED)
 			causes = 0;
 	} while (!atomic_compare_exchange_weak(&nic->interrupts.legacy, &word, word_of(causes, mask)));
-	if (way_out(nic) == WAY_LINE)
-		update_line(nic, &when, 0);
+	line_answered(nic, &when);
 	return causes_of(word);
 }
 
@@ -506,8 +511,7 @@ enum pci_result intel_icr_write(struct intel_nic *nic, uint32_t offset, uint32_t
 
 	/* What is left is asserted anew: a message for it has gone, and was answered with this write. */
 	atomic_fetch_and(&nic->interrupts.legacy, ~word_of(value | ICR_INT_ASSERTED, 0));
-	if (way_out(nic) == WAY_LINE)
-		update_line(nic, &when, 0);
+	line_answered(nic, &when);
 	return PCI_DONE;
 }
 
