@@ -226,23 +226,53 @@ def our_server(machine, name, networks, interfaces, disks):
     sockets = fresh_paths(machine, [entry["socket"] for entry in interfaces + disks])
     for entry, path in zip(interfaces + disks, sockets):
         entry["socket"] = path
-    config = {"control": fresh_paths(machine, ["ctl.sock"])[0], "sidecores": [{"cpu": machine.server_cpu}],
+    control = fresh_paths(machine, ["ctl.sock"])[0]
+    config = {"control": control, "sidecores": [{"cpu": machine.server_cpu}],
               "networks": networks, "interfaces": interfaces, "disks": disks}
     path = os.path.join(machine.work, "serve.yaml")
     with open(path, "w") as file:
         json.dump({key: value for key, value in config.items() if value}, file, indent=1)
-    return start_server(machine, f"sidecore-{name}", [machine.binary, "serve", path], sockets)
+    server = start_server(machine, f"sidecore-{name}", [machine.binary, "serve", path], sockets)
+    server.control = control
+    return server
 
 
-def our_net_server(machine, mode, size):
+def status(machine, server):
+    """What the daemon tells of itself."""
+    done = subprocess.run([machine.binary, "status", "--json", "--control", server.control], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, timeout=20)
+    if done.returncode:
+        raise Failure(done.stderr.strip()[:200] or f"sidecore status ended with status {done.returncode}")
+    return json.loads(done.stdout)
+
+
+def sidecore_seconds(server):
+    """CPU seconds that the server's sidecores have used, to the nanosecond."""
+    total = 0
+    for task in os.listdir(f"/proc/{server.pid}/task"):
+        folder = f"/proc/{server.pid}/task/{task}"
+        with open(f"{folder}/comm") as comm, open(f"{folder}/schedstat") as schedstat:
+            if comm.read().startswith("sidecore/"):
+                total += int(schedstat.read().split()[0])
+    return total / 1e9
+
+
+def our_interface(name, mac, model="virtio", posted=False):
+    """An entry of the configuration. @posted: doorbells are not offered for mapping."""
+    interface = {"name": name, "network": "lan", "socket": f"{name}.sock", "mac": mac}
+    if model == "virtio":
+        return {**interface, "queue_pairs": 1}
+    return {**interface, "model": model, **({"doorbells": "posted"} if posted else {})}
+
+
+def our_net_server(machine, mode, size, models=("virtio", "virtio"), posted=False):
     uplink = {"tx": {"type": "null"}, "rx": {"type": "source", "size": size}, "forward": {"type": "none"}}[mode]
     macs = [MAC_A, MAC_B] if mode == "forward" else [MAC_A]
-    interfaces = [{"name": name, "network": "lan", "socket": f"{name}.sock", "mac": mac, "queue_pairs": 1}
-                  for name, mac in zip("ab", macs)]
+    interfaces = [our_interface(name, mac, model, posted) for name, mac, model in zip("ab", macs, models)]
     return our_server(machine, f"net-{mode}", [{"name": "lan", "uplink": uplink}], interfaces, [])
 
 
-def our_block_server(machine, backend):
+def our_block_server(machine, backend, model="virtio", posted=False):
     """@backend: null, ram; cached, direct: the machine's image through the page cache, or not."""
     if backend in ("cached", "direct"):
         image = machine.disk_image()
@@ -252,6 +282,10 @@ def our_block_server(machine, backend):
     else:
         disk = {"type": backend, "size": str(DISK_SIZE)}
     disk = {"name": "d0", "socket": "d0.sock", "backend": disk}
+    if model != "virtio":
+        disk["model"] = model
+    if posted:
+        disk["doorbells"] = "posted"
     return our_server(machine, f"block-{backend}", [], [], [disk])
 
 
@@ -307,11 +341,11 @@ def run_bench(machine, arguments):
     return result
 
 
-def light_net(machine, server, mode, size, packed, seconds, gso=False):
+def light_net(machine, server, mode, size, packed, seconds, gso=False, models=("virtio", "virtio"), more=()):
     arguments = ["net", "--mode", mode, "--size", str(size), "--seconds", str(seconds), "--pages", machine.pages,
-                 "--server-pid", str(server.pid), "--server-cpu", str(machine.server_cpu)]
-    for path in server.sockets:
-        arguments += ["--socket", path]
+                 "--server-pid", str(server.pid), "--server-cpu", str(machine.server_cpu), *more]
+    for path, model in zip(server.sockets, models):
+        arguments += ["--socket", path, "--device", model]
     if packed:
         arguments += ["--packed", "--in-order"]
     if gso:
@@ -324,15 +358,17 @@ def light_net(machine, server, mode, size, packed, seconds, gso=False):
     return result
 
 
-def fill_disk(machine, server):
+def fill_disk(machine, server, model="virtio"):
     """Random writes, each block many times over: memory that was never written is one page of zeroes, always in cache."""
-    run_bench(machine, ["block", "--socket", server.sockets[0], "--depth", "128", "--read-percent", "0", "--seconds", "1"])
+    run_bench(machine, ["block", "--socket", server.sockets[0], "--device", model, "--depth", "128", "--read-percent", "0",
+                        "--seconds", "1"])
     server.fail_if_gone()
 
 
-def light_block(machine, server, depth, seconds, packed=False, pages=None, write=False):
-    arguments = ["block", "--socket", server.sockets[0], "--depth", str(depth), "--seconds", str(seconds), "--pages",
-                 pages or machine.pages, "--server-pid", str(server.pid), "--server-cpu", str(machine.server_cpu)]
+def light_block(machine, server, depth, seconds, packed=False, pages=None, write=False, model="virtio", more=()):
+    arguments = ["block", "--socket", server.sockets[0], "--device", model, "--depth", str(depth), "--seconds",
+                 str(seconds), "--pages", pages or machine.pages, "--server-pid", str(server.pid), "--server-cpu",
+                 str(machine.server_cpu), *more]
     if packed:
         arguments += ["--packed"]
     if write:

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Side by side with peers: each case runs ours and the peer alternately, and reports the median of the pairs.
 
+Emulated devices run beside our own virtio; what they cost in messages for each frame, request and interrupt is counted, and
+is a second table (build/bench/messages.jsonl).
+
 Servers run on one core, clients on another; each measurement starts its server afresh. Results go to
 build/bench/results.jsonl, one JSON object a line (bench, ours, peer, peer_value, ratio, unit and more), and to a table.
 What could not be measured is named with its reason, in the table and in build/bench/skipped.jsonl.
@@ -15,6 +18,7 @@ import statistics
 import sys
 import tempfile
 
+import emulated
 import processes
 from processes import Failure
 
@@ -129,7 +133,7 @@ def all_cases():
     cases += [pages_case(backend, 128) for backend in ("null", "ram")]
     cases += [file_case(cached, write, depth)
               for write in (False, True) for cached in (False, True) for depth in (1, 32, 128)]
-    return cases
+    return cases + emulated.cases(Case, LIGHT, DIRECTIONS)
 
 
 class Outcome:
@@ -260,6 +264,31 @@ def run_all(cases, machine, options, folder):
     return missing
 
 
+def run_counts(counts, machine, options, folder):
+    """Return: how many could not be made."""
+    missing = 0
+    row = "{:44} {:>14} {:>16} {:>18} {}"
+    if counts:
+        print("\n" + row.format("messages in steady state", "per operation", "interrupts each", "messages/interrupt", ""))
+    with open(os.path.join(folder, "messages.jsonl"), "w") as results:
+        for count in counts:
+            show_progress(count.bench)
+            try:
+                record = count.record(count.run(machine, options.seconds))
+            except Failure as failure:
+                missing += 1
+                show_progress("")
+                print(row.format(count.bench, "-", "-", "-", f"MISSING: {failure}"), flush=True)
+                continue
+            show_progress("")
+            ratio = record["messages_per_interrupt"]
+            print(row.format(count.bench, f"{record['ours']:.4f}", f"{record['interrupts']:.4f}",
+                             "-" if ratio is None else f"{ratio:.2f}",
+                             f"per {count.unit}, of {record['operations']}"), flush=True)
+            print(json.dumps(record), file=results, flush=True)
+    return missing
+
+
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default=os.path.join(ROOT, "build/release/sidecore"), help="sidecore to measure")
@@ -290,10 +319,11 @@ def choose_cpus(options):
 def main():
     options = parse_arguments()
     cases = [case for case in all_cases() if not options.only or re.search(options.only, case.name)]
+    counts = [count for count in emulated.counts() if not options.only or re.search(options.only, f"messages {count.bench}")]
     if options.list:
-        print("\n".join(case.name for case in cases))
+        print("\n".join([case.name for case in cases] + [f"messages {count.bench}" for count in counts]))
         return 0
-    if not cases:
+    if not cases and not counts:
         sys.exit(f"no case matches '{options.only}'; --list shows them")
     if not os.access(options.binary, os.X_OK):
         sys.exit(f"no binary at {options.binary}: build it first")
@@ -310,6 +340,8 @@ def main():
                                     not options.small_pages and not huge.reason)
         try:
             missing = run_all(cases, machine, options, folder)
+            if not options.peer_only:
+                missing += run_counts(counts, machine, options, folder)
         finally:
             machine.remove_image()
 

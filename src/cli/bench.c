@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * sidecore bench: loads a vhost-user server from one polling thread and prints one line, or one JSON object.
+ * sidecore bench: loads a server from one polling thread and prints one line, or one JSON object.
  *
- * It measures any server, not only this one: net and block speak plain vhost-user (src/client/). "copy" measures what
+ * It measures any server, not only this one: net and block speak plain vhost-user and vfio-user (src/client/). "copy" measures what
  * the machine's memory allows, the limit of everything that copies once.
  */
 #include "cli/commands.h"
@@ -10,6 +10,7 @@
 #include "cli/bench_server.h"
 #include "client/block_load.h"
 #include "client/net_load.h"
+#include "client/virtqueue_driver.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -25,7 +26,7 @@
 static const char *const general_help =
 	"Usage: sidecore bench net|block|copy [OPTION]...\n"
 	"\n"
-	"Load a vhost-user server from one polling thread, without a virtual machine.\n"
+	"Load a vhost-user or vfio-user server from one thread, without a virtual machine.\n"
 	"\n"
 	"  net     frames per second: guest to host, host to guest, guest to guest\n"
 	"  block   requests per second and latency: random reads and writes\n"
@@ -36,7 +37,9 @@ static const char *const general_help =
 static const char *const net_help =
 	"Usage: sidecore bench net --socket PATH [--socket PATH] [OPTION]...\n"
 	"\n"
-	"  -s, --socket PATH      vhost-user socket; give it twice for --mode forward\n"
+	"  -s, --socket PATH      the card's socket; give it twice for --mode forward\n"
+	"      --device NAME      what the card is: virtio (vhost-user; default), igb, e1000e or e1000 (vfio-user);\n"
+	"                         a second one for the second card, which else is like the first\n"
 	"  -m, --mode MODE        tx (guest to host; default), rx (host to guest), forward (first socket to second)\n"
 	"      --both             forward in both directions\n"
 	"  -z, --size BYTES       frame size without FCS, 64 to 65000 (default 64)\n"
@@ -52,7 +55,8 @@ static const char *const net_help =
 static const char *const block_help =
 	"Usage: sidecore bench block --socket PATH [OPTION]...\n"
 	"\n"
-	"  -s, --socket PATH      vhost-user socket\n"
+	"  -s, --socket PATH      the disk's socket\n"
+	"      --device NAME      what the disk is: virtio (vhost-user; default) or nvme (vfio-user)\n"
 	"  -d, --depth N          requests in flight in each queue (default 1)\n"
 	"  -z, --block-size BYTES bytes of a request (default 4096)\n"
 	"  -r, --read-percent P   share of reads, 0 to 100 (default 100); writes DESTROY what is on the disk\n"
@@ -81,6 +85,8 @@ static const char *const ring_help =
 	"  -p, --packed           packed rings\n"
 	"      --event-index      take VIRTIO_RING_F_EVENT_IDX\n"
 	"      --in-order         take VIRTIO_F_IN_ORDER\n"
+	"      --interrupts       sleep until the device interrupts when there is nothing to do\n"
+	"      --trapped          emulated devices: doorbells are messages, even where they can be mapped\n"
 	"      --listen           bind the socket and wait for the server to connect\n"
 	"      --server-pid PID   also report the CPU time that this process used\n"
 	"      --server-cpu N     count only its threads that run on this CPU\n";
@@ -99,6 +105,9 @@ enum option_id {
 	OPTION_WARM_UP,
 	OPTION_EVENT_INDEX,
 	OPTION_IN_ORDER,
+	OPTION_DEVICE,
+	OPTION_INTERRUPTS,
+	OPTION_TRAPPED,
 	OPTION_LISTEN,
 	OPTION_SERVER_PID,
 	OPTION_SERVER_CPU,
@@ -134,6 +143,9 @@ static const struct option long_options[] = {
 	{ "packed", no_argument, NULL, 'p' },
 	{ "event-index", no_argument, NULL, OPTION_EVENT_INDEX },
 	{ "in-order", no_argument, NULL, OPTION_IN_ORDER },
+	{ "device", required_argument, NULL, OPTION_DEVICE },
+	{ "interrupts", no_argument, NULL, OPTION_INTERRUPTS },
+	{ "trapped", no_argument, NULL, OPTION_TRAPPED },
 	{ "listen", no_argument, NULL, OPTION_LISTEN },
 	{ "server-pid", required_argument, NULL, OPTION_SERVER_PID },
 	{ "server-cpu", required_argument, NULL, OPTION_SERVER_CPU },
@@ -154,6 +166,8 @@ static const char short_options[] = "s:m:z:gb:d:r:q:S:c:P:jhp";
  * @huge_pages:	--pages 2m
  * @sockets:	how many --socket were given
  * @macs:	how many --mac were given
+ * @devices:	--device
+ * @device_count: how many
  * @window_set:	--window was given
  * @net:	options of a net load
  * @block:	options of a block load
@@ -170,6 +184,8 @@ struct bench {
 	bool huge_pages;
 	unsigned int sockets;
 	unsigned int macs;
+	const char *devices[2];
+	unsigned int device_count;
 	bool window_set;
 	struct net_load_options net;
 	struct block_load_options block;
@@ -282,6 +298,15 @@ static int take_socket(struct bench *bench, const char *path)
 	return 0;
 }
 
+static int take_device(struct bench *bench, const char *name)
+{
+	if (bench->device_count == 2)
+		return complain("a third --device", name);
+	bench->devices[bench->device_count++] = name;
+
+	return 0;
+}
+
 /* Options that are plain numbers. Return: 0, a negative errno, or 1 if @option is none of them. */
 static int take_number(struct bench *bench, int option, const char *value)
 {
@@ -388,6 +413,14 @@ static int take_option(struct bench *bench, int option, const char *value)
 	case OPTION_IN_ORDER:
 		bench->net.endpoint.in_order = bench->block.in_order = true;
 		return 0;
+	case OPTION_DEVICE:
+		return take_device(bench, value);
+	case OPTION_INTERRUPTS:
+		bench->net.endpoint.interrupts = bench->block.interrupts = true;
+		return 0;
+	case OPTION_TRAPPED:
+		bench->net.endpoint.trapped = bench->block.trapped = true;
+		return 0;
 	case OPTION_LISTEN:
 		bench->net.endpoint.listen = bench->block.listen = true;
 		return 0;
@@ -454,11 +487,11 @@ static void print_net(const struct bench *bench, const struct net_load_result *r
 
 	if (bench->json) {
 		json_t *object =
-			json_pack("{s:f, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+			json_pack("{s:f, s:f, s:f, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
 				  "frames_per_second", rate, "bytes_per_second", bytes, "seconds", result->seconds, "frames",
 				  (json_int_t)result->frames, "client_busy_share", result->busy_share,
 				  "client_cycles_per_frame", result->cycles_per_frame, "kicks",
-				  (json_int_t)result->kicks, "sent", (json_int_t)result->sent, "lost",
+				  (json_int_t)result->kicks, "interrupts", (json_int_t)result->waits, "sent", (json_int_t)result->sent, "lost",
 				  (json_int_t)result->lost, "unexpected", (json_int_t)result->unexpected, "checked",
 				  (json_int_t)result->checked, "corrupt", (json_int_t)result->corrupt, "reordered",
 				  (json_int_t)result->reordered);
@@ -485,13 +518,13 @@ static void print_block(const struct bench *bench, const struct block_load_resul
 
 	if (bench->json) {
 		json_t *object =
-			json_pack("{s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I}",
+			json_pack("{s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:I, s:I, s:I}",
 				  "requests_per_second", rate, "bytes_per_second", bytes, "seconds", result->seconds,
 				  "requests", (json_int_t)result->requests, "p50_ns", (json_int_t)result->p50_ns,
 				  "p99_ns", (json_int_t)result->p99_ns, "maximum_ns", (json_int_t)result->maximum_ns,
 				  "client_busy_share", result->busy_share, "client_cycles_per_request",
-				  result->cycles_per_request, "kicks", (json_int_t)result->kicks, "errors",
-				  (json_int_t)result->errors, "verified", (json_int_t)result->verified, "mismatches",
+				  result->cycles_per_request, "kicks", (json_int_t)result->kicks, "interrupts",
+				  (json_int_t)result->waits, "errors", (json_int_t)result->errors, "verified", (json_int_t)result->verified, "mismatches",
 				  (json_int_t)result->mismatches);
 
 		add_server(object, &bench->server, result->seconds);
@@ -512,6 +545,37 @@ static void print_block(const struct bench *bench, const struct block_load_resul
 
 /* ---- the benchmarks ---- */
 
+/* Where @name stands in @names, which end with NULL; NULL is the first. Return: that, or a negative errno. */
+static int find_device(const char *name, const char *const *names)
+{
+	for (int i = 0; names[i]; i++) {
+		if (!name || strcmp(name, names[i]) == 0)
+			return i;
+	}
+
+	return complain("no such device", name);
+}
+
+/* A second card is like the first unless it was named. */
+static int choose_cards(struct bench *bench)
+{
+	static const char *const names[] = { [NET_ENDPOINT_VIRTIO] = "virtio",
+					     [NET_ENDPOINT_IGB] = "igb",
+					     [NET_ENDPOINT_E1000E] = "e1000e",
+					     [NET_ENDPOINT_E1000] = "e1000",
+					     NULL };
+
+	for (unsigned int i = 0; i < 2; i++) {
+		int device = find_device(bench->devices[i < bench->device_count ? i : 0], names);
+
+		if (device < 0)
+			return device;
+		bench->net.devices[i] = (enum net_endpoint_device)device;
+	}
+
+	return 0;
+}
+
 static int bench_net(struct bench *bench)
 {
 	struct load_hooks hooks = bench_server_hooks(&bench->server);
@@ -530,12 +594,14 @@ static int bench_net(struct bench *bench)
 		fprintf(stderr, "sidecore bench: --mode forward takes two --socket, the others one\n");
 		return EXIT_USAGE;
 	}
+	if (choose_cards(bench))
+		return EXIT_USAGE;
 	options->endpoint.frame_size = (uint32_t)bench->size;
 	options->endpoint.huge_pages = bench->huge_pages;
 	options->seconds = bench->seconds;
 	options->warm_up = bench->warm_up;
 	if (!bench->window_set)
-		options->window = options->endpoint.ring_size;
+		options->window = NET_LOAD_WINDOW_RING;
 
 	error = net_load_run(options, &hooks, &result);
 	if (error) {
@@ -550,9 +616,15 @@ static int bench_net(struct bench *bench)
 static int bench_block(struct bench *bench)
 {
 	struct load_hooks hooks = bench_server_hooks(&bench->server);
+	static const char *const names[] = { [BLOCK_LOAD_VIRTIO] = "virtio", [BLOCK_LOAD_NVME] = "nvme", NULL };
 	struct block_load_options *options = &bench->block;
+	int device = find_device(bench->devices[0], names);
 	struct block_load_result result;
 	int error;
+
+	if (device < 0)
+		return EXIT_USAGE;
+	options->device = (enum block_load_device)device;
 
 	options->block_size = bench->size ? (uint32_t)bench->size : 4096;
 	options->huge_pages = bench->huge_pages;

@@ -11,14 +11,23 @@
 #define BLOCK_LOAD_QUEUES_MAX 64
 #define BLOCK_LOAD_SIZE_MAX   (1u << 20)
 
+/** enum block_load_device - what the disk is: virtio-blk over vhost-user, or NVMe over vfio-user. */
+enum block_load_device {
+	BLOCK_LOAD_VIRTIO,
+	BLOCK_LOAD_NVME,
+};
+
 /**
  * struct block_load_options - a load.
- * @socket_path:	vhost-user socket of the disk
+ * @device:		what the disk is; what follows about rings is for virtio only
+ * @socket_path:	its socket
  * @listen:		bind it and wait for the back-end
  * @packed:		packed rings (required then; split otherwise)
  * @event_index:	take VIRTIO_RING_F_EVENT_IDX if offered
  * @in_order:		take VIRTIO_F_IN_ORDER if offered
  * @indirect:		take VIRTIO_RING_F_INDIRECT_DESC if offered and put each request in a table
+ * @trapped:		NVMe: doorbells are messages even where they can be mapped
+ * @interrupts:		sleep until the device interrupts when there is nothing to do, instead of polling
  * @huge_pages:		guest memory in 2 MiB pages
  * @verify:		writes carry a pattern; reads of what was written are compared
  * @depth:		requests in flight in each queue
@@ -31,12 +40,15 @@
  * @warm_up:		time before that
  */
 struct block_load_options {
+	enum block_load_device device;
 	const char *socket_path;
 	bool listen;
 	bool packed;
 	bool event_index;
 	bool in_order;
 	bool indirect;
+	bool trapped;
+	bool interrupts;
 	bool huge_pages;
 	bool verify;
 	uint16_t depth;
@@ -60,7 +72,8 @@ struct block_load_options {
  * @polls:		what our loop did
  * @cycles_per_request:	our own work, cycles
  * @busy_share:		fraction of our turns that found work
- * @kicks:		kicks that the device asked for
+ * @kicks:		kicks that the device asked for, and doorbells that were messages
+ * @waits:		times that we slept until an interrupt came
  * @errors:		requests with a status other than OK
  * @verified:		reads whose content was compared
  * @mismatches:		of those, reads that were wrong
@@ -77,6 +90,7 @@ struct block_load_result {
 	double cycles_per_request;
 	double busy_share;
 	uint64_t kicks;
+	uint64_t waits;
 	uint64_t errors;
 	uint64_t verified;
 	uint64_t mismatches;

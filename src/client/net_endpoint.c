@@ -4,15 +4,18 @@
  *
  * Theory of operation
  * -------------------
- * Transmit: each buffer of the ring holds a virtio-net header and a whole frame, written once. A buffer that comes back
+ * Transmit: each buffer of the ring holds a whole frame, behind a header if the card has one, written once. A buffer that comes back
  * goes to the end of a FIFO of idle ones and is sent again from its head; nothing in it changes, except for one buffer
  * in PROBE_EVERY, which gets a fresh sequence number each time.
  *
- * Receive: buffers are counted by their used length and given back at once. By sample, the content is checked: the
+ * Receive: buffers are counted by the length that the card reports and given back at once. By sample, the content is checked: the
  * receiver looks at frames until it meets one with a sequence number (one in PROBE_EVERY has one), compares all of it,
  * and then lets CHECK_PAUSE frames pass unread. The sequence must rise, by at least as many as were received since;
  * that finds duplicates and reordering, and counting finds losses. Frames of a length that was not sent are
  * counted apart, as "unexpected".
+ *
+ * Long frames (TCP segments of up to 64 KiB) cross whole between virtio cards. Intel's cards take them whole, and deliver
+ * them cut to the MTU; PSH, which the sender sets, is left by segmentation in the last one only and so ends a frame.
  *
  * Buffers lie as close as cache lines allow, so that the client's footprint is small and what is measured is the server
  * rather than the client's cache misses. A real guest's is larger; it is the same for every server under test.
@@ -23,15 +26,10 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#define RX_QUEUE     0
-#define TX_QUEUE     1
-#define HEADER_SIZE  sizeof(struct virtio_net_hdr_v1)
 #define CACHE_LINE   64u
 #define PROBE_EVERY  32u
 #define CHECK_PAUSE  1000u
@@ -40,8 +38,10 @@
 #define IPV4_LEN     20u
 #define TCP_LEN	     20u
 #define SEGMENT_SIZE 1448u
-#define MERGE_BUFFER 2048u
-#define FRAME_ROOM   1526u
+#define HEADERS_LEN  (ETHER_LEN + IPV4_LEN + TCP_LEN)
+#define TCP_FLAGS    (ETHER_LEN + IPV4_LEN + 13)
+#define TCP_PSH	     8u
+#define TCP_ACK	     16u
 
 /* IEEE 802 "Local Experimental Ethertype 1": never meant for anyone else */
 #define ETHERTYPE_EXPERIMENT 0x88b5u
@@ -100,15 +100,40 @@ static void build_tcp(const struct net_endpoint *endpoint, uint8_t *frame)
 	put16(tcp, 5001);
 	put16(tcp + 2, 5001);
 	tcp[12] = 5 << 4;
-	tcp[13] = 0x10;
+	tcp[13] = TCP_ACK | TCP_PSH;
 	put16(tcp + 14, 0xffff);
 	put16(tcp + 16, fold(sum_words(ip + 12, 8, 6 + ip_length - IPV4_LEN)));
 }
 
-static void build_frame(const struct net_endpoint *endpoint, uint8_t *buffer)
+/* What virtio-net's header says of a frame (virtio 1.3 5.1.6.2). */
+static void build_header(const struct net_endpoint *endpoint, struct virtio_net_hdr_v1 *header)
 {
-	struct virtio_net_hdr_v1 *header = (void *)buffer;
-	uint8_t *frame = buffer + HEADER_SIZE;
+	memset(header, 0, sizeof(*header));
+	if (!endpoint->options.gso)
+		return;
+	header->flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
+	header->gso_type = VIRTIO_NET_HDR_GSO_TCPV4;
+	header->hdr_len = HEADERS_LEN;
+	header->gso_size = SEGMENT_SIZE;
+	header->csum_start = ETHER_LEN + IPV4_LEN;
+	header->csum_offset = 16;
+}
+
+/*
+ * What Intel's cards want of a frame that they will segment: no IPv4 length and checksum, and the pseudo-header's sum
+ * without the length (82576 7.2.4.5).
+ */
+static void prepare_segmentation(uint8_t *frame)
+{
+	uint8_t *ip = frame + ETHER_LEN;
+
+	put16(ip + 2, 0);
+	put16(ip + 10, 0);
+	put16(ip + IPV4_LEN + 16, fold(sum_words(ip + 12, 8, 6)));
+}
+
+static void build_frame(const struct net_endpoint *endpoint, uint8_t *frame)
+{
 	struct probe probe = { .magic = PROBE_MAGIC, .length = endpoint->options.frame_size };
 
 	for (uint32_t i = 0; i < endpoint->options.frame_size; i++)
@@ -117,151 +142,59 @@ static void build_frame(const struct net_endpoint *endpoint, uint8_t *buffer)
 	memcpy(frame + NET_ENDPOINT_ADDRESS_LEN, endpoint->options.source, NET_ENDPOINT_ADDRESS_LEN);
 	put16(frame + 12, endpoint->options.gso ? ETHERTYPE_IPV4 : ETHERTYPE_EXPERIMENT);
 
-	memset(header, 0, HEADER_SIZE);
 	if (endpoint->options.gso) {
 		memset(frame + ETHER_LEN, 0, IPV4_LEN + TCP_LEN);
 		build_tcp(endpoint, frame);
-		header->flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
-		header->gso_type = VIRTIO_NET_HDR_GSO_TCPV4;
-		header->hdr_len = ETHER_LEN + IPV4_LEN + TCP_LEN;
-		header->gso_size = SEGMENT_SIZE;
-		header->csum_start = ETHER_LEN + IPV4_LEN;
-		header->csum_offset = 16;
 	}
 	memcpy(frame + endpoint->probe_offset, &probe, sizeof(probe));
 }
 
 static int prepare_transmit(struct net_endpoint *endpoint)
 {
-	uint32_t size = (uint32_t)HEADER_SIZE + endpoint->options.frame_size;
-	uint16_t count = endpoint->tx.buffers;
+	struct net_driver *driver = endpoint->driver;
+	uint32_t header = driver->ops->header;
 
-	endpoint->tx_stride = align_line(size);
-	endpoint->tx_buffers = vhost_user_client_allocate(&endpoint->client, (size_t)count * endpoint->tx_stride, 4096);
-	endpoint->idle = calloc(count, sizeof(*endpoint->idle));
+	endpoint->tx_stride = align_line(header + endpoint->options.frame_size);
+	endpoint->tx_buffers = client_memory_allocate(driver->memory, (size_t)driver->tx_count * endpoint->tx_stride, 4096);
+	endpoint->idle = calloc(driver->tx_count, sizeof(*endpoint->idle));
 	if (!endpoint->tx_buffers || !endpoint->idle)
 		return -ENOMEM;
 
-	for (unsigned int i = 0; i < count; i++) {
+	for (unsigned int i = 0; i < driver->tx_count; i++) {
 		uint8_t *buffer = endpoint->tx_buffers + (size_t)i * endpoint->tx_stride;
 
-		build_frame(endpoint, buffer);
-		virtqueue_driver_set_segment(&endpoint->tx, i, 0,
-					     vhost_user_client_guest_address(&endpoint->client, buffer), size, false);
+		build_frame(endpoint, buffer + header);
+		if (header)
+			build_header(endpoint, (void *)buffer);
+		if (driver->ops->segments && endpoint->options.gso)
+			prepare_segmentation(buffer + header);
 		endpoint->idle[i].id = i;
 	}
-	endpoint->idle_count = count;
+	endpoint->idle_count = driver->tx_count;
 
 	return 0;
 }
 
-static uint32_t receive_size(const struct net_endpoint_options *options, bool mergeable)
-{
-	uint32_t frame = options->frame_size > FRAME_ROOM ? options->frame_size : FRAME_ROOM;
-
-	return mergeable ? MERGE_BUFFER : (uint32_t)HEADER_SIZE + frame;
-}
-
 static int prepare_receive(struct net_endpoint *endpoint)
 {
-	uint32_t size = receive_size(&endpoint->options, endpoint->mergeable);
+	struct net_driver *driver = endpoint->driver;
 
-	/* One line more than needed: strides that are a power of two put all headers in a few sets of the cache. */
-	endpoint->rx_stride = align_line(size) + (endpoint->mergeable ? CACHE_LINE : 0);
-	endpoint->rx_buffers = vhost_user_client_allocate(&endpoint->client,
-							  (size_t)endpoint->rx.buffers * endpoint->rx_stride, 4096);
-	endpoint->expected = malloc(HEADER_SIZE + endpoint->options.frame_size);
+	endpoint->rx_stride = align_line(driver->rx_size);
+	/* A line more: strides that are a power of two put the heads of all frames in a few sets of the cache. */
+	if ((endpoint->rx_stride & (endpoint->rx_stride - 1)) == 0)
+		endpoint->rx_stride += CACHE_LINE;
+	endpoint->rx_buffers = client_memory_allocate(driver->memory, (size_t)driver->rx_count * endpoint->rx_stride, 4096);
+	endpoint->expected = malloc(endpoint->options.frame_size);
 	if (!endpoint->rx_buffers || !endpoint->expected)
 		return -ENOMEM;
 
 	build_frame(endpoint, endpoint->expected);
 	endpoint->check_in = 1;
-	for (unsigned int i = 0; i < endpoint->rx.buffers; i++) {
-		uint8_t *buffer = endpoint->rx_buffers + (size_t)i * endpoint->rx_stride;
-
-		virtqueue_driver_set_segment(&endpoint->rx, i, 0,
-					     vhost_user_client_guest_address(&endpoint->client, buffer), size, true);
-	}
 
 	return 0;
 }
 
 /* ---- attach ---- */
-
-static void kick(struct net_endpoint *endpoint, unsigned int queue)
-{
-	uint64_t one = 1;
-
-	/* A full counter (EAGAIN) is as good as a kick. */
-	if (write(endpoint->client.queues[queue].kick_fd, &one, sizeof(one)) == sizeof(one))
-		endpoint->counters.kicks++;
-}
-
-static void connect_options(const struct net_endpoint_options *options, struct vhost_user_client_options *connection)
-{
-	const uint64_t offloads = 1ULL << VIRTIO_NET_F_CSUM | 1ULL << VIRTIO_NET_F_GUEST_CSUM |
-				  1ULL << VIRTIO_NET_F_HOST_TSO4 | 1ULL << VIRTIO_NET_F_GUEST_TSO4;
-	size_t buffer = HEADER_SIZE + FRAME_ROOM + options->frame_size + MERGE_BUFFER;
-
-	*connection = (struct vhost_user_client_options){
-		.socket_path = options->socket_path,
-		.listen = options->listen,
-		.huge_pages = options->huge_pages,
-		.memory_size = 2 * options->ring_size * (buffer + 64) + (1 << 20),
-		.features_required = 1ULL << VIRTIO_F_VERSION_1,
-	};
-	if (options->packed)
-		connection->features_required |= 1ULL << VIRTIO_F_RING_PACKED;
-	if (options->gso)
-		connection->features_required |= offloads;
-	if (options->event_index)
-		connection->features |= 1ULL << VIRTIO_RING_F_EVENT_IDX;
-	if (options->in_order)
-		connection->features |= 1ULL << VIRTIO_F_IN_ORDER;
-	if (options->mergeable)
-		connection->features |= 1ULL << VIRTIO_NET_F_MRG_RXBUF;
-}
-
-static int create_queue(struct net_endpoint *endpoint, struct virtqueue_driver *queue)
-{
-	const struct virtqueue_driver_options form = {
-		.size = endpoint->options.ring_size,
-		.segments = 1,
-		.packed = endpoint->options.packed,
-		.event_index = vhost_user_client_has(&endpoint->client, VIRTIO_RING_F_EVENT_IDX),
-		.in_order = vhost_user_client_has(&endpoint->client, VIRTIO_F_IN_ORDER),
-	};
-	void *memory = vhost_user_client_allocate(&endpoint->client, virtqueue_driver_memory_size(&form), 4096);
-
-	if (!memory)
-		return -ENOMEM;
-
-	return virtqueue_driver_init(queue, &form, memory, vhost_user_client_guest_address(&endpoint->client, memory));
-}
-
-static int start_queue(struct net_endpoint *endpoint, struct virtqueue_driver *queue, unsigned int index)
-{
-	const struct vhost_user_client_ring ring = {
-		.size = queue->options.size,
-		.base = queue->options.packed ? VIRTQUEUE_DRIVER_PACKED_BASE : 0,
-		.descriptors = virtqueue_driver_descriptor_area(queue),
-		.driver = virtqueue_driver_driver_area(queue),
-		.device = virtqueue_driver_device_area(queue),
-	};
-
-	return vhost_user_client_start_queue(&endpoint->client, index, &ring);
-}
-
-static void fill_receive_ring(struct net_endpoint *endpoint)
-{
-	for (unsigned int i = 0; i < endpoint->rx.buffers; i++) {
-		struct virtqueue_buffer buffer = { .id = i };
-
-		virtqueue_driver_add(&endpoint->rx, &buffer, 1);
-	}
-	if (virtqueue_driver_publish(&endpoint->rx))
-		kick(endpoint, RX_QUEUE);
-}
 
 static bool options_are_valid(const struct net_endpoint_options *options)
 {
@@ -275,46 +208,38 @@ static bool options_are_valid(const struct net_endpoint_options *options)
  * @endpoint:	written from scratch; detach it whatever this returns
  * @options:	how
  *
- * Both queues are started, since back-ends wait for a whole pair; the receive ring is filled only if it is wanted.
- *
- * Return: 0, or a negative errno with the reason in @endpoint->client.error if that is not empty.
+ * Return: 0, or a negative errno with the reason in net_endpoint_error() if that is not empty.
  */
 int net_endpoint_attach(struct net_endpoint *endpoint, const struct net_endpoint_options *options)
 {
-	struct vhost_user_client_options connection;
+	struct net_buffers buffers;
 	int error;
 
 	memset(endpoint, 0, sizeof(*endpoint));
 	endpoint->options = *options;
-	endpoint->client.socket = -1;
-	endpoint->client.memory_fd = -1;
 	if (!options_are_valid(options))
 		return -EINVAL;
 
-	connect_options(options, &connection);
-	endpoint->probe_offset = options->gso ? ETHER_LEN + IPV4_LEN + TCP_LEN : ETHER_LEN;
-	error = vhost_user_client_attach(&endpoint->client, &connection);
-	if (error)
-		return error;
-	endpoint->mergeable = vhost_user_client_has(&endpoint->client, VIRTIO_NET_F_MRG_RXBUF);
-
-	error = create_queue(endpoint, &endpoint->rx);
-	if (!error)
-		error = create_queue(endpoint, &endpoint->tx);
+	endpoint->probe_offset = options->gso ? HEADERS_LEN : ETHER_LEN;
+	endpoint->driver = options->device == NET_ENDPOINT_VIRTIO ? net_virtio_create(&endpoint->options) :
+								     net_intel_create(&endpoint->options);
+	if (!endpoint->driver)
+		return -ENOMEM;
+	error = endpoint->driver->ops->attach(endpoint->driver);
 	if (!error)
 		error = prepare_receive(endpoint);
 	if (!error)
 		error = prepare_transmit(endpoint);
-	if (!error)
-		error = start_queue(endpoint, &endpoint->rx, RX_QUEUE);
-	if (!error)
-		error = start_queue(endpoint, &endpoint->tx, TX_QUEUE);
-	if (!error)
-		error = vhost_user_client_driver_ready(&endpoint->client);
-	if (!error && options->receive)
-		fill_receive_ring(endpoint);
+	if (error)
+		return error;
 
-	return error;
+	buffers = (struct net_buffers){ .tx = endpoint->tx_buffers,
+					.tx_stride = endpoint->tx_stride,
+					.tx_size = endpoint->driver->ops->header + options->frame_size,
+					.rx = endpoint->rx_buffers,
+					.rx_stride = endpoint->rx_stride };
+
+	return endpoint->driver->ops->start(endpoint->driver, &buffers);
 }
 
 /**
@@ -323,18 +248,24 @@ int net_endpoint_attach(struct net_endpoint *endpoint, const struct net_endpoint
  */
 void net_endpoint_detach(struct net_endpoint *endpoint)
 {
-	if (endpoint->client.memory) {
-		/* Ask for the queues back first, so that the server is not surprised in the middle of a frame. */
-		vhost_user_client_stop_queue(&endpoint->client, RX_QUEUE, NULL);
-		vhost_user_client_stop_queue(&endpoint->client, TX_QUEUE, NULL);
-		vhost_user_client_detach(&endpoint->client);
-	}
-	virtqueue_driver_release(&endpoint->rx);
-	virtqueue_driver_release(&endpoint->tx);
+	if (endpoint->driver)
+		endpoint->driver->ops->detach(endpoint->driver);
 	free(endpoint->idle);
 	free(endpoint->expected);
+	endpoint->driver = NULL;
 	endpoint->idle = NULL;
 	endpoint->expected = NULL;
+}
+
+/**
+ * net_endpoint_error() - why the last call failed.
+ * @endpoint:	an endpoint that net_endpoint_attach() has seen
+ *
+ * Return: words, or an empty string where the errno says it all.
+ */
+const char *net_endpoint_error(const struct net_endpoint *endpoint)
+{
+	return endpoint->driver ? endpoint->driver->error : "";
 }
 
 /* ---- transmit ---- */
@@ -347,7 +278,7 @@ void net_endpoint_detach(struct net_endpoint *endpoint)
  */
 int net_endpoint_reap(struct net_endpoint *endpoint)
 {
-	uint32_t count = endpoint->tx.buffers;
+	uint32_t count = endpoint->driver->tx_count;
 	uint32_t tail, room;
 	int taken;
 
@@ -362,7 +293,7 @@ int net_endpoint_reap(struct net_endpoint *endpoint)
 	if (room == 0)
 		return 0;
 
-	taken = virtqueue_driver_take(&endpoint->tx, &endpoint->idle[tail], room);
+	taken = endpoint->driver->ops->reap(endpoint->driver, &endpoint->idle[tail], room);
 	if (taken > 0) {
 		endpoint->idle_count += (uint32_t)taken;
 		endpoint->counters.completed += (uint64_t)taken;
@@ -373,7 +304,7 @@ int net_endpoint_reap(struct net_endpoint *endpoint)
 
 static void stamp(struct net_endpoint *endpoint, uint32_t buffer, uint64_t sequence)
 {
-	uint8_t *frame = endpoint->tx_buffers + (size_t)buffer * endpoint->tx_stride + HEADER_SIZE;
+	uint8_t *frame = endpoint->tx_buffers + (size_t)buffer * endpoint->tx_stride + endpoint->driver->ops->header;
 
 	memcpy(frame + endpoint->probe_offset + offsetof(struct probe, sequence), &sequence, sizeof(sequence));
 }
@@ -383,13 +314,14 @@ static void stamp(struct net_endpoint *endpoint, uint32_t buffer, uint64_t seque
  * @endpoint:	attached endpoint
  * @budget:	frames at most, besides the batch and what is idle
  *
- * Return: frames sent.
+ * Return: frames sent, or a negative errno.
  */
 int net_endpoint_send(struct net_endpoint *endpoint, uint64_t budget)
 {
-	const struct virtqueue_buffer *first = &endpoint->idle[endpoint->idle_head];
-	uint32_t contiguous = endpoint->tx.buffers - endpoint->idle_head;
+	const struct driver_buffer *first = &endpoint->idle[endpoint->idle_head];
+	uint32_t contiguous = endpoint->driver->tx_count - endpoint->idle_head;
 	uint32_t count = endpoint->options.batch;
+	int error;
 
 	if (count > endpoint->idle_count)
 		count = endpoint->idle_count;
@@ -404,14 +336,14 @@ int net_endpoint_send(struct net_endpoint *endpoint, uint64_t budget)
 		if (first[i].id % PROBE_EVERY == 0)
 			stamp(endpoint, first[i].id, endpoint->counters.sent + i + 1);
 	}
-	virtqueue_driver_add(&endpoint->tx, first, count);
-	if (virtqueue_driver_publish(&endpoint->tx))
-		kick(endpoint, TX_QUEUE);
+	error = endpoint->driver->ops->send(endpoint->driver, first, count);
+	if (error)
+		return error;
 
 	endpoint->counters.sent += count;
 	endpoint->idle_count -= count;
 	endpoint->idle_head += count;
-	if (endpoint->idle_head == endpoint->tx.buffers)
+	if (endpoint->idle_head == endpoint->driver->tx_count)
 		endpoint->idle_head = 0;
 
 	return (int)count;
@@ -425,10 +357,12 @@ int net_endpoint_send(struct net_endpoint *endpoint, uint64_t budget)
  */
 static uint32_t check_frame(struct net_endpoint *endpoint, const uint8_t *buffer, uint32_t length)
 {
-	const struct virtio_net_hdr_v1 *header = (const void *)buffer;
 	uint32_t behind = endpoint->probe_offset + (uint32_t)sizeof(struct probe);
-	const uint8_t *expected = endpoint->expected + HEADER_SIZE;
-	const uint8_t *frame = buffer + HEADER_SIZE;
+	const uint8_t *frame = buffer + endpoint->driver->ops->header;
+	const struct virtio_net_hdr_v1 *header = (const void *)buffer;
+	const uint8_t *expected = endpoint->expected;
+	/* A segment's IPv4 and TCP headers are its own. */
+	uint32_t same = endpoint->driver->ops->segments ? 14 : endpoint->probe_offset;
 	struct probe probe;
 	bool good;
 
@@ -438,10 +372,11 @@ static uint32_t check_frame(struct net_endpoint *endpoint, const uint8_t *buffer
 
 	/* From the other side: addresses are swapped, so the comparison begins behind them. */
 	good = probe.magic == PROBE_MAGIC && probe.length == endpoint->options.frame_size &&
-	       memcmp(frame + 12, expected + 12, endpoint->probe_offset - 12) == 0 &&
+	       memcmp(frame + 12, expected + 12, same - 12) == 0 &&
 	       memcmp(frame + behind, expected + behind, length - behind) == 0 &&
 	       memcmp(frame, endpoint->options.source, NET_ENDPOINT_ADDRESS_LEN) == 0 &&
-	       (!endpoint->options.gso || header->gso_type == VIRTIO_NET_HDR_GSO_TCPV4);
+	       (!endpoint->options.gso || endpoint->driver->ops->segments ||
+		header->gso_type == VIRTIO_NET_HDR_GSO_TCPV4);
 	endpoint->counters.checked++;
 	if (!good)
 		endpoint->counters.corrupt++;
@@ -458,9 +393,9 @@ static inline uint8_t *receive_buffer(const struct net_endpoint *endpoint, uint3
 	return endpoint->rx_buffers + (size_t)id * endpoint->rx_stride;
 }
 
-static inline void receive_frame(struct net_endpoint *endpoint, const struct virtqueue_buffer *buffer)
+static inline void receive_frame(struct net_endpoint *endpoint, const struct driver_buffer *buffer)
 {
-	uint32_t length = buffer->length - (uint32_t)HEADER_SIZE;
+	uint32_t length = buffer->length - endpoint->driver->ops->header;
 
 	if (endpoint->options.check && length != endpoint->options.frame_size) {
 		endpoint->counters.unexpected++;
@@ -475,31 +410,44 @@ static inline void receive_frame(struct net_endpoint *endpoint, const struct vir
 		endpoint->check_in = check_frame(endpoint, receive_buffer(endpoint, buffer->id), length);
 }
 
-/* A frame in several buffers: the header of the first tells how many (5.1.6.3.1); only the first is looked at. */
-static void receive_merged(struct net_endpoint *endpoint, const struct virtqueue_buffer *buffer)
+/*
+ * One buffer of a frame that lies in several, or one segment of it: only the first is looked at. Counted when the last one is
+ * there.
+ */
+static void receive_part(struct net_endpoint *endpoint, const struct driver_buffer *buffer)
 {
 	const uint8_t *data = receive_buffer(endpoint, buffer->id);
-	uint32_t length = buffer->length;
+	uint32_t length = buffer->length & ~DRIVER_BUFFER_MORE;
+	bool segment = endpoint->options.gso && endpoint->driver->ops->segments;
+	bool last = !(buffer->length & DRIVER_BUFFER_MORE);
 
-	if (endpoint->merge_left == 0) {
-		endpoint->merge_left = ((const struct virtio_net_hdr_v1 *)data)->num_buffers;
-		endpoint->merge_length = 0;
-		if (endpoint->merge_left == 0)
-			endpoint->merge_left = 1;
-		length -= (uint32_t)HEADER_SIZE;
+	if (segment) {
+		if (length <= HEADERS_LEN) {
+			endpoint->counters.unexpected++;
+			return;
+		}
+		last = data[TCP_FLAGS] & TCP_PSH;
+	}
+	if (!endpoint->partial) {
+		endpoint->partial = true;
+		endpoint->partial_length = 0;
+		length -= endpoint->driver->ops->header;
 		if (endpoint->options.check && length > endpoint->probe_offset + sizeof(struct probe) &&
 		    length <= endpoint->options.frame_size && --endpoint->check_in == 0)
 			endpoint->check_in = check_frame(endpoint, data, length);
+	} else if (segment) {
+		length -= HEADERS_LEN;
 	}
-	endpoint->merge_length += length;
-	if (--endpoint->merge_left > 0)
+	endpoint->partial_length += length;
+	if (!last)
 		return;
 
-	if (endpoint->options.check && endpoint->merge_length != endpoint->options.frame_size) {
+	endpoint->partial = false;
+	if (endpoint->options.check && endpoint->partial_length != endpoint->options.frame_size) {
 		endpoint->counters.unexpected++;
 	} else {
 		endpoint->counters.received++;
-		endpoint->counters.received_bytes += endpoint->merge_length;
+		endpoint->counters.received_bytes += endpoint->partial_length;
 	}
 }
 
@@ -507,28 +455,28 @@ static void receive_merged(struct net_endpoint *endpoint, const struct virtqueue
  * net_endpoint_receive() - take one batch of received frames and give the buffers back.
  * @endpoint:	attached endpoint
  *
- * Return: buffers taken, or -EPROTO if the device broke the ring's rules.
+ * Return: buffers taken, -EPROTO if the device broke the ring's rules, or another negative errno.
  */
 int net_endpoint_receive(struct net_endpoint *endpoint)
 {
-	struct virtqueue_buffer buffers[NET_ENDPOINT_BATCH_MAX];
-	int taken = virtqueue_driver_take(&endpoint->rx, buffers, endpoint->options.batch);
+	struct driver_buffer buffers[NET_ENDPOINT_BATCH_MAX];
+	struct net_driver *driver = endpoint->driver;
+	bool segments = endpoint->options.gso && driver->ops->segments;
+	int taken = driver->ops->receive(driver, buffers, endpoint->options.batch);
+	int error;
 
 	if (taken <= 0)
 		return taken;
 
 	for (int i = 0; i < taken; i++) {
-		if (buffers[i].length < HEADER_SIZE)
+		if (buffers[i].length < driver->ops->header)
 			return -EPROTO;
-		if (endpoint->mergeable)
-			receive_merged(endpoint, &buffers[i]);
+		if (segments || endpoint->partial || buffers[i].length & DRIVER_BUFFER_MORE)
+			receive_part(endpoint, &buffers[i]);
 		else
 			receive_frame(endpoint, &buffers[i]);
 	}
+	error = driver->ops->refill(driver, buffers, (unsigned int)taken);
 
-	virtqueue_driver_add(&endpoint->rx, buffers, (unsigned int)taken);
-	if (virtqueue_driver_publish(&endpoint->rx))
-		kick(endpoint, RX_QUEUE);
-
-	return taken;
+	return error ? error : taken;
 }

@@ -2,8 +2,7 @@
 #ifndef CLIENT_NET_ENDPOINT_H
 #define CLIENT_NET_ENDPOINT_H
 
-#include "client/vhost_user_client.h"
-#include "client/virtqueue_driver.h"
+#include "client/net_driver.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -13,15 +12,26 @@
 #define NET_ENDPOINT_FRAME_MAX	65000
 #define NET_ENDPOINT_ADDRESS_LEN 6
 
+/** enum net_endpoint_device - what the card is: virtio-net over vhost-user, or Intel's over vfio-user. */
+enum net_endpoint_device {
+	NET_ENDPOINT_VIRTIO,
+	NET_ENDPOINT_IGB,
+	NET_ENDPOINT_E1000E,
+	NET_ENDPOINT_E1000,
+};
+
 /**
  * struct net_endpoint_options - one network card and its driver.
- * @socket_path:	vhost-user socket
+ * @device:		what the card is; what follows about rings' form is for virtio only
+ * @socket_path:	its socket
  * @listen:		bind it and wait for the back-end
  * @packed:		packed rings (required then; split otherwise)
  * @event_index:	take VIRTIO_RING_F_EVENT_IDX if offered
  * @in_order:		take VIRTIO_F_IN_ORDER if offered
  * @mergeable:		take VIRTIO_NET_F_MRG_RXBUF if offered, with receive buffers of 2 KiB
  * @gso:		frames are TCPv4 segments larger than the MTU, crossing whole (TSO4 and checksum, required)
+ * @trapped:		Intel: doorbells are messages even where they can be mapped
+ * @interrupts:		the card may be armed
  * @huge_pages:		guest memory in 2 MiB pages
  * @touch:		read the first line of each received frame, as a guest's driver would
  * @transmit:		use the transmit queue
@@ -34,6 +44,7 @@
  * @destination:	MAC address that frames go to
  */
 struct net_endpoint_options {
+	enum net_endpoint_device device;
 	const char *socket_path;
 	bool listen;
 	bool packed;
@@ -41,6 +52,8 @@ struct net_endpoint_options {
 	bool in_order;
 	bool mergeable;
 	bool gso;
+	bool trapped;
+	bool interrupts;
 	bool huge_pages;
 	bool touch;
 	bool transmit;
@@ -63,7 +76,6 @@ struct net_endpoint_options {
  * @checked:		received frames whose content was compared
  * @corrupt:		of those, how many were wrong
  * @reordered:		sampled frames that came twice, or after a later one
- * @kicks:		kicks that the device asked for
  */
 struct net_endpoint_counters {
 	uint64_t sent;
@@ -74,15 +86,12 @@ struct net_endpoint_counters {
 	uint64_t checked;
 	uint64_t corrupt;
 	uint64_t reordered;
-	uint64_t kicks;
 };
 
 /**
  * struct net_endpoint - one attached network card.
  * @options:		how it was asked for
- * @client:		its connection and memory
- * @rx:			receive queue (index 0)
- * @tx:			transmit queue (index 1)
+ * @driver:		its driver
  * @rx_buffers:		receive buffers
  * @rx_stride:		distance of two of them
  * @tx_buffers:		transmit buffers, header and frame
@@ -91,9 +100,8 @@ struct net_endpoint_counters {
  * @idle_head:		next to send
  * @idle_count:		how many
  * @probe_offset:	where the probe lies in a frame
- * @mergeable:		VIRTIO_NET_F_MRG_RXBUF is in force
- * @merge_left:		buffers of the current frame that are still to come
- * @merge_length:	its bytes so far
+ * @partial:		a frame has begun and not ended
+ * @partial_length:	its bytes so far; of all segments, headers once
  * @check_in:		frames until the next one is looked at
  * @next_sequence:	the lowest sequence number that may come next
  * @expected:		content of a frame behind the probe
@@ -102,20 +110,17 @@ struct net_endpoint_counters {
  */
 struct net_endpoint {
 	struct net_endpoint_options options;
-	struct vhost_user_client client;
-	struct virtqueue_driver rx;
-	struct virtqueue_driver tx;
+	struct net_driver *driver;
 	uint8_t *rx_buffers;
 	uint32_t rx_stride;
 	uint8_t *tx_buffers;
 	uint32_t tx_stride;
-	struct virtqueue_buffer *idle;
+	struct driver_buffer *idle;
 	uint32_t idle_head;
 	uint32_t idle_count;
 	uint32_t probe_offset;
-	bool mergeable;
-	uint32_t merge_left;
-	uint32_t merge_length;
+	bool partial;
+	uint32_t partial_length;
 	uint32_t check_in;
 	uint64_t next_sequence;
 	uint8_t *expected;
@@ -129,5 +134,6 @@ void net_endpoint_detach(struct net_endpoint *endpoint);
 int net_endpoint_send(struct net_endpoint *endpoint, uint64_t budget);
 int net_endpoint_reap(struct net_endpoint *endpoint);
 int net_endpoint_receive(struct net_endpoint *endpoint);
+const char *net_endpoint_error(const struct net_endpoint *endpoint);
 
 #endif

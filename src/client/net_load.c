@@ -14,9 +14,12 @@
  * way is waited for, and then sent and received must be equal. Frames sent before a path first worked are not counted:
  * servers bring a card up some time after they have acknowledged its queues, and drop what comes earlier.
  *
- * An idle turn backs off for some pauses: a line that is read all the time is a line that the server cannot write.
+ * An idle turn backs off for some pauses: a line that is read all the time is a line that the server cannot write. With
+ * options.endpoint.interrupts it arms the cards and sleeps, as a guest does.
  */
 #include "client/net_load.h"
+
+#include "client/load_events.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -28,6 +31,7 @@
 #define OPEN_STEP	0.05
 #define QUIET_STEPS	6 /* without a frame: the rest was dropped while the path was not open yet */
 #define IDLE_PAUSES	4
+#define WAIT_MS		10
 #define MEASURE_DEFAULT 1.0
 
 /* One direction of forwarding. */
@@ -37,6 +41,8 @@ struct flow {
 	uint64_t sent_before;	  /* until the path worked */
 	uint64_t received_before; /* of those */
 	uint64_t given_up;
+	uint32_t window;
+	uint32_t least_room; /* of it, for a batch that is worth sending */
 	uint64_t last_received;
 	uint64_t progress_cycles;
 };
@@ -49,16 +55,34 @@ struct net_load {
 	struct flow flows[2];
 	unsigned int flow_count;
 	uint64_t stall_cycles;
-	uint64_t least_room; /* of the window, for a batch that is worth sending */
+	uint64_t waits;
 	struct load_polls polls;
 };
 
 static int explain(struct net_load *load, const struct net_endpoint *endpoint, int error)
 {
 	snprintf(load->result->error, sizeof(load->result->error), "%s: %s", endpoint->options.socket_path,
-		 endpoint->client.error[0] ? endpoint->client.error : strerror(-error));
+		 net_endpoint_error(endpoint)[0] ? net_endpoint_error(endpoint) : strerror(-error));
 
 	return error;
+}
+
+static void open_flow(struct net_load *load, struct flow *flow, struct net_endpoint *from, struct net_endpoint *to)
+{
+	const struct net_load_options *options = load->options;
+	uint32_t window = options->window;
+
+	if (window == NET_LOAD_WINDOW_RING)
+		window = to->driver->rx_count;
+	/* A receiver of segments has buffers for that many fewer frames. */
+	if (options->window == NET_LOAD_WINDOW_RING && to->options.gso && to->driver->ops->segments)
+		window = window / (to->options.frame_size / 1448 + 1) + 1;
+	*flow = (struct flow){ .from = from, .to = to, .window = window };
+	flow->least_room = (window < options->endpoint.batch ? window : options->endpoint.batch) / 2;
+	if (flow->least_room > from->driver->tx_count)
+		flow->least_room = from->driver->tx_count;
+	if (flow->least_room == 0)
+		flow->least_room = 1;
 }
 
 static int attach(struct net_load *load)
@@ -70,6 +94,7 @@ static int attach(struct net_load *load)
 		struct net_endpoint_options endpoint = options->endpoint;
 		int error;
 
+		endpoint.device = options->devices[i];
 		endpoint.socket_path = options->sockets[i];
 		endpoint.check = forward;
 		endpoint.transmit = options->mode == NET_LOAD_TX || (forward && (i == 0 || options->both_ways));
@@ -83,8 +108,8 @@ static int attach(struct net_load *load)
 			return explain(load, &load->endpoints[i], error);
 	}
 	if (forward) {
-		load->flows[0] = (struct flow){ .from = &load->endpoints[0], .to = &load->endpoints[1] };
-		load->flows[1] = (struct flow){ .from = &load->endpoints[1], .to = &load->endpoints[0] };
+		open_flow(load, &load->flows[0], &load->endpoints[0], &load->endpoints[1]);
+		open_flow(load, &load->flows[1], &load->endpoints[1], &load->endpoints[0]);
 		load->flow_count = options->both_ways ? 2 : 1;
 	}
 
@@ -96,12 +121,13 @@ static int attach(struct net_load *load)
 static int turn_transmit(struct net_load *load)
 {
 	struct net_endpoint *endpoint = &load->endpoints[0];
-	int reaped = net_endpoint_reap(endpoint);
+	int reaped = net_endpoint_reap(endpoint), sent;
 
 	if (reaped < 0)
 		return explain(load, endpoint, reaped);
+	sent = net_endpoint_send(endpoint, UINT64_MAX);
 
-	return reaped + net_endpoint_send(endpoint, UINT64_MAX);
+	return sent < 0 ? explain(load, endpoint, sent) : reaped + sent;
 }
 
 static int turn_receive(struct net_load *load)
@@ -135,7 +161,7 @@ static void watch_stall(struct net_load *load, struct flow *flow, uint64_t now)
 
 static int turn_flow(struct net_load *load, struct flow *flow, bool sending, uint64_t now)
 {
-	uint32_t window = load->options->window;
+	uint32_t window = flow->window;
 	int received = net_endpoint_receive(flow->to);
 	int reaped, sent = 0;
 
@@ -150,11 +176,13 @@ static int turn_flow(struct net_load *load, struct flow *flow, bool sending, uin
 	} else if (sending) {
 		uint64_t room = window - under_way(flow);
 
-		if (room >= load->least_room)
+		if (room >= flow->least_room)
 			sent = net_endpoint_send(flow->from, room);
 		else if (received == 0)
 			watch_stall(load, flow, now);
 	}
+	if (sent < 0)
+		return explain(load, flow->from, sent);
 
 	return received + reaped + sent;
 }
@@ -179,6 +207,41 @@ static int turn(struct net_load *load, bool sending, uint64_t now)
 	return work;
 }
 
+/* Nothing to do: let the other side have the lines for a moment, or arm the cards and sleep. Return: 0 or a negative errno. */
+static int rest(struct net_load *load)
+{
+	int events[2 * NET_DRIVER_EVENTS];
+	uint64_t signalled = 0;
+	bool pending = false;
+
+	if (!load->options->endpoint.interrupts) {
+		for (unsigned int i = 0; i < IDLE_PAUSES; i++)
+			load_relax();
+		return 0;
+	}
+
+	for (unsigned int i = 0; i < load->endpoint_count; i++) {
+		struct net_driver *driver = load->endpoints[i].driver;
+		int armed = driver->ops->arm(driver);
+
+		if (armed < 0)
+			return explain(load, &load->endpoints[i], armed);
+		pending |= armed;
+		memcpy(&events[i * NET_DRIVER_EVENTS], driver->events, sizeof(driver->events));
+	}
+	load->waits += load_events_wait(events, load->endpoint_count * NET_DRIVER_EVENTS, pending ? 0 : WAIT_MS, &signalled);
+	for (unsigned int i = 0; i < load->endpoint_count; i++) {
+		struct net_driver *driver = load->endpoints[i].driver;
+		uint64_t own = signalled >> (i * NET_DRIVER_EVENTS) & ((1u << NET_DRIVER_EVENTS) - 1);
+		int error = driver->ops->disarm(driver, own);
+
+		if (error)
+			return explain(load, &load->endpoints[i], error);
+	}
+
+	return 0;
+}
+
 /* Turns until @cycles have passed. */
 static int run_for(struct net_load *load, uint64_t cycles, bool sending)
 {
@@ -192,9 +255,12 @@ static int run_for(struct net_load *load, uint64_t cycles, bool sending)
 		if (work < 0)
 			return work;
 		load->polls.polls++;
-		if (work == 0)
-			for (unsigned int i = 0; i < IDLE_PAUSES; i++)
-				load_relax();
+		if (work == 0) {
+			int error = rest(load);
+
+			if (error)
+				return error;
+		}
 		now = load_cycles();
 		if (work > 0) {
 			load->polls.busy++;
@@ -269,7 +335,7 @@ static void count_frames(const struct net_load *load, uint64_t *frames, uint64_t
 	for (unsigned int i = 0; i < load->endpoint_count; i++) {
 		const struct net_endpoint_counters *counters = &load->endpoints[i].counters;
 
-		*kicks += counters->kicks;
+		*kicks += load->endpoints[i].driver->kicks;
 		if (load->options->mode == NET_LOAD_TX) {
 			*frames += counters->completed;
 			*bytes += counters->completed * load->endpoints[i].options.frame_size;
@@ -288,6 +354,7 @@ static int measure(struct net_load *load, const struct load_hooks *hooks, const 
 	int error;
 
 	load->polls = (struct load_polls){ 0 };
+	load->waits = 0;
 	count_frames(load, &frames, &bytes, &kicks);
 	if (hooks && hooks->begin)
 		hooks->begin(hooks->context);
@@ -302,6 +369,7 @@ static int measure(struct net_load *load, const struct load_hooks *hooks, const 
 	result->frames -= frames;
 	result->bytes -= bytes;
 	result->kicks -= kicks;
+	result->waits = load->waits;
 	result->polls = load->polls;
 	if (result->frames)
 		result->cycles_per_frame = (double)load->polls.busy_cycles / (double)result->frames;
@@ -354,10 +422,6 @@ int net_load_run(const struct net_load_options *options, const struct load_hooks
 	memset(result, 0, sizeof(*result));
 	load_clock_measure(&clock);
 	load.stall_cycles = (uint64_t)(STALL_SECONDS * clock.cycles_per_second);
-
-	load.least_room = (options->window < options->endpoint.batch ? options->window : options->endpoint.batch) / 2;
-	if (load.least_room == 0)
-		load.least_room = 1;
 
 	error = attach(&load);
 	if (!error)

@@ -5,6 +5,8 @@
 #include "client/load_clock.h"
 #include "client/net_endpoint.h"
 
+#define NET_LOAD_WINDOW_RING UINT32_MAX
+
 /**
  * enum net_load_mode - which way frames go.
  * @NET_LOAD_TX:	guest to host: send on the first card
@@ -20,17 +22,20 @@ enum net_load_mode {
 /**
  * struct net_load_options - a load.
  * @mode:	which way
- * @endpoint:	both cards alike: socket, addresses and the use of queues are filled in from the fields below
- * @sockets:	vhost-user sockets; the second one for forwarding only
+ * @endpoint:	both cards alike: device, socket, addresses and the use of queues are filled in from the fields below
+ * @devices:	what the cards are
+ * @sockets:	their sockets; the second one for forwarding only
  * @addresses:	MAC addresses of the cards
  * @both_ways:	forwarding: also from the second card to the first
- * @window:	forwarding: frames under way at most in each direction; 0 sends as fast as the server takes
+ * @window:	forwarding: frames under way at most in each direction; 0 sends as fast as the server takes;
+ *		NET_LOAD_WINDOW_RING: as many as the receiver has buffers for
  * @seconds:	measured time
  * @warm_up:	time before that
  */
 struct net_load_options {
 	enum net_load_mode mode;
 	struct net_endpoint_options endpoint;
+	enum net_endpoint_device devices[2];
 	const char *sockets[2];
 	uint8_t addresses[2][NET_ENDPOINT_ADDRESS_LEN];
 	bool both_ways;
@@ -47,7 +52,8 @@ struct net_load_options {
  * @polls:		what our loop did
  * @cycles_per_frame:	our own work, cycles
  * @busy_share:		fraction of our turns that found work
- * @kicks:		kicks asked for
+ * @kicks:		kicks asked for, and doorbells that were messages
+ * @waits:		interrupts that we slept for
  * @sent:		frames sent, whole run
  * @lost:		forwarding: frames that never arrived, of those sent after each path first worked
  * @unexpected:		forwarding: frames of a length that nobody sent
@@ -64,6 +70,7 @@ struct net_load_result {
 	double cycles_per_frame;
 	double busy_share;
 	uint64_t kicks;
+	uint64_t waits;
 	uint64_t sent;
 	uint64_t lost;
 	uint64_t unexpected;

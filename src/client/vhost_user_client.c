@@ -5,8 +5,7 @@
  * Theory of operation
  * -------------------
  * The client owns a piece of "guest" memory (one memfd, one region), tells the back-end about it, and places rings
- * and buffers in it. Guest physical addresses begin at 4 GiB and have nothing in common with our virtual addresses,
- * so a back-end that confuses the two is found out at once.
+ * and buffers in it (client/client_memory.h).
  *
  * Order of attaching, as the vhost-user specification wants it and as QEMU does it:
  *
@@ -22,7 +21,6 @@
 #include "client/vhost_user_client.h"
 
 #include <errno.h>
-#include <linux/memfd.h>
 #include <linux/vhost_types.h>
 #include <linux/virtio_config.h>
 #include <poll.h>
@@ -30,14 +28,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
-#define GUEST_MEMORY_BASE 0x100000000ULL
-#define HUGE_PAGE_SIZE	  (2UL << 20)
 #define DEFAULT_TIMEOUT	  5000
 #define CONFIG_MAX	  256 /* VHOST_USER_MAX_CONFIG_SIZE of the specification */
 
@@ -359,76 +354,19 @@ static int open_socket(struct vhost_user_client *client, const struct vhost_user
 
 /* ---- memory ---- */
 
-static int create_memory(struct vhost_user_client *client, const struct vhost_user_client_options *options)
-{
-	size_t size = (options->memory_size + HUGE_PAGE_SIZE - 1) & ~(HUGE_PAGE_SIZE - 1);
-	unsigned int flags = MFD_CLOEXEC | (options->huge_pages ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
-	void *memory;
-
-	client->memory_fd = memfd_create("guest memory", flags);
-	if (client->memory_fd < 0)
-		return fail(client, -errno, "memfd_create: %s", strerror(errno));
-	if (ftruncate(client->memory_fd, (off_t)size) < 0)
-		return fail(client, -errno, "guest memory of %zu bytes: %s", size, strerror(errno));
-
-	/* Populated now: a page fault in the measured window would be counted as the back-end's cost. */
-	memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, client->memory_fd, 0);
-	if (memory == MAP_FAILED)
-		return fail(client, -errno, "map guest memory of %zu bytes%s: %s", size,
-			    options->huge_pages ? " in huge pages (are enough reserved in vm.nr_hugepages?)" : "",
-			    strerror(errno));
-	client->memory = memory;
-	client->memory_size = size;
-
-	return 0;
-}
-
 static int share_memory(struct vhost_user_client *client)
 {
 	struct message message = { .request = SET_MEM_TABLE, .size = sizeof(struct memory_table) };
 
 	message.payload.memory.count = 1;
 	message.payload.memory.regions[0] = (struct memory_region){
-		.guest_address = GUEST_MEMORY_BASE,
-		.size = client->memory_size,
-		.user_address = (uintptr_t)client->memory,
+		.guest_address = CLIENT_MEMORY_BASE,
+		.size = client->memory.size,
+		.user_address = (uintptr_t)client->memory.base,
 		.mmap_offset = 0,
 	};
 
-	return set(client, &message, client->memory_fd);
-}
-
-/**
- * vhost_user_client_allocate() - take a piece of guest memory.
- * @client:	attached client
- * @size:	bytes
- * @alignment:	a power of two
- *
- * Pieces are never given back; they go with the client.
- *
- * Return: zeroed memory, or NULL when the guest memory is used up.
- */
-void *vhost_user_client_allocate(struct vhost_user_client *client, size_t size, size_t alignment)
-{
-	size_t start = (client->memory_used + alignment - 1) & ~(alignment - 1);
-
-	if (start > client->memory_size || size > client->memory_size - start)
-		return NULL;
-	client->memory_used = start + size;
-
-	return client->memory + start;
-}
-
-/**
- * vhost_user_client_guest_address() - guest physical address of a piece of guest memory.
- * @client:	attached client
- * @pointer:	into what vhost_user_client_allocate() returned
- *
- * Return: the address that descriptors carry.
- */
-uint64_t vhost_user_client_guest_address(const struct vhost_user_client *client, const void *pointer)
-{
-	return GUEST_MEMORY_BASE + (uint64_t)((const uint8_t *)pointer - client->memory);
+	return set(client, &message, client->memory.fd);
 }
 
 /* ---- attach and detach ---- */
@@ -489,12 +427,13 @@ int vhost_user_client_attach(struct vhost_user_client *client, const struct vhos
 {
 	int error;
 
-	*client = (struct vhost_user_client){ .socket = -1, .memory_fd = -1 };
+	*client = (struct vhost_user_client){ .socket = -1, .memory.fd = -1 };
 	client->timeout_ms = options->timeout_ms ? options->timeout_ms : DEFAULT_TIMEOUT;
 	for (unsigned int i = 0; i < VHOST_USER_CLIENT_QUEUES_MAX; i++)
 		client->queues[i] = (struct vhost_user_client_queue){ .kick_fd = -1, .call_fd = -1 };
 
-	error = create_memory(client, options);
+	error = client_memory_create(&client->memory, options->memory_size, options->huge_pages, client->error,
+				     sizeof(client->error));
 	if (!error)
 		error = open_socket(client, options);
 	if (!error)
@@ -520,13 +459,8 @@ void vhost_user_client_detach(struct vhost_user_client *client)
 			close(client->queues[i].call_fd);
 		client->queues[i] = (struct vhost_user_client_queue){ .kick_fd = -1, .call_fd = -1 };
 	}
-	if (client->memory)
-		munmap(client->memory, client->memory_size);
-	if (client->memory_fd >= 0)
-		close(client->memory_fd);
+	client_memory_release(&client->memory);
 	client->socket = -1;
-	client->memory_fd = -1;
-	client->memory = NULL;
 }
 
 /* ---- queues ---- */

@@ -2,6 +2,8 @@
 #ifndef CLIENT_VHOST_USER_CLIENT_H
 #define CLIENT_VHOST_USER_CLIENT_H
 
+#include "client/client_memory.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -54,10 +56,7 @@ struct vhost_user_client_queue {
  * @features:		virtio features in force
  * @protocol_features:	vhost-user protocol features in force
  * @backend_features:	virtio features that the back-end offers
- * @memory:		guest memory as we see it
- * @memory_size:	its size
- * @memory_used:	bytes handed out by vhost_user_client_allocate()
- * @memory_fd:		the memfd behind it
+ * @memory:		guest memory
  * @queues:		event fds by queue index
  * @error:		what failed, in words, after a negative return
  */
@@ -67,10 +66,7 @@ struct vhost_user_client {
 	uint64_t features;
 	uint64_t protocol_features;
 	uint64_t backend_features;
-	uint8_t *memory;
-	size_t memory_size;
-	size_t memory_used;
-	int memory_fd;
+	struct client_memory memory;
 	struct vhost_user_client_queue queues[VHOST_USER_CLIENT_QUEUES_MAX];
 	char error[160];
 };
@@ -93,9 +89,6 @@ struct vhost_user_client_ring {
 
 int vhost_user_client_attach(struct vhost_user_client *client, const struct vhost_user_client_options *options);
 void vhost_user_client_detach(struct vhost_user_client *client);
-
-void *vhost_user_client_allocate(struct vhost_user_client *client, size_t size, size_t alignment);
-uint64_t vhost_user_client_guest_address(const struct vhost_user_client *client, const void *pointer);
 
 int vhost_user_client_start_queue(struct vhost_user_client *client, unsigned int index,
 				  const struct vhost_user_client_ring *ring);

@@ -310,7 +310,7 @@ static uint16_t place_in_order(struct virtqueue_driver *queue, uint16_t buffer)
 	return head;
 }
 
-static void add_split(struct virtqueue_driver *queue, const struct virtqueue_buffer *buffers, unsigned int count)
+static void add_split(struct virtqueue_driver *queue, const struct driver_buffer *buffers, unsigned int count)
 {
 	uint16_t mask = (uint16_t)(queue->options.size - 1);
 
@@ -328,7 +328,7 @@ static void add_split(struct virtqueue_driver *queue, const struct virtqueue_buf
 	queue->staged = (uint16_t)(queue->staged + count);
 }
 
-static void add_packed(struct virtqueue_driver *queue, const struct virtqueue_buffer *buffers, unsigned int count)
+static void add_packed(struct virtqueue_driver *queue, const struct driver_buffer *buffers, unsigned int count)
 {
 	for (unsigned int i = 0; i < count; i++) {
 		uint16_t buffer = (uint16_t)buffers[i].id;
@@ -363,7 +363,7 @@ static void add_packed(struct virtqueue_driver *queue, const struct virtqueue_bu
  * @buffers:	which; none of them in flight
  * @count:	how many
  */
-void virtqueue_driver_add(struct virtqueue_driver *queue, const struct virtqueue_buffer *buffers, unsigned int count)
+void virtqueue_driver_add(struct virtqueue_driver *queue, const struct driver_buffer *buffers, unsigned int count)
 {
 	queue->in_flight = (uint16_t)(queue->in_flight + count);
 	if (queue->options.packed)
@@ -431,7 +431,7 @@ bool virtqueue_driver_publish(struct virtqueue_driver *queue)
 /* ---- take ---- */
 
 static inline int take_one(struct virtqueue_driver *queue, uint32_t id, uint32_t length,
-			   struct virtqueue_buffer *buffer)
+			   struct driver_buffer *buffer)
 {
 	uint16_t owner;
 
@@ -442,7 +442,7 @@ static inline int take_one(struct virtqueue_driver *queue, uint32_t id, uint32_t
 		return -EPROTO;
 
 	queue->owner[id] = 0;
-	*buffer = (struct virtqueue_buffer){ .id = owner - 1u, .length = length };
+	*buffer = (struct driver_buffer){ .id = owner - 1u, .length = length };
 
 	return 0;
 }
@@ -462,7 +462,7 @@ static inline int split_ready(struct virtqueue_driver *queue)
 	return ready > queue->in_flight ? -EPROTO : ready;
 }
 
-static int take_split(struct virtqueue_driver *queue, struct virtqueue_buffer *buffers, unsigned int count)
+static int take_split(struct virtqueue_driver *queue, struct driver_buffer *buffers, unsigned int count)
 {
 	uint16_t mask = (uint16_t)(queue->options.size - 1);
 	int ready = split_ready(queue);
@@ -508,7 +508,7 @@ static inline uint32_t packed_length(const struct vring_packed_desc *desc)
 	return desc->flags & VRING_DESC_F_WRITE ? desc->len : 0;
 }
 
-static int take_packed(struct virtqueue_driver *queue, struct virtqueue_buffer *buffers, unsigned int count)
+static int take_packed(struct virtqueue_driver *queue, struct driver_buffer *buffers, unsigned int count)
 {
 	unsigned int taken = 0;
 
@@ -567,7 +567,7 @@ static int next_batch(struct virtqueue_driver *queue)
 	return batch;
 }
 
-static int take_in_order(struct virtqueue_driver *queue, struct virtqueue_buffer *buffers, unsigned int count)
+static int take_in_order(struct virtqueue_driver *queue, struct driver_buffer *buffers, unsigned int count)
 {
 	unsigned int taken = 0;
 
@@ -614,7 +614,7 @@ static void stay_quiet(struct virtqueue_driver *queue)
  *
  * Return: how many; -EPROTO if the device names a buffer that it does not have, or writes more than there is room for.
  */
-int virtqueue_driver_take(struct virtqueue_driver *queue, struct virtqueue_buffer *buffers, unsigned int count)
+int virtqueue_driver_take(struct virtqueue_driver *queue, struct driver_buffer *buffers, unsigned int count)
 {
 	int taken;
 

@@ -2,6 +2,8 @@
 #ifndef CLIENT_VIRTQUEUE_DRIVER_H
 #define CLIENT_VIRTQUEUE_DRIVER_H
 
+#include "client/driver_buffer.h"
+
 #include <linux/virtio_ring.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -29,16 +31,6 @@ struct virtqueue_driver_options {
 	bool event_index;
 	bool in_order;
 	bool indirect;
-};
-
-/**
- * struct virtqueue_buffer - a buffer on its way to the device or back.
- * @id:		which one, 0 to virtqueue_driver.buffers - 1
- * @length:	bytes that the device wrote, when it comes back; ignored on the way out
- */
-struct virtqueue_buffer {
-	uint32_t id;
-	uint32_t length;
 };
 
 /**
@@ -150,9 +142,9 @@ void virtqueue_driver_release(struct virtqueue_driver *queue);
 void virtqueue_driver_set_segment(struct virtqueue_driver *queue, unsigned int buffer, unsigned int segment,
 				  uint64_t address, uint32_t length, bool device_writes);
 
-void virtqueue_driver_add(struct virtqueue_driver *queue, const struct virtqueue_buffer *buffers, unsigned int count);
+void virtqueue_driver_add(struct virtqueue_driver *queue, const struct driver_buffer *buffers, unsigned int count);
 bool virtqueue_driver_publish(struct virtqueue_driver *queue);
-int virtqueue_driver_take(struct virtqueue_driver *queue, struct virtqueue_buffer *buffers, unsigned int count);
+int virtqueue_driver_take(struct virtqueue_driver *queue, struct driver_buffer *buffers, unsigned int count);
 
 bool virtqueue_driver_enable_calls(struct virtqueue_driver *queue);
 void virtqueue_driver_disable_calls(struct virtqueue_driver *queue);

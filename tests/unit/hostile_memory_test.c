@@ -277,7 +277,7 @@ struct link {
 
 static void send_frames(struct link *link)
 {
-	struct virtqueue_buffer buffers[16];
+	struct driver_buffer buffers[16];
 	int count = virtqueue_driver_take(&link->transmit, buffers, array_size(buffers));
 
 	assert_true(count >= 0);
@@ -327,7 +327,7 @@ static void check_frame(struct link *link, const uint8_t *frame, uint32_t length
 
 static void receive_frames(struct link *link)
 {
-	struct virtqueue_buffer buffers[32];
+	struct driver_buffer buffers[32];
 	int count = virtqueue_driver_take(&link->receive, buffers, array_size(buffers));
 
 	assert_true(count >= 0);
@@ -339,7 +339,7 @@ static void receive_frames(struct link *link)
 
 static void start_link(struct link *link, struct virtio_device *const *nics)
 {
-	struct virtqueue_buffer buffer = { 0 };
+	struct driver_buffer buffer = { 0 };
 
 	memset(link, 0, sizeof(*link));
 	honest_open(&link->sender);
@@ -476,7 +476,7 @@ struct store {
 
 static void submit_block(struct store *store)
 {
-	struct virtqueue_buffer buffer = { .id = store->writing ? 0 : 1 };
+	struct driver_buffer buffer = { .id = store->writing ? 0 : 1 };
 	struct virtio_blk_outhdr header = { .type = store->writing ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN };
 	uint8_t *data = store->data + buffer.id * BLOCK_SIZE;
 
@@ -498,7 +498,7 @@ static void submit_block(struct store *store)
 
 static void turn_store(struct store *store)
 {
-	struct virtqueue_buffer buffer;
+	struct driver_buffer buffer;
 	int count = virtqueue_driver_take(&store->driver, &buffer, 1);
 	uint32_t version;
 

@@ -321,7 +321,7 @@ static void device_complete(struct fixture *fixture, unsigned int count)
 static void run_form(const struct form *form)
 {
 	uint32_t whole = writable_length(form);
-	struct virtqueue_buffer *held, taken[64];
+	struct driver_buffer *held, taken[64];
 	unsigned int held_count, back = 0, skipped = 0;
 	struct fixture fixture;
 
@@ -388,7 +388,7 @@ static void test_forms(void **state)
 static void test_split_lines_stay_shared(void **state)
 {
 	static const struct form form = { "", { 16, 1, .in_order = true }, 1, FIFO };
-	struct virtqueue_buffer buffers[16];
+	struct driver_buffer buffers[16];
 	struct vring_desc before[16];
 	struct fixture fixture;
 
@@ -417,7 +417,7 @@ static void test_split_lines_stay_shared(void **state)
 static bool send_some(struct fixture *fixture, unsigned int first, unsigned int count)
 {
 	for (unsigned int i = 0; i < count; i++) {
-		struct virtqueue_buffer buffer = { .id = first + i };
+		struct driver_buffer buffer = { .id = first + i };
 
 		virtqueue_driver_add(&fixture->queue, &buffer, 1);
 	}
@@ -480,7 +480,7 @@ static void test_kick_across_wrap(void **state)
 
 	for (unsigned int i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		static const struct form form = { "", { 8, 1, .packed = true, .event_index = true }, 1, FIFO };
-		struct virtqueue_buffer taken[8];
+		struct driver_buffer taken[8];
 		struct fixture fixture;
 
 		print_message("case %u\n", i);
@@ -500,7 +500,7 @@ static void test_calls(void **state)
 {
 	for (unsigned int i = 0; i < 4; i++) {
 		struct form form = { "", { 8, 1, .packed = i & 1, .event_index = i & 2 }, 1, FIFO };
-		struct virtqueue_buffer taken[8];
+		struct driver_buffer taken[8];
 		struct fixture fixture;
 
 		print_message("case %u\n", i);
@@ -544,7 +544,7 @@ static void test_lies(void **state)
 		for (unsigned int i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
 			struct form form = { "", { 16, 1, .packed = layout & 1, .in_order = layout & 2 }, 0, FIFO };
 			struct chain chain = { .id = lies[i].id };
-			struct virtqueue_buffer taken[8];
+			struct driver_buffer taken[8];
 			struct fixture fixture;
 
 			if (form.options.packed && lies[i].chains != 1)
@@ -564,7 +564,7 @@ static void test_completed_twice(void **state)
 	for (unsigned int packed = 0; packed < 2; packed++) {
 		struct form form = { "", { 16, 1, .packed = packed }, 0, FIFO };
 		struct chain chain = { .id = 2 };
-		struct virtqueue_buffer taken[8];
+		struct driver_buffer taken[8];
 		struct fixture fixture;
 
 		set_up(&fixture, &form);
