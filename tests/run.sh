@@ -28,7 +28,7 @@ known=("${suites[@]}" lint)
 # Lint takes minutes and tells a user nothing: by name, and in CI.
 [ -z "${CI-}" ] || suites+=(lint)
 # Unit tests that make sense with ThreadSanitizer: several threads meet in them.
-threaded=(engine engine_wake frame_ring address_table)
+threaded=(engine engine_wake frame_ring address_table device_queue pci_interrupt)
 # No suite takes that long; something that hangs must not take the others with it.
 suite_seconds=900
 

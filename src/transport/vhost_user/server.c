@@ -17,18 +17,15 @@
 #include <event2/event.h>
 #include <poll.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/checked.h"
 #include "base/disposal.h"
 #include "base/log.h"
+#include "transport/listener.h"
 #include "transport/vhost_user/connection.h"
 
-#define BACKLOG		      4
 #define RETRY_SECONDS	      1
 #define DISPOSAL_MICROSECONDS 20000
 #define SOCKET_MODE_NORMAL    0660
@@ -36,11 +33,8 @@
 struct vhost_user_server {
 	struct virtio_device *device;
 	struct event_base *base;
-	struct sockaddr_un address;
+	struct listener listener; /* in client mode: closed, and its address is the front-end's */
 	bool client;
-	int listener;	     /* -1 in client mode */
-	dev_t socket_device; /* identity of our socket file */
-	ino_t socket_inode;
 	struct event *accept_event; /* server mode */
 	struct event *retry_event;  /* time to connect (client mode), or to accept again */
 	struct event *destroy_event;
@@ -101,7 +95,7 @@ static void accept_front_end(evutil_socket_t listener, short what, void *context
 		vhost_user_connection_close(&server->connection, NULL);
 		return;
 	}
-	fd = accept4(server->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	fd = accept4(server->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0) {
 		/* No file descriptors, say: it stays readable, and must not keep the loop busy. */
 		if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR) {
@@ -116,63 +110,18 @@ static void accept_front_end(evutil_socket_t listener, short what, void *context
 	}
 	log_limited(&server->device->log_limit, LOG_LEVEL_WARNING,
 		    "%s: a second front-end was refused: one is connected to %s", server->device->name,
-		    server->address.sun_path);
+		    server->listener.address.sun_path);
 	disposal_close(server->connection.disposal, fd);
-}
-
-/* The file is there: is it a socket that nobody listens to any more? Then remove it. */
-static bool remove_stale_socket(const struct sockaddr_un *address)
-{
-	struct stat status;
-	bool stale;
-	int fd;
-
-	if (lstat(address->sun_path, &status) || !S_ISSOCK(status.st_mode))
-		return false;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return false;
-	stale = connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 && errno == ECONNREFUSED;
-	close(fd);
-	return stale && !unlink(address->sun_path);
 }
 
 static int listen_on(struct vhost_user_server *server, uint32_t mode, const char **reason)
 {
-	const struct sockaddr *address = (const struct sockaddr *)&server->address;
-	struct stat status;
-	int error;
+	int error = listener_open(&server->listener, mode, reason);
 
-	server->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (server->listener < 0) {
-		*reason = "cannot make a socket";
-		return -errno;
-	}
-	/*
-	 * The mode that bind() gives the file; chmod() afterwards undoes what the umask took, never the other way
-	 * round.
-	 */
-	fchmod(server->listener, mode);
-	if (bind(server->listener, address, sizeof(server->address)) &&
-	    (errno != EADDRINUSE || !remove_stale_socket(&server->address) ||
-	     bind(server->listener, address, sizeof(server->address)))) {
-		error = -errno;
-		*reason = error == -EADDRINUSE
-				  ? "another program listens there, or it is no socket; stop it, or choose another "
-				    "path"
-				  : "check that the folder exists and may be written";
+	if (error)
 		return error;
-	}
-	if (!lstat(server->address.sun_path, &status)) {
-		server->socket_device = status.st_dev;
-		server->socket_inode = status.st_ino;
-	}
-	if (chmod(server->address.sun_path, mode) || listen(server->listener, BACKLOG)) {
-		*reason = "cannot listen on the socket";
-		return -errno;
-	}
 	server->accept_event =
-		event_new(server->base, server->listener, EV_READ | EV_PERSIST, accept_front_end, server);
+		event_new(server->base, server->listener.fd, EV_READ | EV_PERSIST, accept_front_end, server);
 	if (!server->accept_event || event_add(server->accept_event, NULL)) {
 		*reason = "out of memory";
 		return -ENOMEM;
@@ -182,20 +131,10 @@ static int listen_on(struct vhost_user_server *server, uint32_t mode, const char
 
 static void stop_listening(struct vhost_user_server *server)
 {
-	struct stat status;
-
 	if (server->accept_event)
 		event_free(server->accept_event);
 	server->accept_event = NULL;
-	if (server->listener < 0)
-		return;
-	/* With those that nobody has accepted yet, and what they sent. */
-	disposal_close(server->connection.disposal, server->listener);
-	server->listener = -1;
-	/* Somebody may have put another socket there since. */
-	if (server->socket_inode && !lstat(server->address.sun_path, &status) &&
-	    status.st_dev == server->socket_device && status.st_ino == server->socket_inode)
-		unlink(server->address.sun_path);
+	listener_close(&server->listener, server->connection.disposal);
 }
 
 /* ---- client mode ------------------------------------------------------------------------------------------------- */
@@ -207,7 +146,7 @@ static void connect_to_front_end(struct vhost_user_server *server)
 	if (!disposal_waiting(server->connection.disposal))
 		fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	/* Unix sockets connect at once or not at all: nobody there, or (EAGAIN) their backlog is full. */
-	if (fd >= 0 && !connect(fd, (const struct sockaddr *)&server->address, sizeof(server->address))) {
+	if (fd >= 0 && !connect(fd, (const struct sockaddr *)&server->listener.address, sizeof(server->listener.address))) {
 		serve(server, fd);
 	} else if (fd >= 0) {
 		close(fd);
@@ -266,16 +205,11 @@ int vhost_user_server_create(const struct vhost_user_options *options, struct vi
 			     struct event_base *base, struct vhost_user_server **result, const char **reason)
 {
 	struct vhost_user_server *server;
-	size_t length = strlen(options->path);
 	int error;
 
 	if (device->queue_count > VIRTIO_QUEUES_MAX) {
 		*reason = "the device has more queues than a vhost-user device can have";
 		return -EINVAL;
-	}
-	if (!length || length >= sizeof(server->address.sun_path)) {
-		*reason = "the socket's path is empty or longer than 107 characters; choose a shorter one";
-		return -ENAMETOOLONG;
 	}
 	server = calloc(1, sizeof(*server));
 	if (!server) {
@@ -285,9 +219,11 @@ int vhost_user_server_create(const struct vhost_user_options *options, struct vi
 	server->device = device;
 	server->base = base;
 	server->client = options->client;
-	server->listener = -1;
-	server->address.sun_family = AF_UNIX;
-	memcpy(server->address.sun_path, options->path, length);
+	error = listener_address(&server->listener, options->path, reason);
+	if (error) {
+		free(server);
+		return error;
+	}
 	server->destroy_event = event_new(base, -1, 0, finish_destroy, server);
 	server->retry_event = event_new(base, -1, 0, retry, server);
 	error = vhost_user_connection_init(&server->connection, device, base);

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A listening unix socket with a path: stale files of servers that are gone are replaced, and ours is removed at the end
+ * while it is still ours.
+ *
+ * Context: control thread.
+ */
+#ifndef TRANSPORT_LISTENER_H
+#define TRANSPORT_LISTENER_H
+
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/un.h>
+
+struct disposal;
+
+struct listener {
+	struct sockaddr_un address;
+	int fd;	       /* -1: closed */
+	dev_t device; /* identity of our socket file */
+	ino_t inode;
+};
+
+/**
+ * listener_address() - @listener is closed and will have @path.
+ * Return: 0; -ENAMETOOLONG with a sentence in @reason.
+ */
+int listener_address(struct listener *listener, const char *path, const char **reason);
+
+/**
+ * listener_open() - listen at the address.
+ * @mode:	permissions of the file
+ *
+ * Return: 0; errno of bind and the like with a sentence in @reason. listener_close() is harmless after either.
+ */
+int listener_open(struct listener *listener, uint32_t mode, const char **reason);
+
+/** listener_close() - with those that nobody has accepted yet, and what they sent. */
+void listener_close(struct listener *listener, struct disposal *disposal);
+
+#endif
