@@ -99,8 +99,8 @@ def cases(make, light, directions):
 
 # ---- messages ----
 
-# Which counters of "messages" in the status are what.
-KINDS = ("messages", "region_reads", "region_writes", "interrupt_messages")
+# Kinds of messages in the status.
+KINDS = ("region_reads", "region_writes", "interrupts", "memory")
 
 
 class Count:
@@ -131,8 +131,9 @@ class Count:
     def look(self, machine, server):
         state = processes.status(machine, server)
         devices = list(state["interfaces"].values()) + list(state["disks"].values())
-        counts = {key: sum(device.get(key, 0) for device in devices) for key in KINDS}
-        counts["interrupts"] = sum(device.get("interrupts", 0) for device in devices)
+        counts = {f"{key} messages": sum(device["pci"]["messages"][key] for device in devices) for key in KINDS}
+        counts["messages"] = sum(device["messages"] for device in devices)
+        counts["interrupts"] = sum(device["pci"]["interrupts"] for device in devices)
         counts["operations"] = sum(device.get(key, 0) for device in devices for key in self.operations)
         return counts
 
@@ -143,7 +144,7 @@ class Count:
                 "interrupts": round(interrupts / operations, 5),
                 "messages_per_interrupt": round(counts["messages"] / interrupts, 4) if interrupts else None,
                 "operations": operations,
-                **{key: round(counts[key] / operations, 5) for key in KINDS[1:]}}
+                **{f"{key} messages": round(counts[f"{key} messages"] / operations, 5) for key in KINDS}}
 
 
 def net_count(model, posted, burst):
