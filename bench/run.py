@@ -269,9 +269,9 @@ def run_all(cases, machine, options, folder):
 def run_counts(counts, machine, options, folder):
     """Return: how many could not be made."""
     missing = 0
-    row = "{:44} {:>14} {:>16} {:>18} {}"
+    row = "{:44} {:>14} {:>17} {:>16} {:>19}  {}"
     if counts:
-        print("\n" + row.format("messages in steady state", "per operation", "interrupts each", "messages/interrupt", ""))
+        print("\n" + row.format("messages in steady state", "per operation", "of it: doorbells", "interrupts each", "others an interrupt", ""))
     with open(os.path.join(folder, "messages.jsonl"), "w") as results:
         for count in counts:
             show_progress(count.bench)
@@ -280,11 +280,12 @@ def run_counts(counts, machine, options, folder):
             except Failure as failure:
                 missing += 1
                 show_progress("")
-                print(row.format(count.bench, "-", "-", "-", f"MISSING: {failure}"), flush=True)
+                print(row.format(count.bench, "-", "-", "-", "-", f"MISSING: {failure}"), flush=True)
                 continue
             show_progress("")
             ratio = record["messages_per_interrupt"]
-            print(row.format(count.bench, f"{record['ours']:.4f}", f"{record['interrupts']:.4f}",
+            print(row.format(count.bench, f"{record['ours']:.4f}", f"{record['doorbells']:.4f}",
+                             f"{record['interrupts']:.4f}",
                              "-" if ratio is None else f"{ratio:.2f}",
                              f"per {count.unit}, of {record['operations']}"), flush=True)
             print(json.dumps(record), file=results, flush=True)
