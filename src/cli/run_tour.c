@@ -202,9 +202,10 @@ void tour_measure(struct tour *tour, bool disk, struct tour_sample *difference)
 	tour->row->sidecore_cpu = d->clock > 0 ? d->cpu / d->clock : -1;
 	calls = disk ? &d->disk : &d->net;
 	units = calls->virtio_units + calls->emulated_units;
-	if (calls->virtio_units > 0)
+	/* A guest that took no part heard a broadcast or two, by which nothing can be divided. */
+	if (calls->virtio_units > units / 10)
 		tour->row->kicks = calls->kicks / calls->virtio_units;
-	if (calls->emulated_units > 0)
+	if (calls->emulated_units > units / 10)
 		tour->row->messages = calls->messages / calls->emulated_units;
 	if (units > 0)
 		tour->row->interrupts = calls->interrupts / units;
