@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from . import child
+
 ROOT = Path(__file__).resolve().parents[2]
 SANITIZER = re.compile(rb"(Address|Thread|Leak|Memory|UndefinedBehavior)Sanitizer|runtime error:|DEADLYSIGNAL")
 
@@ -91,8 +93,8 @@ class Server:
 
 	def start(self, timeout=20.0, wait=True):
 		with open(self.log, "ab") as log:
-			self.process = subprocess.Popen([str(binary().resolve()), "serve", "config.yaml"], cwd=self.directory,
-							stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+			self.process = child.start([str(binary().resolve()), "serve", "config.yaml"], cwd=self.directory,
+						   stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 		deadline = time.monotonic() + timeout
 		while wait:
 			missing = [name for name in self.sockets() if not (self.directory / name).exists()]
