@@ -8,6 +8,7 @@ A `sidecore serve` daemon of a test's own: configuration, start, status, checks,
 The daemon runs in a temporary directory; socket names in the configuration are relative to it. Leaving the block stops
 it with SIGTERM and fails the test if it had died, ended with a status other than 0, or a sanitizer has spoken.
 """
+import contextlib
 import json
 import os
 import re
@@ -37,6 +38,22 @@ def why_missing():
 	"""Return: the reason for a skip, or None."""
 	path = binary()
 	return None if os.access(path, os.X_OK) else f"no sidecore binary at {path} (set SIDECORE or build it)"
+
+
+@contextlib.contextmanager
+def without_quarantine():
+	"""
+	Daemons started in here give freed memory back at once. AddressSanitizer keeps it for a while otherwise, which looks like
+	a leak to whoever measures from outside.
+	"""
+	before = os.environ.get("ASAN_OPTIONS")
+	os.environ["ASAN_OPTIONS"] = ":".join(filter(None, [before, "quarantine_size_mb=0", "thread_local_quarantine_size_kb=0"]))
+	try:
+		yield
+	finally:
+		os.environ.pop("ASAN_OPTIONS")
+		if before is not None:
+			os.environ["ASAN_OPTIONS"] = before
 
 
 def configuration(interfaces=(), disks=None, networks=("lan",), sidecores=1, extra=""):

@@ -109,15 +109,8 @@ def world():
 	reason = daemon.why_missing()
 	if reason:
 		pytest.skip(reason)
-	before = os.environ.get("ASAN_OPTIONS")
-	# What is freed is kept for a while by AddressSanitizer, and would look like a leak.
-	os.environ["ASAN_OPTIONS"] = ":".join(filter(None, [before, "quarantine_size_mb=0", "thread_local_quarantine_size_kb=0"]))
-	try:
+	with daemon.without_quarantine():
 		world = World()
-	finally:
-		os.environ.pop("ASAN_OPTIONS")
-		if before is not None:
-			os.environ["ASAN_OPTIONS"] = before
 	yield world
 	world.close()
 	world.server.stop()

@@ -87,12 +87,18 @@ class Probe(Actor):
 
     def start(self):
         self.disk = BlockDevice(self.path("probe"))
-        self.content, self.times = {}, []
+        self.content, self.times, self.own = {}, [], []
+        pid, _, _ = struct.unpack("3i", self.disk.connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        self.tasks = [pathlib.Path("/proc/self/schedstat"), *pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")]
+
+    def waited(self):
+        """Seconds that we and the daemon's threads have been ready to run and had no CPU: the machine's fault, not the daemon's."""
+        return sum(int(task.read_text().split()[1]) for task in self.tasks) / 1e9
 
     def step(self):
         block = self.random.randrange(256)
         data = self.content.get(block)
-        started = time.perf_counter()
+        waited, started = self.waited(), time.perf_counter()
         if data is None or self.random.random() < 0.5:
             data = self.content[block] = self.random.randbytes(4096)
             result, compared = self.disk.write(block * 8, data), 0
@@ -101,6 +107,7 @@ class Probe(Actor):
             if result.data != data:
                 raise Violation(f"block {block} of the probe's disk is not what was written")
         self.times.append(time.perf_counter() - started)
+        self.own.append(max(self.times[-1] - (self.waited() - waited), 0))
         if result.status != S_OK:
             raise Violation(f"status {result.status} for the probe")
         self.good(1, compared)
@@ -108,9 +115,13 @@ class Probe(Actor):
         time.sleep(self.PACE)
 
     def report(self):
-        times, self.times = sorted(self.times), []
-        quantile = (lambda share: round(times[min(int(share * len(times)), len(times) - 1)] * 1e6)) if times else lambda share: 0
-        return {**super().report(), "p50_us": quantile(0.5), "p99_us": quantile(0.99), "max_us": quantile(1)}
+        times, own, self.times, self.own = sorted(self.times), sorted(self.own), [], []
+
+        def quantile(share, taken=times):
+            return round(taken[min(int(share * len(taken)), len(taken) - 1)] * 1e6) if taken else 0
+
+        return {**super().report(), "p50_us": quantile(0.5), "p99_us": quantile(0.99), "max_us": quantile(1),
+                "own_p50_us": quantile(0.5, own), "own_max_us": quantile(1, own)}
 
 
 class Mutator(Actor):
