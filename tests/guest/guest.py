@@ -15,8 +15,6 @@ No QEMU survives its test: it is ended by close(), at the exit of Python, and by
 
 import atexit
 import base64
-import concurrent.futures
-import ctypes
 import fcntl
 import functools
 import json
@@ -24,12 +22,16 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from protocol import child  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 IMAGE = pathlib.Path(os.environ.get("SIDECORE_GUEST_IMAGE", REPOSITORY / "build" / "guest"))
@@ -42,7 +44,6 @@ TCG_COMMAND_LINE = "norandmaps"
 BOOT_TIMEOUT = 90
 COMMAND_TIMEOUT = 30
 
-PR_SET_PDEATHSIG = 1
 KVM_GET_API_VERSION = 0xAE00
 
 
@@ -135,22 +136,11 @@ def accelerator():
 
 # --- Processes that do not outlive us ---
 
-# The kernel sends PDEATHSIG when the *thread* that forked ends, hence one thread that lives as long as Python.
-_starter = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
-_libc = ctypes.CDLL(None, use_errno=True)
 _alive = set()
 
 
 def _start(command, **arguments):
-    parent = os.getpid()
-
-    def die_with_parent():
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return _starter.submit(subprocess.Popen, command, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent,
-                           start_new_session=True, **arguments).result()
+    return child.start(command, stdin=subprocess.DEVNULL, start_new_session=True, **arguments)
 
 
 @atexit.register
