@@ -365,7 +365,7 @@ static void test_move_under_load(void **state)
 #endif
 
 /*
- * Bounds are far from the figures: they are to find an accident (a system call in each round), not a slow machine. Hence
+ * Bounds are far from the figures: they are to find an accident (a system call in each round), not a slow machine. So it is
  * the sidecore's own CPU time, which does not run while something else has its CPU.
  */
 static void test_cost_of_idle_round(void **state)
