@@ -113,6 +113,8 @@ class NbdServer:
         self.socket.unlink(missing_ok=True)
         self.process = child.start(["nbdkit", "-f", "-U", str(self.socket), *filters, "file", str(self.image), *faults],
                                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # It replaces the signal that child.start() asks for by SIGTERM, which one that is stopped does not see.
+        self.watch = subprocess.Popen(["sh", "-c", f"read word; kill -KILL {self.process.pid}"], stdin=subprocess.PIPE)
         wait_until(self.socket.exists, "nbdkit listens")
 
     def disturb(self):
@@ -126,6 +128,9 @@ class NbdServer:
         self.start()
 
     def close(self):
+        self.watch.kill()
+        self.watch.wait()
+        self.watch.stdin.close()
         self.process.kill()
         self.process.wait()
 
