@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Fuzz target: a vfio-user connection with a hostile client, and a device behind it: one that does little, and takes its
- * time when the input says so; an NVMe controller; a network card.
+ * Fuzz target: a vfio-user connection with a hostile client, and a device behind it: one that does little, and takes
+ * its time when the input says so; an NVMe controller; a network card.
  *
  * Theory of operation
  * -------------------
- * Input: which device, whether a session is set up first as a VMM would, then steps. A step is a message, bytes that are
- * none, a turn of the sidecore, a store to a window, a signal of the client's eventfd, a change of the guest's memory, a
- * file that shrinks or grows, the end of something that was deferred, or the end of the connection and a new one.
+ * Input: which device, whether a session is set up first as a VMM would, then steps. A step is a message, bytes that
+ * are none, a turn of the sidecore, a store to a window, a signal of the client's eventfd, a change of the guest's
+ * memory, a file that shrinks or grows, the end of something that was deferred, or the end of the connection and a new
+ * one.
  *
  * A message is built by its row of the message table: its payload has the size that belongs to it unless the input says
- * otherwise, and is made of words, each a byte of the input that stands for a value that matters (addresses and sizes of the
- * guest's regions, small numbers, limits) or raw. Its files come from a palette: the guest's memory, a shrinking memfd,
- * eventfds, a pipe, a socket, /dev/null, an epoll.
+ * otherwise, and is made of words, each a byte of the input that stands for a value that matters (addresses and sizes
+ * of the guest's regions, small numbers, limits) or raw. Its files come from a palette: the guest's memory, a shrinking
+ * memfd, eventfds, a pipe, a socket, /dev/null, an epoll.
  *
- * Oracles: each message is over in bounded steps; what is remembered of mappings agrees with itself and with the map that
- * the device has; the device is asked for one thing at a time (fake_pci_device.c); a connection that ends is released, and
- * its device is as it was; no file descriptor is left; replies are well formed.
+ * Oracles: each message is over in bounded steps; what is remembered of mappings agrees with itself and with the map
+ * that the device has; the device is asked for one thing at a time (fake_pci_device.c); a connection that ends is
+ * released, and its device is as it was; no file descriptor is left; replies are well formed.
  */
 #include <errno.h>
 #include <event2/event.h>
@@ -87,7 +88,9 @@ static void open_files(void)
 static void open_once(void)
 {
 	const struct disk_config config = { .name = "ram", .type = DISK_RAM, .size = 0x10000 };
-	struct nvme_options nvme = { .name = "nvme", .queues = 2, .queue_entries = 64, .sidecore = -1, .disk_count = 1 };
+	struct nvme_options nvme = {
+		.name = "nvme", .queues = 2, .queue_entries = 64, .sidecore = -1, .disk_count = 1
+	};
 	const struct intel_nic_options nic = {
 		.name = "nic", .model = INTEL_NIC_IGB, .mac = { 2, 0, 0, 0, 0, 1 }, .sidecore = -1
 	};
@@ -153,7 +156,8 @@ static void drain_client(void)
 	}
 }
 
-/* What is remembered of mappings: sorted, apart from each other, and as many that are regions as the device's map has. */
+/* What is remembered of mappings: sorted, apart from each other, and as many that are regions as the device's map has.
+ */
 static void check_memory(void)
 {
 	const struct vfio_user_memory *memory = &connection.memory;
@@ -463,7 +467,8 @@ static void set_up(uint8_t form)
 		map(GUEST_APART, GUEST_APART_SIZE, GUEST_LOW_SIZE + GUEST_HIGH_SIZE);
 	set_irqs(VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
 		 form & 8 ? VFIO_PCI_INTX_IRQ_INDEX : VFIO_PCI_MSIX_IRQ_INDEX, files[FILE_EVENT]);
-	set_irqs(VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK, VFIO_PCI_INTX_IRQ_INDEX, files[FILE_OTHER_EVENT]);
+	set_irqs(VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK, VFIO_PCI_INTX_IRQ_INDEX,
+		 files[FILE_OTHER_EVENT]);
 	send_message(VFIO_USER_REGION_WRITE, 0, &master, 20, 20, NULL, 0);
 }
 
@@ -568,7 +573,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (unsigned i = 0; i < STEPS && input.left; i++)
 		step(&input);
 	close_connection();
-	/* Files are closed by a thread of the disposal's own when they might wait (base/disposal.h): soon, not at once. */
+	/* Files are closed by a thread of the disposal's own when they might wait (base/disposal.h): soon, not at once.
+	 */
 	for (unsigned i = 0; i < 2000; i++) {
 		after = fuzz_open_fds();
 		if (before.bits[0] == after.bits[0] && before.bits[1] == after.bits[1])

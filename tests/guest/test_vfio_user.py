@@ -23,7 +23,7 @@ def machine():
                          disks={"a-disk": ("type: ram, size: 64M", "model: nvme")})
     with Daemon(text) as daemon:
         devices = daemon.emulated("a-disk") + daemon.emulated("a-net")
-        port = ["-device", "pcie-root-port,id=port,slot=1,chassis=1"]
+        port = ["-device", "pcie-root-port,id=downstream,slot=1,chassis=1"]
         with Guest("a", devices=[*devices, *port], qemu=NEWER_QEMU) as guest:
             yield daemon, guest
 
@@ -88,7 +88,7 @@ def test_plug_and_pull(machine):
     guest.run("modprobe e1000; modprobe igb")
     before = guest.run("ls /sys/class/net").split()
     for _ in range(2):
-        guest.qmp("device_add", driver="vfio-user-pci", id="hot", bus="port",
+        guest.qmp("device_add", driver="vfio-user-pci", id="hot", bus="downstream",
                   socket={"type": "unix", "path": str(daemon.path("b-net.sock"))})
         wait_until(lambda: len(guest.run("ls /sys/class/net").split()) == len(before) + 1, "the card is there", 60)
         assert connected()
