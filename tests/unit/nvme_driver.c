@@ -74,11 +74,10 @@ static void slow_submit(struct block_channel *channel, struct block_request *req
 	struct slow_disk *slow = slow_of(channel->disk);
 
 	check_request(slow, request);
-	if (!slow->hold) {
+	if (!slow->hold || slow->held_count == SLOW_HELD) {
 		serve(slow, request);
 		return;
 	}
-	require(slow->held_count < SLOW_HELD);
 	slow->held[slow->held_count++] = request;
 }
 

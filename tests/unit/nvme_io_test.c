@@ -708,6 +708,14 @@ static void interrupts(void **state)
 	assert_true(driver_take(&driver, 1, &completion));
 	nvme_driver_run(&driver);
 	assert_false(pci_interrupt_pin_asserted(lines));
+	/* As a message, the head doorbell lowers it at once: the VMM's unmask comes next. */
+	driver_submit(&driver, 1, &reads);
+	nvme_driver_run(&driver);
+	assert_true(pci_interrupt_pin_asserted(lines));
+	assert_true(driver_take(&driver, 1, &completion));
+	driver_write(&driver, nvme_head_doorbell(1), 4, driver.queues[1].head);
+	assert_false(pci_interrupt_pin_asserted(lines));
+	nvme_driver_run(&driver);
 	pci_interrupts_disable(lines, PCI_INTERRUPT_PIN);
 
 	/* MSI: a message for each batch; one that was masked comes when the mask goes. */

@@ -116,11 +116,9 @@ uint16_t nvme_delete_cq(struct nvme *nvme, const struct nvme_command *command, u
 		return NVME_INVALID_QUEUE_DELETION | NVME_DNR;
 	/* Nobody polls it any more: its bit of the pin's level is ours now. */
 	cq->present = false;
-	if (cq->raised) {
-		cq->raised = false;
-		atomic_fetch_and(&nvme->unread[id / 64], ~(1ULL << id % 64));
+	atomic_fetch_and(&nvme->unread[id / 64], ~(1ULL << id % 64));
+	if (!nvme_uses_msix(nvme))
 		nvme_pin_update(nvme, engine_notifier(nvme->device.engine));
-	}
 	return NVME_SUCCESS;
 }
 

@@ -75,7 +75,7 @@ struct nvme_cq {
 	uint16_t id, vector;
 	bool interrupts; /* IEN */
 	bool fresh;	 /* entries since the last interrupt */
-	bool raised;	 /* our bit in nvme->unread is set */
+	atomic_uint told; /* tail when the level was last looked at; not for MSI-X */
 	bool broken;	 /* an invalid head: no more commands are fetched for it */
 	struct nvme *nvme;
 
@@ -288,6 +288,9 @@ void nvme_cq_interrupt(struct nvme_cq *cq, struct notifier *notifier);
 
 /** nvme_cq_level() - the owner: bring the bit in nvme->unread, and the pin, up to date. Not for MSI-X. */
 void nvme_cq_level(struct nvme_cq *cq, struct notifier *notifier);
+
+/** nvme_cq_taken() - control thread: the head doorbell came as a message. */
+void nvme_cq_taken(struct nvme_cq *cq);
 
 /** nvme_pin_update() - any thread: the pin's level follows nvme->unread and the mask. */
 void nvme_pin_update(struct nvme *nvme, struct notifier *notifier);

@@ -82,7 +82,7 @@ static void drop_queues(struct nvme *nvme)
 			nvme_sq_destroy(nvme->sqs[i]);
 	}
 	for (unsigned i = 0; i <= nvme->queues; i++)
-		nvme->cqs[i].present = nvme->cqs[i].raised = false;
+		nvme->cqs[i].present = false;
 	atomic_store(&nvme->unread[0], 0);
 	atomic_store(&nvme->unread[1], 0);
 	pci_interrupt_pin(&nvme->device.interrupts, false, engine_notifier(nvme->device.engine));

@@ -15,6 +15,9 @@
  * Interrupts are edges with MSI-X: one for each batch of entries. The pin is a level: asserted as long as any queue that may
  * interrupt has entries that the driver has not taken (PCIe Transport 3.5.1). Several threads work on that: each queue's owner
  * keeps a bit of nvme->unread, and whoever changes a bit sets the pin. See nvme_pin_update() for why the last word is right.
+ * A head doorbell that comes as a message lowers the pin before it is answered (nvme_cq_taken()): what follows it is the VMM's
+ * unmask, and a pin that is still up then interrupts a driver for nothing; it does not touch the device, and no VMM learns that
+ * the interrupt is over.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -66,7 +69,8 @@ void nvme_cq_start(struct nvme_cq *cq, uint32_t size, uint64_t address, uint16_t
 	cq->reserved = 0;
 	cq->space = size - 1;
 	cq->phase = 1;
-	cq->fresh = cq->raised = cq->broken = false;
+	cq->fresh = cq->broken = false;
+	atomic_store(&cq->told, 0);
 	cq->users = 0;
 	cq->present = true;
 }
@@ -186,24 +190,53 @@ void nvme_pin_update(struct nvme *nvme, struct notifier *notifier)
 	} while (again);
 }
 
+/* Return: whether that was a change. */
+static bool set_unread(struct nvme_cq *cq, bool unread)
+{
+	uint64_t bit = 1ULL << cq->id % 64;
+	_Atomic uint64_t *word = &cq->nvme->unread[cq->id / 64];
+
+	if (unread)
+		return !(atomic_fetch_or(word, bit) & bit);
+	return atomic_fetch_and(word, ~bit) & bit;
+}
+
+static bool is_unread(const struct nvme_cq *cq)
+{
+	return atomic_load(&cq->nvme->unread[cq->id / 64]) >> cq->id % 64 & 1;
+}
+
 void nvme_cq_level(struct nvme_cq *cq, struct notifier *notifier)
 {
-	struct nvme *nvme = cq->nvme;
-	uint64_t bit = 1ULL << cq->id % 64;
-	bool raised;
+	bool unread;
 
 	if (!nvme_cq_look(cq))
 		return;
-	raised = cq->interrupts && cq->head != cq->tail;
-	if (raised == cq->raised)
+	/* Before the bit: see nvme_cq_taken(). */
+	if (atomic_load_explicit(&cq->told, memory_order_relaxed) != cq->tail)
+		atomic_store(&cq->told, cq->tail);
+	unread = cq->interrupts && cq->head != cq->tail;
+	if (unread != is_unread(cq) && set_unread(cq, unread) &&
+	    pci_interrupts_kind(&cq->nvme->device.interrupts) != PCI_INTERRUPT_MSI)
+		nvme_pin_update(cq->nvme, notifier);
+}
+
+/*
+ * The owner stores @told and then sets the bit; here the bit is cleared, and then @told is loaded. All are seq_cst: if the load
+ * does not see entries that were posted meanwhile, the owner's store comes after it, and so does its setting the bit. If it does,
+ * the bit is set again here.
+ */
+void nvme_cq_taken(struct nvme_cq *cq)
+{
+	struct nvme *nvme = cq->nvme;
+	uint32_t head = pci_window_load(&nvme->device.bars[NVME_BAR], nvme_head_doorbell(cq->id)) & 0xffffU;
+
+	if (nvme_uses_msix(nvme) || !cq->interrupts || head != atomic_load(&cq->told))
 		return;
-	cq->raised = raised;
-	if (raised)
-		atomic_fetch_or(&nvme->unread[cq->id / 64], bit);
-	else
-		atomic_fetch_and(&nvme->unread[cq->id / 64], ~bit);
-	if (pci_interrupts_kind(&nvme->device.interrupts) != PCI_INTERRUPT_MSI)
-		nvme_pin_update(nvme, notifier);
+	set_unread(cq, false);
+	if (head != atomic_load(&cq->told))
+		set_unread(cq, true);
+	nvme_pin_update(nvme, engine_notifier(nvme->device.engine));
 }
 
 void nvme_cq_interrupt(struct nvme_cq *cq, struct notifier *notifier)

@@ -201,8 +201,10 @@ void nvme_doorbell(struct pci_device *device, unsigned bar, uint32_t offset, uns
 		nvme_event(nvme, NVME_EVENT_ERROR, NVME_EVENT_INVALID_DOORBELL_REGISTER, NVME_LOG_ERROR);
 		return;
 	}
-	if (number & 1)
+	if (number & 1) {
+		nvme_cq_taken(&nvme->cqs[id]);
 		kick_users(nvme, &nvme->cqs[id]);
-	else if (nvme->sqs[id]->queue.state == DEVICE_QUEUE_RUNNING)
+	} else if (nvme->sqs[id]->queue.state == DEVICE_QUEUE_RUNNING) {
 		device_queue_kick(&nvme->sqs[id]->queue);
+	}
 }
