@@ -1,0 +1,452 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * From the switch into the driver's receive rings.
+ *
+ * Theory of operation
+ * -------------------
+ * The port's transmit operation, called by whatever sidecore sends, filters each frame (intel_filter.c), chooses a ring
+ * (intel_rss.c), collects as many descriptors as it fills, copies it into their buffers (the one copy) and notes what will
+ * be written back. All or nothing: when the driver has too few descriptors, the port is full, and the switch holds the
+ * sender for a while. flush writes the descriptors back, publishes the head and raises the queue's cause, once a batch.
+ *
+ * Each descriptor is fetched once, into a local copy; addresses are translated by guest_memory_segments(). A null address
+ * makes a descriptor without a buffer: it is used up and holds nothing. A frame never takes more than
+ * INTEL_WRITE_BACKS_MAX descriptors, so buffers that hold nothing do not keep anybody busy: the card stops, by name.
+ *
+ * *Forms* (82574 7.1.4 to 7.1.6, 82576 7.1.4, 7.1.5): legacy; extended, and with up to four buffers ("packet split", where we
+ * never split but fill one after the other); advanced, where we never split either. All are written back as words of 8
+ * bytes: the last one holds the status (and the length), and is stored last, as a release.
+ *
+ * *Checksums.* The port has no ability for partial checksums: a frame whose checksum was never computed gets it before it
+ * comes here (net/segment.c). It would be cheaper to pass it on as "verified", which no driver could tell from a real card;
+ * but a guest that forwards frames passes them on as they are, to whom nobody ever verified anything. What was computed for
+ * us, or verified by somebody, is reported as verified. IPv4 header checksums are looked at here, as they are short.
+ * Of other frames the descriptor says nothing (no TCPCS), and the driver's stack sums them up.
+ *
+ * *Length.* Frames shorter than the minimum of Ethernet are padded: switches of our kind have none, drivers may rely on it.
+ * Without RCTL.SECRC the frame check sequence is part of the length; four zeroes stand for it, as nobody computed one.
+ *
+ * Context: under the claim of the port; flush, too. Registers that the control thread changes are loaded relaxed.
+ */
+#include "base/counter.h"
+#include "device/intel/intel_internal.h"
+#include "net/checksum.h"
+
+#define FRAME_MIN   60U
+#define FCS_LENGTH  4U
+#define PROTOCOL_UDP 17U
+#define DELAY_UNIT  1024ULL /* ns: RDTR, RADV */
+
+enum receive_result {
+	RECEIVE_DONE,
+	RECEIVE_FULL,
+	RECEIVE_BROKEN,
+	RECEIVE_FILTERED,
+	RECEIVE_OVERSIZE,
+};
+
+/* ---- rings ---- */
+
+static uint32_t buffer_size(uint32_t control)
+{
+	uint32_t size = 2048U >> (control >> RCTL_BSIZE_SHIFT & 3);
+
+	return control & RCTL_BSEX && size != 2048 ? size * 16 : size;
+}
+
+/* 82574: RCTL.DTYP 1: PSRCTL has the sizes of the four buffers. */
+static void set_split(struct intel_ring *ring, uint32_t sizes)
+{
+	ring->form = INTEL_RECEIVE_SPLIT;
+	ring->buffer_sizes[0] = (sizes & 0x7f) * 128;
+	ring->buffer_sizes[1] = (sizes >> 8 & 0x3f) * 1024;
+	ring->buffer_sizes[2] = (sizes >> 16 & 0x3f) * 1024;
+	ring->buffer_sizes[3] = (sizes >> 24 & 0x3f) * 1024;
+}
+
+static unsigned descriptor_size(const struct intel_ring *ring)
+{
+	return ring->form == INTEL_RECEIVE_SPLIT ? 32 : 16;
+}
+
+/* Form and sizes as registers say now. */
+static void set_form(const struct intel_nic *nic, struct intel_ring *ring)
+{
+	uint32_t control = intel_load(nic, RCTL), own;
+
+	ring->buffer_sizes[0] = buffer_size(control);
+	ring->form = INTEL_RECEIVE_LEGACY;
+	switch (nic->variant->generation) {
+	case INTEL_82576:
+		own = intel_page_load(nic, ring->registers + RING_SRRCTL);
+		if (own >> 25 & 7)
+			ring->form = INTEL_RECEIVE_ADVANCED;
+		if (own & 0x7f)
+			ring->buffer_sizes[0] = (own & 0x7f) * 1024;
+		break;
+	case INTEL_82574:
+		if (!(intel_load(nic, RFCTL) & RFCTL_EXSTEN))
+			break;
+		ring->form = INTEL_RECEIVE_EXTENDED;
+		if ((control >> RCTL_DTYP_SHIFT & 3) == 1)
+			set_split(ring, intel_page_load(nic, PSRCTL));
+		break;
+	default:
+		break;
+	}
+}
+
+/* First use of a ring in this claim. */
+static bool touch(struct intel_nic *nic, struct intel_ring *ring, unsigned queue)
+{
+	if (likely(nic->touched >> queue & 1))
+		return ring->descriptors;
+	set_form(nic, ring);
+	if (unlikely(!intel_ring_ready(nic, ring, descriptor_size(ring))))
+		return false;
+	nic->touched |= 1U << queue;
+	ring->tail = ring->head;
+	return true;
+}
+
+/* The driver's tail. Return: false: nonsense. */
+static bool load_tail(struct intel_nic *nic, struct intel_ring *ring)
+{
+	uint32_t tail = intel_page_load(nic, ring->registers + RING_TAIL) & 0xffff;
+
+	if (unlikely(tail >= ring->count)) {
+		/* One that is just being set up, or none: the driver clears what it left there before. */
+		pci_device_fault(&nic->device, "receive tail beyond the ring");
+		return false;
+	}
+	ring->tail = tail;
+	return true;
+}
+
+/* ---- what is written back ---- */
+
+/* Store what was noted, in order. */
+static void write_back(struct intel_nic *nic, struct intel_ring *ring, unsigned queue)
+{
+	unsigned size = descriptor_size(ring);
+
+	for (unsigned i = 0; i < ring->written_count; i++) {
+		const struct intel_write_back *write = &nic->written[queue][i];
+		uint64_t *to = (uint64_t *)(void *)(ring->descriptors + (size_t)write->index * size);
+
+		if (ring->form == INTEL_RECEIVE_SPLIT) {
+			__atomic_store_n(&to[2], write->words[2], __ATOMIC_RELAXED);
+			__atomic_store_n(&to[3], write->words[3], __ATOMIC_RELAXED);
+		}
+		if (ring->form != INTEL_RECEIVE_LEGACY)
+			__atomic_store_n(&to[0], write->words[0], __ATOMIC_RELAXED);
+		/* Release: who sees the status sees the rest, and the frame's bytes. */
+		__atomic_store_n(&to[1], write->words[1], __ATOMIC_RELEASE);
+	}
+	ring->written_count = 0;
+}
+
+/* What a frame's last descriptor says of it. */
+struct report {
+	uint32_t status; /* RXD_..., with the errors of the extended forms */
+	uint32_t hash;
+	uint16_t info;	 /* RSS type and packet type (82576) */
+	uint16_t tag;
+};
+
+static void note(struct intel_nic *nic, struct intel_ring *ring, unsigned queue, uint32_t index,
+		 const struct report *report, const uint16_t lengths[4], bool last)
+{
+	struct intel_write_back *write = &nic->written[queue][ring->written_count++];
+	uint32_t status = last ? report->status | RXD_DD | RXD_EOP : RXD_DD;
+	uint64_t tag = last ? report->tag : 0;
+
+	write->index = index;
+	if (ring->form == INTEL_RECEIVE_LEGACY) {
+		uint64_t errors = status & RXD_EXTENDED_IPE ? RXD_LEGACY_IPE : 0;
+
+		write->words[1] = lengths[0] | ((status & 0xff) | errors) << 32 | tag << 48;
+		return;
+	}
+	write->words[0] = last ? report->info | (uint64_t)report->hash << 32 : 0;
+	write->words[1] = status | (uint64_t)lengths[0] << 32 | tag << 48;
+	write->words[2] = (uint64_t)lengths[1] << 16 | (uint64_t)lengths[2] << 32 | (uint64_t)lengths[3] << 48;
+	write->words[3] = 0;
+}
+
+/* ---- one frame ---- */
+
+/* struct collected - descriptors from the ring's head on, for one frame. */
+struct collected {
+	unsigned descriptors, segments;
+	uint32_t room;
+	uint32_t rooms[INTEL_WRITE_BACKS_MAX][4]; /* of each descriptor: bytes of its buffers */
+};
+
+/* Fetch a descriptor and append its buffers. */
+static bool append(struct intel_nic *nic, struct intel_ring *ring, uint32_t index, struct collected *collected)
+{
+	unsigned size = descriptor_size(ring), buffers = size == 32 ? 4 : 1;
+	uint32_t *rooms = collected->rooms[collected->descriptors++];
+	uint64_t addresses[4];
+
+	memset(rooms, 0, sizeof(collected->rooms[0]));
+	guest_fetch(addresses, ring->descriptors + (size_t)index * size, 8 * buffers);
+	for (unsigned i = 0; i < buffers; i++) {
+		if (unlikely(!addresses[i] || !ring->buffer_sizes[i]))
+			continue;
+		if (unlikely(guest_memory_segments(nic->device.memory, &ring->hint, addresses[i], ring->buffer_sizes[i],
+						   nic->segments, INTEL_SEGMENTS_MAX, &collected->segments))) {
+			pci_device_fault(&nic->device, "receive buffer outside of memory");
+			return false;
+		}
+		rooms[i] = ring->buffer_sizes[i];
+		collected->room += ring->buffer_sizes[i];
+	}
+	return true;
+}
+
+/* Descriptors for @need bytes. */
+static enum receive_result collect(struct intel_nic *nic, struct intel_ring *ring, uint32_t need,
+				   struct collected *collected)
+{
+	uint32_t index = ring->head;
+
+	collected->descriptors = 0;
+	collected->segments = 0;
+	collected->room = 0;
+	while (collected->room < need) {
+		if (unlikely(index == ring->tail)) {
+			if (!load_tail(nic, ring))
+				return RECEIVE_BROKEN;
+			if (index == ring->tail)
+				return RECEIVE_FULL;
+		}
+		if (unlikely(collected->descriptors == INTEL_WRITE_BACKS_MAX)) {
+			pci_device_fault(&nic->device, "receive buffers too small for a frame");
+			return RECEIVE_BROKEN;
+		}
+		if (unlikely(!append(nic, ring, index, collected)))
+			return RECEIVE_BROKEN;
+		index = index + 1 == ring->count ? 0 : index + 1;
+	}
+	return RECEIVE_DONE;
+}
+
+/* Zeroes behind the frame: [@from, @to) of the collected buffers. */
+static void pad(const struct guest_segment *segments, uint32_t from, uint32_t to)
+{
+	static const uint8_t zeroes[FRAME_MIN + FCS_LENGTH];
+
+	for (; from < to; segments++) {
+		uint32_t piece;
+
+		if (from >= segments->length) {
+			from -= (uint32_t)segments->length;
+			to -= (uint32_t)segments->length;
+			continue;
+		}
+		piece = min(to, (uint32_t)segments->length) - from;
+		guest_write(segments->base + from, zeroes, piece);
+		to -= (uint32_t)min((uint64_t)to, (uint64_t)segments->length);
+		from = 0;
+	}
+}
+
+/* Into the ring: @need bytes with padding and check sequence. */
+static enum receive_result put_frame(struct intel_nic *nic, struct intel_ring *ring, unsigned queue,
+				     const struct frame *frame, uint32_t need, const struct report *report)
+{
+	struct collected collected;
+	enum receive_result result;
+	uint32_t left = need;
+
+	result = collect(nic, ring, need, &collected);
+	if (unlikely(result != RECEIVE_DONE))
+		return result;
+	if (unlikely(ring->written_count + collected.descriptors > INTEL_WRITE_BACKS_MAX))
+		write_back(nic, ring, queue);
+	frame_copy_out(frame, nic->segments, 0);
+	if (unlikely(need > frame->length))
+		pad(nic->segments, frame->length, need);
+	for (unsigned i = 0; i < collected.descriptors; i++) {
+		uint16_t lengths[4];
+
+		for (unsigned buffer = 0; buffer < 4; buffer++) {
+			/* No frame is longer than length_max(). */
+			lengths[buffer] = (uint16_t)min(left, collected.rooms[i][buffer]);
+			left -= lengths[buffer];
+		}
+		note(nic, ring, queue, ring->head, report, lengths, i + 1 == collected.descriptors);
+		ring->head = ring->head + 1 == ring->count ? 0 : ring->head + 1;
+	}
+	ring->used = true;
+	return RECEIVE_DONE;
+}
+
+/* ---- what is known of a frame ---- */
+
+/* 82576 7.1.5.2: packet type. */
+static uint16_t packet_type(const struct intel_flow *flow)
+{
+	uint16_t type = 0;
+
+	if (flow->version == 4)
+		type = flow->options ? 3 : 1;
+	else if (flow->version == 6)
+		type = flow->options ? 0xc : 4;
+	if (flow->l4_offset)
+		type |= flow->protocol == PROTOCOL_UDP ? 0x20 : 0x10;
+	return type;
+}
+
+static uint32_t checksum_status(const struct intel_nic *nic, const struct frame *frame, const struct intel_flow *flow)
+{
+	uint32_t control = intel_load(nic, RXCSUM), status = 0, length;
+
+	if (flow->version == 4 && control & RXCSUM_IPOFL) {
+		length = (frame->header[flow->ip_offset] & 15U) * 4;
+		if (flow->ip_offset + length <= frame->header_length) {
+			status |= RXD_IPCS;
+			if (unlikely(checksum_sum(frame->header + flow->ip_offset, length) != 0xffff))
+				status |= RXD_EXTENDED_IPE;
+		}
+	}
+	if (flow->l4_offset && frame->offload.checksum_valid && control & RXCSUM_TUOFL) {
+		status |= RXD_TCPCS;
+		if (flow->protocol == PROTOCOL_UDP && nic->variant->generation != INTEL_8254X)
+			status |= RXD_UDPCS;
+	}
+	return status ? status : RXD_IXSM;
+}
+
+/* The tag of a frame as VET says. Return: -1: none. */
+static int tag_of(const struct intel_nic *nic, const struct frame *frame)
+{
+	if (likely(frame_load16(frame, FRAME_TAG_OFFSET) != (intel_load(nic, VET) & 0xffff)) ||
+	    frame->header_length < FRAME_LENGTH_MIN + FRAME_TAG_LENGTH)
+		return -1;
+	return frame_load16(frame, FRAME_TAG_OFFSET + 2);
+}
+
+/* The longest frame, without its check sequence. */
+static uint32_t length_max(const struct intel_nic *nic, bool tagged)
+{
+	if (!(intel_load(nic, RCTL) & RCTL_LPE))
+		return tagged ? 1518 : 1514;
+	if (nic->variant->generation == INTEL_82576)
+		return min(max(intel_load(nic, RLPML) & 0x3fff, 64U), nic->variant->frame_max) - FCS_LENGTH +
+		       (tagged ? FRAME_TAG_LENGTH : 0);
+	return nic->variant->frame_max;
+}
+
+static enum receive_result receive_frame(struct intel_nic *nic, const struct frame *frame)
+{
+	int tag = tag_of(nic, frame);
+	struct report report = { 0 };
+	struct intel_flow flow;
+	enum receive_result result;
+	struct frame untagged;
+	uint8_t type = 0;
+	unsigned queue;
+	uint32_t need;
+
+	if (unlikely(frame->length > length_max(nic, tag >= 0))) {
+		counter_add(&nic->received.oversize, 1);
+		return RECEIVE_OVERSIZE;
+	}
+	if (!intel_filter_accepts(nic, frame->header, tag < 0 ? -1 : tag & 0xfff)) {
+		counter_add(&nic->received.filtered, 1);
+		return RECEIVE_FILTERED;
+	}
+	if (tag >= 0 && intel_load(nic, CTRL) & CTRL_VME) {
+		untagged = *frame;
+		frame_remove_tag(&untagged);
+		frame = &untagged;
+		report.status |= RXD_VP;
+		report.tag = (uint16_t)tag;
+	}
+	intel_flow_parse(frame, &flow);
+	report.hash = intel_rss_hash(nic, frame, &flow, &type);
+	queue = intel_rss_queue(nic, report.hash, type);
+	report.info = type;
+	if (nic->variant->generation == INTEL_82576)
+		report.info = (uint16_t)(type | packet_type(&flow) << 4);
+	if (!(intel_load(nic, RXCSUM) & RXCSUM_PCSD)) /* the place of the hash is that of a fragment's checksum */
+		report.hash = 0;
+	report.status |= checksum_status(nic, frame, &flow);
+	if (unlikely(!touch(nic, &nic->receive[queue], queue)))
+		return RECEIVE_BROKEN;
+	need = max(frame->length, FRAME_MIN) + (intel_load(nic, RCTL) & RCTL_SECRC ? 0 : FCS_LENGTH);
+	result = put_frame(nic, &nic->receive[queue], queue, frame, need, &report);
+	if (likely(result == RECEIVE_DONE))
+		intel_count(&nic->received, frame->header, frame->length);
+	return result;
+}
+
+/* ---- port operations ---- */
+
+static unsigned receive_transmit(struct port *port, const struct frame *frames, unsigned count, const struct turn *turn)
+{
+	struct intel_nic *nic = container_of(port, struct intel_nic, port);
+	struct port_counters *counters = port_counters(port, turn);
+	uint64_t bytes = 0;
+	unsigned done, delivered = 0;
+
+	if (unlikely(!atomic_load_explicit(&nic->receiving, memory_order_acquire) || intel_faulted(nic))) {
+		port_drop(port, turn, PORT_DROP_LINK_DOWN, count);
+		return count;
+	}
+	for (done = 0; done < count; done++) {
+		enum receive_result result = receive_frame(nic, &frames[done]);
+
+		if (unlikely(result == RECEIVE_FULL))
+			break;
+		if (likely(result == RECEIVE_DONE)) {
+			delivered++;
+			bytes += frames[done].length;
+		} else if (result != RECEIVE_FILTERED) {
+			port_drop(port, turn,
+				  result == RECEIVE_OVERSIZE ? PORT_DROP_OVERSIZE : PORT_DROP_LINK_DOWN, 1);
+		}
+	}
+	counter_add(&counters->out_frames, delivered);
+	counter_add(&counters->out_bytes, bytes);
+	return done;
+}
+
+/* How long the driver lets the next interrupt wait (RDTR, RADV; 8254x 13.4.30). */
+static uint64_t spacing(const struct intel_nic *nic)
+{
+	uint64_t delay, most;
+
+	if (nic->variant->generation == INTEL_82576)
+		return 0;
+	delay = intel_page_load(nic, RDTR) & 0xffff;
+	most = intel_page_load(nic, RADV) & 0xffff;
+	return (delay && most ? most : delay) * DELAY_UNIT;
+}
+
+static void receive_flush(struct port *port, const struct turn *turn)
+{
+	struct intel_nic *nic = container_of(port, struct intel_nic, port);
+	const struct intel_when when = { turn->sidecore, sidecore_notifier(turn->sidecore), turn->now };
+
+	for (; nic->touched; nic->touched &= nic->touched - 1) {
+		unsigned queue = (unsigned)__builtin_ctz(nic->touched);
+		struct intel_ring *ring = &nic->receive[queue];
+
+		if (!ring->used)
+			continue;
+		ring->used = false;
+		write_back(nic, ring, queue);
+		intel_page_store(nic, ring->registers + RING_HEAD, ring->head);
+		intel_raise_queue(nic, &when, true, queue, spacing(nic));
+	}
+}
+
+const struct port_ops intel_port_ops = {
+	.kind = "intel",
+	.transmit = receive_transmit,
+	.flush = receive_flush,
+};

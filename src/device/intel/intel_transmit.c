@@ -1,0 +1,542 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Lanes: transmit rings of the driver, into the switch.
+ *
+ * Theory of operation
+ * -------------------
+ * A lane is a poller with some of the card's transmit queues. A turn looks at the tail of each active queue (at the others
+ * now and then), and goes by batches:
+ *
+ *  1. fetch: descriptors between head and tail are copied, once, INTEL_DESCRIPTORS_MAX at most.
+ *  2. plan: the copies are gone through once, in order. Context descriptors set the offload context as it is from there on;
+ *     data descriptors are translated and appended, up to the end of the frame; then intel_offload_build() makes a frame of
+ *     it, or a reason to drop it. The plan says for each frame where its descriptors end and what the contexts are behind
+ *     it. Nothing is looked at a second time: what follows is told from the plan.
+ *  3. forward: the switch takes frames in order, and may leave some with us when a receiver is full.
+ *  4. write back: descriptors of what is done, that asked for it (RS); the head moves to where the plan says, and contexts
+ *     become what they were there. What the switch left is fetched anew next time.
+ *
+ * *Budgets.* Each descriptor counts: a turn ends after turn->requests of them (or a batch, if that is more) or turn->bytes.
+ * A frame of more than INTEL_DESCRIPTORS_MAX descriptors stops the card, by name; so does a tail beyond the ring and a
+ * buffer outside of memory. A frame whose end the driver has not rung for yet waits for a new tail, and is not looked at
+ * again before. Descriptors of no bytes are used up like others.
+ *
+ * *Loopback* (MII control, RCTL.LBM; drivers test themselves with it) gives frames to our own port's receive side, under
+ * its claim, as if they had come from the switch. No register is ever touched from here, so nothing is re-entered.
+ *
+ * Context: the lane's sidecore.
+ */
+#include <errno.h>
+
+#include "base/clock.h"
+#include "base/counter.h"
+#include "device/intel/intel_internal.h"
+
+#define DELAY_UNIT 1024ULL /* ns: TIDV, TADV */
+
+/** Turns after which queues that were not active are looked at again. A power of two. */
+#define TURNS_PER_LOOK 64U
+
+/** Bytes of descriptor that one counts as, towards the bytes of a turn. */
+#define DESCRIPTOR_COST 64U
+
+enum descriptor_kind {
+	DESCRIPTOR_LEGACY,
+	DESCRIPTOR_CONTEXT,
+	DESCRIPTOR_DATA,
+	DESCRIPTOR_ADVANCED_CONTEXT,
+	DESCRIPTOR_ADVANCED_DATA,
+	DESCRIPTOR_UNKNOWN,
+};
+
+/* struct planner - the plan in the making. */
+struct planner {
+	struct intel_nic *nic;
+	struct intel_lane *lane;
+	struct intel_ring *ring;
+	unsigned descriptors; /* fetched */
+	unsigned position;    /* next one to be looked at */
+	unsigned plans, frames, contexts;
+	unsigned segments; /* in use */
+	uint64_t bytes;
+	bool broken;
+	bool cut; /* what is left is the beginning of a frame */
+};
+
+/* ---- fetch ---- */
+
+static enum descriptor_kind kind_of(const struct intel_nic *nic, const struct intel_descriptor *descriptor)
+{
+	uint32_t type = descriptor->command >> TXD_DTYP_SHIFT & 15;
+
+	if (!(descriptor->command & TXD_DEXT))
+		return DESCRIPTOR_LEGACY;
+	if (nic->variant->generation == INTEL_82576)
+		return type == 2 ? DESCRIPTOR_ADVANCED_CONTEXT : type == 3 ? DESCRIPTOR_ADVANCED_DATA : DESCRIPTOR_UNKNOWN;
+	return type == 0 ? DESCRIPTOR_CONTEXT : type == 1 ? DESCRIPTOR_DATA : DESCRIPTOR_UNKNOWN;
+}
+
+/* Copy what is between head and @tail. Return: how many. */
+static unsigned fetch(struct intel_lane *lane, const struct intel_ring *ring, uint32_t tail)
+{
+	uint32_t count = tail >= ring->head ? tail - ring->head : ring->count - ring->head + tail, first;
+
+	count = min(count, INTEL_DESCRIPTORS_MAX);
+	first = min(count, ring->count - ring->head);
+	guest_fetch(lane->descriptors, ring->descriptors + 16ULL * ring->head, 16ULL * first);
+	if (unlikely(first < count))
+		guest_fetch(lane->descriptors + first, ring->descriptors, 16ULL * (count - first));
+	return count;
+}
+
+/* ---- contexts ---- */
+
+static void parse_context(const struct intel_descriptor *descriptor, struct intel_contexts *contexts)
+{
+	uint64_t offsets = descriptor->address;
+	struct intel_context *context = &contexts->context[descriptor->command & TXD_TSE ? 1 : 0];
+
+	*context = (struct intel_context){
+		.ip_start = (uint16_t)(offsets & 0xff),
+		.ip_field = (uint16_t)(offsets >> 8 & 0xff),
+		.ip_end = (uint16_t)(offsets >> 16),
+		.l4_start = (uint16_t)(offsets >> 32 & 0xff),
+		.l4_field = (uint16_t)(offsets >> 40 & 0xff),
+		.l4_end = (uint16_t)(offsets >> 48),
+		.header_length = (uint16_t)(descriptor->status >> 8 & 0xff),
+		.mss = (uint16_t)(descriptor->status >> 16),
+		.ipv4 = descriptor->command & TXD_CONTEXT_IPV4,
+		.tcp = descriptor->command & TXD_CONTEXT_TCP,
+	};
+}
+
+static void parse_advanced_context(const struct intel_descriptor *descriptor, struct intel_contexts *contexts)
+{
+	static const uint8_t fields[4] = { 6, 16, 8, 16 }; /* by L4T: UDP, TCP, SCTP */
+	uint32_t link = (uint32_t)(descriptor->address >> 9 & 0x7f), network = (uint32_t)(descriptor->address & 0x1ff);
+	unsigned type = descriptor->command >> TXD_ADVANCED_L4T_SHIFT & 3;
+	struct intel_context *context = &contexts->context[descriptor->status >> 4 & (INTEL_CONTEXTS - 1)];
+
+	*context = (struct intel_context){
+		.ip_start = (uint16_t)link,
+		.ip_field = (uint16_t)(link + 10),
+		.ip_end = (uint16_t)(link + network - 1),
+		.l4_start = (uint16_t)(link + network),
+		.l4_field = (uint16_t)(link + network + fields[type]),
+		.header_length = (uint16_t)(link + network + (descriptor->status >> 8 & 0xff)),
+		.mss = (uint16_t)(descriptor->status >> 16),
+		.tag = (uint16_t)(descriptor->address >> 16),
+		.ipv4 = descriptor->command & TXD_ADVANCED_IPV4,
+		.tcp = type == 1,
+		.sctp = type == 2,
+	};
+}
+
+/* ---- frames ---- */
+
+/* What the first descriptor of a frame says about all of it. */
+static void begin_packet(const struct planner *planner, const struct intel_descriptor *descriptor,
+			 enum descriptor_kind kind, struct intel_packet *packet)
+{
+	const struct intel_contexts *contexts = &planner->ring->contexts;
+
+	*packet = (struct intel_packet){
+		.segments = planner->lane->segments + planner->segments + 1,
+		.command = descriptor->command,
+	};
+	switch (kind) {
+	case DESCRIPTOR_ADVANCED_DATA:
+		packet->options = descriptor->status & (TXD_IXSM | TXD_TXSM);
+		packet->segmented = descriptor->command & TXD_ADVANCED_TSE;
+		packet->context = contexts->context[descriptor->status >> 4 & (INTEL_CONTEXTS - 1)];
+		packet->tag = packet->context.tag;
+		break;
+	case DESCRIPTOR_DATA:
+		packet->options = descriptor->status & (TXD_IXSM | TXD_TXSM);
+		packet->segmented = descriptor->command & TXD_TSE;
+		packet->context = contexts->context[packet->segmented];
+		break;
+	default:
+		break;
+	}
+}
+
+/* What the last one says. */
+static void end_packet(const struct planner *planner, const struct intel_descriptor *descriptor,
+		       enum descriptor_kind kind, struct intel_packet *packet)
+{
+	uint32_t command = packet->command | descriptor->command;
+
+	packet->tagged = command & TXD_VLE && intel_load(planner->nic, CTRL) & CTRL_VME;
+	if (kind != DESCRIPTOR_ADVANCED_DATA)
+		packet->tag = (uint16_t)(descriptor->status >> 16);
+	if (kind == DESCRIPTOR_LEGACY && packet->command & TXD_LEGACY_IC) {
+		packet->options |= TXD_TXSM;
+		packet->context.l4_start = (uint16_t)(descriptor->status >> 8 & 0xff); /* CSS */
+		packet->context.l4_field = (uint16_t)(descriptor->command >> 16 & 0xff); /* CSO */
+	}
+}
+
+/* Append a descriptor's buffer. Return: false: the card has faulted, or there is no room (planner->cut). */
+static bool append(struct planner *planner, const struct intel_descriptor *descriptor, enum descriptor_kind kind,
+		   struct intel_packet *packet)
+{
+	uint32_t mask = kind == DESCRIPTOR_DATA ? TXD_LENGTH_EXTENDED : TXD_LENGTH, length = descriptor->command & mask;
+	struct intel_lane *lane = planner->lane;
+	unsigned room = INTEL_SEGMENTS_MAX - (unsigned)(packet->segments - lane->segments);
+	int error;
+
+	packet->length += length; /* at most 256 times 2^20 */
+	if (!length || packet->length > FRAME_LENGTH_MAX) /* too long: will be dropped, so nothing needs its bytes */
+		return true;
+	error = guest_memory_segments(planner->nic->device.memory, &planner->ring->hint, descriptor->address, length,
+				      packet->segments, room, &packet->segment_count);
+	if (likely(!error))
+		return true;
+	if (error == -ENOSPC && planner->plans) {
+		planner->cut = true;
+		return false;
+	}
+	pci_device_fault(&planner->nic->device,
+			 error == -ENOSPC ? "transmit frame of too many pieces" : "transmit buffer outside of memory");
+	planner->broken = true;
+	return false;
+}
+
+static struct intel_plan *add_plan(struct planner *planner)
+{
+	struct intel_plan *plan = &planner->lane->plans[planner->plans++];
+
+	*plan = (struct intel_plan){
+		.end = (uint16_t)planner->position,
+		.drop = PORT_DROPS,
+		.frame = (uint8_t)planner->frames,
+		.contexts = (uint8_t)planner->contexts,
+	};
+	return plan;
+}
+
+/* Contexts changed: keep them, for whoever has to go on from here. */
+static void keep_contexts(struct planner *planner)
+{
+	planner->lane->contexts[++planner->contexts] = planner->ring->contexts;
+}
+
+/*
+ * One unit: context descriptors, then the descriptors of a frame.
+ * Return: false: there is none; what is left is the beginning of one, or the card has faulted.
+ */
+static bool plan_next(struct planner *planner)
+{
+	struct intel_lane *lane = planner->lane;
+	unsigned start = planner->position, before = planner->contexts;
+	struct intel_packet packet = { 0 };
+	struct intel_plan *plan;
+	bool begun = false, changed = false;
+
+	for (; planner->position < planner->descriptors; planner->position++) {
+		const struct intel_descriptor *descriptor = &lane->descriptors[planner->position];
+		enum descriptor_kind kind = kind_of(planner->nic, descriptor);
+
+		if (kind == DESCRIPTOR_CONTEXT || kind == DESCRIPTOR_ADVANCED_CONTEXT) {
+			if (kind == DESCRIPTOR_CONTEXT)
+				parse_context(descriptor, &planner->ring->contexts);
+			else
+				parse_advanced_context(descriptor, &planner->ring->contexts);
+			changed = true;
+			continue;
+		}
+		if (kind == DESCRIPTOR_UNKNOWN) {
+			pci_device_fault(&planner->nic->device, "transmit descriptor of an unknown type");
+			planner->broken = true;
+			break;
+		}
+		if (!begun)
+			begin_packet(planner, descriptor, kind, &packet);
+		begun = true;
+		if (!append(planner, descriptor, kind, &packet))
+			break;
+		if (!(descriptor->command & TXD_EOP))
+			continue;
+
+		planner->position++;
+		end_packet(planner, descriptor, kind, &packet);
+		if (changed)
+			keep_contexts(planner);
+		plan = add_plan(planner);
+		plan->segmented = packet.segmented;
+		planner->segments = (unsigned)(packet.segments - lane->segments) + packet.segment_count;
+		plan->drop = intel_offload_build(planner->nic, &packet, &lane->frames[planner->frames],
+						 lane->headers[planner->frames]);
+		planner->frames += plan->drop == PORT_DROPS;
+		planner->bytes += packet.length;
+		return true;
+	}
+	if (!planner->broken && !begun && changed) { /* contexts, and nothing behind them yet */
+		keep_contexts(planner);
+		add_plan(planner)->empty = true;
+		return true;
+	}
+	/* As if nothing of it had been looked at. */
+	planner->cut = true;
+	planner->ring->contexts = lane->contexts[before];
+	planner->position = start;
+	return false;
+}
+
+static void make_plan(struct planner *planner, const struct turn *turn)
+{
+	planner->lane->contexts[0] = planner->ring->contexts;
+	while (planner->position < planner->descriptors && planner->plans < array_size(planner->lane->plans) &&
+	       planner->bytes < turn->bytes && planner->segments + 2 < INTEL_SEGMENTS_MAX) {
+		if (!plan_next(planner))
+			break;
+	}
+}
+
+/* ---- what is done ---- */
+
+/* Tell the driver of the descriptors up to @end. Return: whether one wants an interrupt; @delayed: none wants it at once. */
+static bool write_back(struct intel_nic *nic, const struct intel_lane *lane, struct intel_ring *ring, unsigned end,
+		       bool *delayed)
+{
+	uint32_t index = ring->head, low = 0;
+	bool asked = false;
+
+	*delayed = true;
+	if (nic->variant->generation == INTEL_82576)
+		low = intel_page_load(nic, ring->registers + RING_HEAD_WRITE_BACK_LOW);
+	for (unsigned i = 0; i < end; i++) {
+		const struct intel_descriptor *descriptor = &lane->descriptors[i];
+		uint32_t *status = (uint32_t *)(void *)(ring->descriptors + 16ULL * index + 12);
+
+		index = index + 1 == ring->count ? 0 : index + 1;
+		if (!(descriptor->command & TXD_RS))
+			continue;
+		asked = true;
+		*delayed &= descriptor->command >> 31; /* IDE; the bit is another one in advanced descriptors */
+		if (unlikely(low & 1)) /* the head is written instead */
+			continue;
+		/* Release: the frame was read before its buffer is given back. */
+		__atomic_store_n(status, (descriptor->status & ~15U) | TXD_DD, __ATOMIC_RELEASE);
+	}
+	ring->head = index;
+	intel_page_store(nic, ring->registers + RING_HEAD, index);
+	if (unlikely(low & 1 && asked)) {
+		uint64_t high = intel_page_load(nic, ring->registers + RING_HEAD_WRITE_BACK_HIGH);
+
+		if (!guest_memory_write(nic->device.memory, &ring->hint, high << 32 | (low & ~3U), &index, sizeof(index)))
+			pci_device_fault(&nic->device, "head write-back outside of memory");
+	}
+	return asked;
+}
+
+/* How long the driver lets the interrupt for a transmission wait (TIDV, TADV; 8254x 13.4.44). */
+static uint64_t spacing(const struct intel_nic *nic, bool delayed)
+{
+	uint64_t delay, most;
+
+	if (nic->variant->generation == INTEL_82576 || !delayed)
+		return 0;
+	delay = intel_page_load(nic, TIDV) & 0xffff;
+	most = intel_page_load(nic, TADV) & 0xffff;
+	return (delay && most ? most : delay) * DELAY_UNIT;
+}
+
+/* The plan is done up to @plans. */
+static void finish(const struct planner *planner, unsigned queue, unsigned plans, const struct turn *turn)
+{
+	const struct intel_when when = { turn->sidecore, sidecore_notifier(turn->sidecore), turn->now };
+	struct intel_lane *lane = planner->lane;
+	bool delayed;
+
+	for (unsigned i = 0; i < plans; i++) {
+		const struct intel_plan *plan = &lane->plans[i];
+
+		if (unlikely(plan->drop != PORT_DROPS)) {
+			port_drop(&planner->nic->port, turn, plan->drop, 1);
+		} else if (!plan->empty) {
+			intel_count(&lane->traffic, lane->frames[plan->frame].header, lane->frames[plan->frame].length);
+			if (plan->segmented)
+				counter_add(&lane->traffic.segmented, 1);
+		}
+	}
+	planner->ring->contexts = lane->contexts[plans ? lane->plans[plans - 1].contexts : 0];
+	if (!plans)
+		return;
+	if (write_back(planner->nic, lane, planner->ring, lane->plans[plans - 1].end, &delayed))
+		intel_raise_queue(planner->nic, &when, false, queue, spacing(planner->nic, delayed));
+}
+
+/* ---- forward ---- */
+
+/* Give frames to our own receive side. What it has no room for is gone, as on a wire. */
+static unsigned loop_back(struct intel_nic *nic, struct frame *frames, unsigned count, const struct turn *turn)
+{
+	struct port *port = &nic->port;
+	unsigned plain = 0, done = 0;
+
+	if (!port_try_claim(port))
+		return 0;
+	while (plain < count && frame_is_plain(&frames[plain]) && frames[plain].length >= FRAME_LENGTH_MIN)
+		plain++;
+	if (plain)
+		done = port->ops->transmit(port, frames, plain, turn);
+	port->ops->flush(port, turn);
+	port_release(port);
+	port_drop(port, turn, PORT_DROP_FULL, count - done);
+	return count;
+}
+
+/* Frames of the plan that the switch took: up to which unit is it done? */
+static unsigned plans_done(const struct planner *planner, unsigned frames)
+{
+	unsigned plans = 0;
+
+	if (likely(frames == planner->frames))
+		return planner->plans;
+	while (planner->lane->plans[plans].frame < frames || planner->lane->plans[plans].drop != PORT_DROPS ||
+	       planner->lane->plans[plans].empty)
+		plans++;
+	return plans;
+}
+
+/* One batch of a queue. Return: descriptors that are done; @more: come again in this turn. */
+static unsigned transmit_batch(struct intel_lane *lane, unsigned queue, const struct turn *turn, uint64_t *bytes,
+			       bool *more)
+{
+	struct intel_nic *nic = lane->nic;
+	struct intel_ring *ring = &nic->transmit[queue];
+	struct planner planner = { .nic = nic, .lane = lane, .ring = ring };
+	uint32_t tail = intel_page_load(nic, ring->registers + RING_TAIL) & 0xffff;
+	unsigned frames, plans;
+
+	*more = false;
+	if (unlikely(tail >= ring->count)) {
+		pci_device_fault(&nic->device, "transmit tail beyond the ring");
+		return 0;
+	}
+	if (tail == ring->head || (unlikely(ring->waiting) && tail == ring->waiting_tail))
+		return 0;
+	ring->waiting = false;
+	planner.descriptors = fetch(lane, ring, tail);
+	make_plan(&planner, turn);
+	if (unlikely(planner.cut && !planner.plans && !planner.broken)) {
+		if (planner.descriptors == INTEL_DESCRIPTORS_MAX || planner.descriptors + 1 == ring->count) {
+			pci_device_fault(&nic->device, "transmit frame of too many descriptors");
+			return 0;
+		}
+		ring->waiting = true;
+		ring->waiting_tail = tail;
+		return 0;
+	}
+
+	lane->frames[0].segments_done = ring->segments_done;
+	ring->segments_done = 0;
+	if (unlikely(atomic_load_explicit(&nic->loopback, memory_order_relaxed)))
+		frames = loop_back(nic, lane->frames, planner.frames, turn);
+	else
+		frames = planner.frames ? network_forward(&nic->port, lane->frames, planner.frames, turn) : 0;
+	plans = plans_done(&planner, frames);
+	if (unlikely(frames < planner.frames)) {
+		ring->segments_done = lane->frames[frames].segments_done;
+		lane->queue.poller.pending = true;
+	}
+	finish(&planner, queue, plans, turn);
+	*bytes += planner.bytes + (uint64_t)planner.position * DESCRIPTOR_COST;
+	*more = plans == planner.plans && !planner.broken && planner.descriptors;
+	return plans ? lane->plans[plans - 1].end : 0;
+}
+
+static unsigned transmit_queue(struct intel_lane *lane, unsigned queue, const struct turn *turn, uint64_t *bytes,
+			       unsigned requests)
+{
+	unsigned work = 0;
+	bool more = true;
+
+	while (more && work < requests && *bytes < turn->bytes)
+		work += transmit_batch(lane, queue, turn, bytes, &more);
+	return work;
+}
+
+/* ---- the poller ---- */
+
+/* Which queues of this lane are set up? */
+static void look_for_queues(struct intel_lane *lane)
+{
+	struct intel_nic *nic = lane->nic;
+	uint32_t active = 0;
+
+	for (unsigned queue = lane->index; queue < nic->variant->queues; queue += nic->lane_count) {
+		if (intel_ring_ready(nic, &nic->transmit[queue], 16))
+			active |= 1U << queue;
+	}
+	lane->active = active;
+}
+
+static unsigned lane_poll(struct poller *poller, const struct turn *turn)
+{
+	struct intel_lane *lane = container_of(container_of(poller, struct device_queue, poller), struct intel_lane, queue);
+	struct intel_nic *nic = lane->nic;
+	const struct intel_when when = { turn->sidecore, sidecore_notifier(turn->sidecore), turn->now };
+	unsigned work = 0, passes;
+	uint64_t bytes = 0;
+
+	poller->pending = false;
+	if (!lane->index)
+		intel_interrupts_look(nic, &when);
+	if (unlikely(!atomic_load_explicit(&nic->transmitting, memory_order_acquire) || intel_faulted(nic)))
+		return 0;
+	if (unlikely(!(lane->looks++ & (TURNS_PER_LOOK - 1)))) {
+		look_for_queues(lane);
+		if (unlikely(guest_memory_damaged(nic->device.memory)))
+			pci_device_fault(&nic->device, "guest memory damaged");
+	}
+	/* Each turn begins with another queue, so that none lives at the expense of those behind it. */
+	passes = (unsigned)__builtin_popcount(lane->active);
+	for (; passes && work < turn->requests && bytes < turn->bytes; passes--) {
+		uint32_t rest = lane->active & ~((1U << lane->next) - 1);
+		unsigned queue = (unsigned)__builtin_ctz(rest ? rest : lane->active);
+
+		lane->next = (queue + 1) % INTEL_QUEUES_MAX;
+		if (likely(intel_ring_ready(nic, &nic->transmit[queue], 16)))
+			work += transmit_queue(lane, queue, turn, &bytes, turn->requests - work);
+	}
+	return work;
+}
+
+static bool lane_arm(struct poller *poller)
+{
+	struct intel_lane *lane = container_of(container_of(poller, struct device_queue, poller), struct intel_lane, queue);
+	struct intel_nic *nic = lane->nic;
+
+	device_queue_arm(&lane->queue);
+	if (!lane->index && intel_interrupts_waiting(nic))
+		return true;
+	if (!atomic_load(&nic->transmitting) || intel_faulted(nic))
+		return false;
+	look_for_queues(lane);
+	for (uint32_t active = lane->active; active; active &= active - 1) {
+		const struct intel_ring *ring = &nic->transmit[__builtin_ctz(active)];
+		uint32_t tail = intel_page_load(nic, ring->registers + RING_TAIL) & 0xffff;
+
+		if (tail != ring->head && !(ring->waiting && tail == ring->waiting_tail))
+			return true;
+	}
+	return false;
+}
+
+static void lane_disarm(struct poller *poller)
+{
+	struct intel_lane *lane = container_of(container_of(poller, struct device_queue, poller), struct intel_lane, queue);
+
+	device_queue_disarm(&lane->queue);
+	lane->looks = 0;
+}
+
+const struct poller_ops intel_lane_ops = {
+	.kind = "intel transmit",
+	.poll = lane_poll,
+	.arm = lane_arm,
+	.disarm = lane_disarm,
+};
