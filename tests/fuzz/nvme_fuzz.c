@@ -293,6 +293,8 @@ static void start_over(void)
 	let_go();
 	operate(driver.device->ops->reset);
 	pci_device_config_write(driver.device, 4, master, sizeof(master));
+	for (unsigned kind = 0; kind < PCI_INTERRUPT_KINDS; kind++)
+		pci_interrupts_disable(&driver.device->interrupts, (enum pci_interrupt_kind)kind);
 	for (unsigned i = 0; i < 2; i++) {
 		fuzz_require(!disk_resize(&driver.slow[i].disk, SLOW_SIZE, &error));
 		nvme_resized(driver.device, i);
