@@ -4,13 +4,14 @@
  *
  * Theory of operation
  * -------------------
- * Input: steps. A step is the driver's (a register, a doorbell, a command of any kind into any queue, bytes anywhere in rings,
- * lists and data), the sidecore's (a turn), the disk's (keep requests, let some go, fail), or the VMM's (pause with another
- * memory, reset, interrupts of another kind, bus mastering). The controller is reached by struct pci_device alone.
+ * Input: steps. A step is the driver's (a register, a doorbell, a command of any kind into any queue, bytes anywhere in
+ * rings, lists and data), the sidecore's (a turn), the disk's (keep requests, let some go, fail), or the VMM's (pause
+ * with another memory, reset, interrupts of another kind, bus mastering). The controller is reached by struct
+ * pci_device alone.
  *
- * Oracles: the disk checks all that a device model promises to backends (../unit/nvme_driver.c); operations end when the disk has
- * let go; requests in flight never exceed what queues can hold; and in the end, whatever happened, a reset controller serves
- * the next driver: queues, a write, and a read that brings it back.
+ * Oracles: the disk checks all that a device model promises to backends (../unit/nvme_driver.c); operations end when
+ * the disk has let go; requests in flight never exceed what queues can hold; and in the end, whatever happened, a reset
+ * controller serves the next driver: queues, a write, and a read that brings it back.
  */
 #include "../unit/nvme_driver.h"
 
@@ -82,7 +83,7 @@ static void scribble(struct fuzz_input *input)
 
 static void submit(struct fuzz_input *input)
 {
-	static const uint8_t opcodes[] = { NVME_FLUSH,	 NVME_WRITE,	    NVME_READ,	 NVME_READ,
+	static const uint8_t opcodes[] = { NVME_FLUSH,	 NVME_WRITE,	    NVME_READ,	  NVME_READ,
 					   NVME_COMPARE, NVME_WRITE_ZEROES, NVME_DATASET, NVME_VERIFY };
 	struct nvme_command command = { 0 };
 	uint8_t form = fuzz_u8(input), number = fuzz_u8(input);
@@ -126,8 +127,14 @@ static void make_queues(struct fuzz_input *input)
 {
 	uint8_t form = fuzz_u8(input);
 	unsigned id = 1 + form % 3, size = 2 + (form >> 2) % 15;
-	struct nvme_command cq = { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = DRIVER_CQ(id), .dw10 = (size - 1) << 16 | id, .dw11 = 3 | id << 16 };
-	struct nvme_command sq = { .opcode = NVME_ADMIN_CREATE_SQ, .prp1 = DRIVER_SQ(id), .dw10 = 15 << 16 | id, .dw11 = (form & 0x80 ? 1 : id) << 16 | 1 };
+	struct nvme_command cq = { .opcode = NVME_ADMIN_CREATE_CQ,
+				   .prp1 = DRIVER_CQ(id),
+				   .dw10 = (size - 1) << 16 | id,
+				   .dw11 = 3 | id << 16 };
+	struct nvme_command sq = { .opcode = NVME_ADMIN_CREATE_SQ,
+				   .prp1 = DRIVER_SQ(id),
+				   .dw10 = 15 << 16 | id,
+				   .dw11 = (form & 0x80 ? 1 : id) << 16 | 1 };
 
 	driver.queues[id] = (struct driver_queue){ .sq_size = DRIVER_ENTRIES, .cq_size = size, .phase = 1 };
 	memset(driver_bytes(&driver, DRIVER_CQ(id)), 0, 16UL * DRIVER_ENTRIES);
@@ -176,13 +183,15 @@ static void vmm(struct fuzz_input *input)
 		pci_device_config_write(driver.device, 4, command, sizeof(command));
 		break;
 	case 4:
-		fuzz_require(!pci_interrupts_set(&driver.device->interrupts, what >> 4 & 3U ? PCI_INTERRUPT_MSIX : PCI_INTERRUPT_PIN, 0, -1));
+		fuzz_require(!pci_interrupts_set(&driver.device->interrupts,
+						 what >> 4 & 3U ? PCI_INTERRUPT_MSIX : PCI_INTERRUPT_PIN, 0, -1));
 		break;
 	case 5:
 		pci_interrupts_disable(&driver.device->interrupts, (enum pci_interrupt_kind)((what >> 4) % 3));
 		break;
 	default:
-		fuzz_require(!disk_resize(&driver.slow[what >> 4 & 1U].disk, what & 0x80 ? SLOW_SIZE : SLOW_SIZE / 4, &error));
+		fuzz_require(!disk_resize(&driver.slow[what >> 4 & 1U].disk, what & 0x80 ? SLOW_SIZE : SLOW_SIZE / 4,
+					  &error));
 		nvme_resized(driver.device, what >> 4 & 1U);
 	}
 }
