@@ -30,6 +30,20 @@ def chain_seeds():
 			yield seed
 
 
+def nvme_seeds():
+	turn, queues = bytes([5, 63]), bytes([12, 0x3c])
+	prp = bytes([0x80]) + bytes([3, 1])		# the data, and the page after it
+	for command in (1, 2, 4, 8, 0x0f):
+		for kind in range(8):
+			io = bytes([2, kind | 0x38, 1]) + prp + bytes([0])
+			seed = queues + turn * 3 + bytes([8]) + io * 4 + bytes([10, 2]) + io + turn * 2
+			seed += bytes([9, command]) + turn + bytes([10, 0x40]) + turn * 2 + bytes([8])
+			yield seed + bytes([11, 1]) + u16(0) + bytes([8, kind]) + bytes([3, 2] * 8) + io + turn
+	for opcode in (0, 1, 2, 4, 5, 6, 8, 9, 10, 12):
+		admin = bytes([2, opcode, 0]) + prp + bytes([1])
+		yield queues + turn * 2 + admin * 3 + turn * 2 + bytes([8]) + turn + bytes([7, 0, 1, 0]) + u16(opcode) + turn
+
+
 def virtio_blk_seeds():
 	turn = bytes([6, 63]) + u16(0xffff)
 	for form in (0x00, 0x01, 0x02, 0x03, 0x07, 0x08, 0x09, 0x61):
