@@ -42,13 +42,42 @@ bool intel_in_window(const struct intel_variant *variant, uint32_t offset)
 	return offset >= 0x2000 && offset < 0x4000; /* ring registers of the 82540EM */
 }
 
+/* Bits that a register on a page has. Of one that is really mapped, the guest sees the others, too: nobody is asked. */
+static uint32_t page_mask(uint32_t offset)
+{
+	uint32_t in_ring = offset >= RING_RECEIVE_HIGH ? offset & 0x3f : offset & 0xff;
+
+	if (offset == FCRTL || offset == FCRTH)
+		return 0x8000fff8;
+	if ((offset & 0xf800) != RING_RECEIVE && (offset & 0xf800) != RING_TRANSMIT && offset < RING_RECEIVE_HIGH)
+		return UINT32_MAX;
+	switch (in_ring) {
+	case RING_BASE_LOW:
+		return 0xfffffff0;
+	case RING_LENGTH:
+		return 0x000fff80;
+	case RING_HEAD:
+	case RING_TAIL:
+		return 0xffff;
+	default:
+		if (offset == RDTR || offset == RADV || offset == TIDV || offset == TADV)
+			return 0xffff;
+		return UINT32_MAX;
+	}
+}
+
 void intel_bar_doorbell(struct pci_device *device, unsigned bar, uint32_t offset, unsigned size)
 {
 	struct intel_nic *nic = intel_nic_of(device);
 	struct intel_when when;
+	uint32_t mask;
 
 	if (bar || size != 4)
 		return;
+	/* The 82576 has TXDCTL where the others have TADV; all of its masks are left to the pages. */
+	mask = nic->variant->generation == INTEL_82576 ? UINT32_MAX : page_mask(offset);
+	if (mask != UINT32_MAX)
+		intel_page_store(nic, offset, intel_page_load(nic, offset) & mask);
 	if (offset >= EICS && offset <= EIMC && nic->variant->generation == INTEL_82576) {
 		when = intel_when_control(nic);
 		intel_interrupts_take(nic, &when);
