@@ -234,7 +234,7 @@ void intel_offer(unsigned queue, unsigned count)
 {
 	for (; count; count--) {
 		uint32_t tail = intel.receive_tails[queue];
-		uint64_t words[2] = { INTEL_RX_BUFFERS + queue * 0x40000ULL + INTEL_BUFFER_SIZE * tail, 0 };
+		uint64_t words[2] = { INTEL_RX_BUFFER(queue, tail), 0 };
 
 		memcpy(intel.memory + INTEL_RX_RING(queue) + 16 * tail, words, sizeof(words));
 		intel.receive_tails[queue] = (tail + 1) % INTEL_RING_SIZE;

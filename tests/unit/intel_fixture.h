@@ -16,6 +16,7 @@
 #define INTEL_TX_BUFFERS  0x100000U
 #define INTEL_RX_BUFFERS  0x280000U
 #define INTEL_BUFFER_SIZE 0x800U
+#define INTEL_RX_BUFFER(q, index) (INTEL_RX_BUFFERS + ((q) ? 0x40000U + 0x8000U * ((q)-1) : 0) + INTEL_BUFFER_SIZE * (index))
 #define INTEL_RING_SIZE	  128U /* descriptors */
 
 struct intel_fixture {

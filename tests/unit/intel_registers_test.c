@@ -58,7 +58,7 @@ static void test_remembered(void **state)
 		/* 5 */ { RING_RECEIVE, RING_LENGTH, 2, 0x000fff80 }, /* base and length */
 		/* 6 */ { RING_TRANSMIT, RING_LENGTH, 2, 0x000fff80 },
 		/* 7 */ { RING_RECEIVE + RING_TAIL, 4, 1, 0xffff },
-		/* 8 */ { RAL0, 4, 32, UINT32_MAX },
+		/* 8 */ { RAL0, 4, 32, 0x8003ffff },
 		/* 9 */ { MTA, 4, 128, UINT32_MAX },
 		/* 10 */ { VFTA, 4, 128, UINT32_MAX },
 		/* 11 */ { RETA, 4, 32, UINT32_MAX },

@@ -27,7 +27,6 @@ static uint32_t read_time(struct intel_nic *nic, uint32_t offset)
 static const struct intel_register registers[] = {
 	{ 0x0c00, 0x0cfc, UINT32_MAX },		      /* mailboxes of virtual functions that there are not */
 	{ 0x0e04, 0x0e14, UINT32_MAX },		      /* MDI configuration */
-	{ RAL16 + 0x20, RAL16 + 0x3c, UINT32_MAX },   /* the last four addresses */
 	{ 0x4200, 0x42fc, UINT32_MAX },		      /* PCS: not used with copper */
 	{ 0x8100, 0x81fc, UINT32_MAX },
 	{ 0xa000, 0xa1fc, UINT32_MAX },		      /* UTA */

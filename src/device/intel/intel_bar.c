@@ -175,6 +175,15 @@ static enum pci_result write_key(struct intel_nic *nic, uint32_t offset, uint32_
 	return PCI_DONE;
 }
 
+/* The upper halves have fewer bits: address, what it is compared with, 82576: pools, and valid. */
+static enum pci_result write_address(struct intel_nic *nic, uint32_t offset, uint32_t value)
+{
+	if (offset & 4)
+		value &= nic->variant->generation == INTEL_82576 ? 0x83ffffff : 0x8003ffff;
+	intel_store(nic, offset, value);
+	return PCI_DONE;
+}
+
 /* The semaphore between drivers: whoever reads it as clear has it. */
 static uint32_t read_semaphore(struct intel_nic *nic, uint32_t offset)
 {
@@ -216,7 +225,7 @@ static const struct intel_register registers_of_all[] = {
 	{ STATISTICS, STATISTICS_END - 4, 0, intel_statistics_read },
 	{ RXCSUM, RFCTL, UINT32_MAX },
 	{ MTA, MTA + 0x1fc, UINT32_MAX },
-	{ RAL0, RAL0 + 0xfc, UINT32_MAX },
+	{ RAL0, RAL0 + 0x11c, UINT32_MAX, NULL, write_address }, /* 82576: with RAL16 and on */
 	{ VFTA, VFTA + 0x1fc, UINT32_MAX },
 	{ SWSM, SWSM, UINT32_MAX, read_semaphore },
 	{ FWSM, FWSM, 0 },
