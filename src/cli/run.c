@@ -83,15 +83,23 @@ static int write_configuration(const struct run *run, const char *path)
 	for (unsigned i = 0; i < options->sidecores; i++)
 		fprintf(file, "  - {}\n");
 	fprintf(file, "networks:\n  - name: lan\n    uplink: { type: slirp }\ninterfaces:\n");
-	for (unsigned i = 0; i < options->guests; i++)
+	for (unsigned i = 0; i < options->guests; i++) {
+		const struct run_guest *guest = &run->guests[i];
+
 		fprintf(file,
-			"  - name: %s-net\n    network: lan\n    socket: %s-net.sock\n    mac: \"%s\"\n    "
-			"queue_pairs: %u\n",
-			run->guests[i].name, run->guests[i].name, run->guests[i].mac, options->queues);
+			"  - name: %s-net\n    network: lan\n    model: %s\n    socket: %s-net.sock\n    mac: \"%s\"\n",
+			guest->name, config_nic_model_name(guest->nic), guest->name, guest->mac);
+		if (guest->nic == CONFIG_NIC_VIRTIO)
+			fprintf(file, "    queue_pairs: %u\n", options->queues);
+	}
 	fprintf(file, "disks:\n");
 	for (unsigned i = 0; i < options->guests; i++) {
-		fprintf(file, "  - name: %s-disk\n    socket: %s-disk.sock\n    queues: %u\n", run->guests[i].name,
-			run->guests[i].name, options->queues);
+		const struct run_guest *guest = &run->guests[i];
+
+		fprintf(file, "  - name: %s-disk\n    model: %s\n    socket: %s-disk.sock\n", guest->name,
+			config_disk_model_name(guest->disk), guest->name);
+		if (guest->disk == CONFIG_DISK_VIRTIO)
+			fprintf(file, "    queues: %u\n", options->queues);
 		write_backend(file, options, i);
 	}
 	return fclose(file) ? -errno : 0;
@@ -187,6 +195,8 @@ static bool may_restart(struct run *run)
 		 run->hasty_deaths < HASTY_DEATHS_MAX ? "; starting it again" : " once too often");
 	complain("the daemon", why);
 	process_print_log(&run->daemon, 20);
+	if (run_any_emulated(run))
+		complain("emulated devices", "QEMU cannot connect them again; their guests must be started anew");
 	return run->hasty_deaths < HASTY_DEATHS_MAX;
 }
 
@@ -252,7 +262,8 @@ static int wait_for_agent(struct run *run, struct run_guest *guest, uint64_t sta
 	int error;
 
 	snprintf(path, sizeof(path), "%s/%s-agent.sock", run->folder, guest->name);
-	printf("  booting %s ... ", guest->name);
+	printf("  booting %s (%s, %s) ... ", guest->name, config_nic_model_name(guest->nic),
+	       config_disk_model_name(guest->disk));
 	fflush(stdout);
 	guest->agent.meanwhile = tend_meanwhile;
 	guest->agent.context = run;
@@ -286,7 +297,7 @@ static int start_guests(struct run *run)
 	for (unsigned i = 0; i < run->options.guests; i++) {
 		error = run_guest_start(run, i, (int)i == run->options.console);
 		if (error)
-			return complain(run->options.qemu, strerror(-error));
+			return complain(run->qemu, strerror(-error));
 	}
 	if (run_own_guests(&run->options) || run->options.console >= 0)
 		return 0;
@@ -383,42 +394,14 @@ static void remove_folder(const char *folder)
 
 static void name_guests(struct run *run)
 {
-	for (unsigned i = 0; i < run->options.guests; i++) {
+	const struct run_options *options = &run->options;
+
+	for (unsigned i = 0; i < options->guests; i++) {
+		run->guests[i].nic = options->nics[i % options->nic_count];
+		run->guests[i].disk = options->disks[i % options->disk_count];
 		snprintf(run->guests[i].name, sizeof(run->guests[i].name), "guest%u", i);
 		snprintf(run->guests[i].mac, sizeof(run->guests[i].mac), "52:54:00:5c:00:%02x", (i + 1) & 0xff);
 	}
-}
-
-/* "QEMU emulator version 7.2.22 (Debian ...)": the number. QEMU itself is missing, or no QEMU: an error. */
-static int find_qemu_version(struct run *run)
-{
-	const char *const argv[] = { run->options.qemu, "--version", NULL };
-	struct process process = { 0 };
-	char log[PATH_MAX], line[256] = "";
-	const char *version;
-	FILE *file;
-	int error;
-
-	snprintf(log, sizeof(log), "%s/qemu-version", run->folder);
-	error = process_start(&process, "qemu", argv, log, NULL);
-	if (error)
-		return complain(run->options.qemu,
-				error == -ENOENT
-					? "not found; install it with \"tools/setup.sh run\", or name it with --qemu"
-					: strerror(-error));
-	while (process_running(&process))
-		usleep(1000);
-	file = fopen(log, "r");
-	if (file && !fgets(line, sizeof(line), file))
-		line[0] = '\0';
-	if (file)
-		fclose(file);
-	version = strstr(line, "version ");
-	if (!version || strncmp(line, "QEMU", 4))
-		return complain(run->options.qemu, "does not tell a version as QEMU does");
-	version += strlen("version ");
-	snprintf(run->qemu_version, sizeof(run->qemu_version), "%.*s", (int)strcspn(version, " \n"), version);
-	return 0;
 }
 
 static int run_all(struct run *run)
@@ -429,7 +412,7 @@ static int run_all(struct run *run)
 
 	snprintf(kernel, sizeof(kernel), "%s/vmlinuz", options->guest_folder);
 	run->accelerator =
-		run_accelerator(options->qemu, options->kernel ? options->kernel : kernel, &run->accelerator_reason);
+		run_accelerator(run->qemu, options->kernel ? options->kernel : kernel, &run->accelerator_reason);
 	printf("sidecore %s, QEMU %s: %u guest%s under %s (%s)\n", SIDECORE_VERSION, run->qemu_version, options->guests,
 	       options->guests == 1 ? "" : "s", strcmp(run->accelerator, "kvm") ? "TCG" : "KVM",
 	       run->accelerator_reason);
@@ -507,7 +490,7 @@ int cli_run(int argc, char **argv)
 	sigaction(SIGTERM, &action, NULL);
 	choose_guest_cpus(run);
 
-	error = find_qemu_version(run);
+	error = run_find_qemu(run) ? 0 : -1;
 	if (!error) {
 		error = run_all(run);
 		if (error && !run_stopped())

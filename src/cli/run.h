@@ -25,6 +25,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "control/config.h"
+
 #define RUN_GUESTS_MAX 16
 
 /** run_stopped() - has the user asked us to stop (SIGINT, SIGTERM)? Waits end early then. */
@@ -109,6 +111,8 @@ void agent_poweroff(struct agent *agent);
 
 struct run_guest {
 	char name[16];
+	int nic;  /* enum config_nic_model */
+	int disk; /* enum config_disk_model */
 	char mac[32];
 	char address[16]; /* IPv4, from DHCP */
 	struct process qemu;
@@ -122,13 +126,17 @@ struct run_options {
 	unsigned memory; /* MiB */
 	unsigned cpus;
 	unsigned sidecores;
-	unsigned queues; /* NIC queue pairs and disk queues */
+	unsigned queues; /* virtio: NIC queue pairs and disk queues */
+	/* What guests see: guest N has entry N modulo the count. */
+	int nics[RUN_GUESTS_MAX];  /* enum config_nic_model */
+	int disks[RUN_GUESTS_MAX]; /* enum config_disk_model */
+	unsigned nic_count, disk_count;
 	const char *disk_size;
 	const char *images[RUN_GUESTS_MAX];
 	unsigned image_count;
 	const char *kernel, *initrd, *append;
 	const char *guest_folder;
-	const char *qemu;
+	const char *qemu; /* NULL: the system's, or a newer one where that is needed */
 	const char *json; /* write results here as well */
 	int console;	  /* guest whose console is ours; -1: none */
 	bool keep;	  /* boot, then wait; no tour */
@@ -140,6 +148,7 @@ struct run {
 	char folder[80]; /* sockets, configuration, logs: short, paths of unix sockets have at most 107 bytes */
 	char control[108];
 	const char *accelerator, *accelerator_reason; /* NULL: not yet known */
+	char qemu[PATH_MAX];
 	char qemu_version[32];			      /* "7.2.22" */
 	char kernel[80];			      /* of the built-in guests: "Linux 6.1.0-56-amd64" */
 	struct process daemon;
@@ -181,6 +190,19 @@ bool run_own_guests(const struct run_options *options);
 /** run_tour_wanted() - the built-in guests are to be driven, not just started. */
 bool run_tour_wanted(const struct run_options *options);
 
+/* --- run_qemu.c --- */
+
+/**
+ * run_find_qemu() - fill in run->qemu and run->qemu_version: the one that the user named, else the system's; where guests
+ * have emulated devices and that is too old for them, a newer one in build/qemu, which is made there if need be.
+ *
+ * Return: false: there is none; the reason and the remedy have been printed.
+ */
+bool run_find_qemu(struct run *run);
+
+/** run_any_emulated() - has any guest an emulated device? */
+bool run_any_emulated(const struct run *run);
+
 /* --- run_guest.c --- */
 
 /** run_guest_start() - start QEMU for guest @index. @console: it has our terminal. Return: 0 or -errno. */
@@ -213,7 +235,9 @@ struct report_row {
 	enum { UNIT_BITS, UNIT_BYTES, UNIT_REQUESTS } unit; /* bits: throughput is in bytes, shown in bits */
 	double p50_us, p99_us;
 	double sidecore_cpu;	  /* 1.0: one CPU fully used */
-	double kicks, interrupts; /* per packet or request */
+	double kicks;	   /* per packet or request of paravirtual devices */
+	double messages;   /* the same of emulated ones */
+	double interrupts; /* of both */
 	double seconds;
 };
 

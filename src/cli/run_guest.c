@@ -123,13 +123,12 @@ static const char *reconnect_option(const struct run *run)
 	return major > 9 || (major == 9 && minor >= 2) ? "reconnect-ms=1000" : "reconnect=1";
 }
 
-static void add_devices(struct command_line *line, const struct run *run, unsigned index)
+static void add_virtio_nic(struct command_line *line, const struct run *run, const struct run_guest *guest)
 {
-	const char *name = run->guests[index].name, *packed = run->options.packed ? ",packed=on" : "";
 	unsigned queues = run->options.queues;
 
 	add(line, "-chardev");
-	add(line, "socket,id=net0,path=%s/%s-net.sock,%s", run->folder, name, reconnect_option(run));
+	add(line, "socket,id=net0,path=%s/%s-net.sock,%s", run->folder, guest->name, reconnect_option(run));
 	add(line, "-netdev");
 	add(line, "vhost-user,id=nic0,chardev=net0,queues=%u", queues);
 	add(line, "-device");
@@ -137,21 +136,49 @@ static void add_devices(struct command_line *line, const struct run *run, unsign
 	 * QEMU 7.2 without KVM crashes when a vhost-user network card uses MSI-X (it sets up KVM's irqfds regardless);
 	 * with no vectors the guest uses the pin.
 	 */
-	add(line, "virtio-net-pci,netdev=nic0,mac=%s,mq=%s,vectors=%u,rx_queue_size=1024,tx_queue_size=1024%s",
-	    run->guests[index].mac, queues > 1 ? "on" : "off", strcmp(run->accelerator, "kvm") ? 0 : 2 * queues + 2,
-	    packed);
+	add(line, "virtio-net-pci,netdev=nic0,mac=%s,mq=%s,vectors=%u,rx_queue_size=1024,tx_queue_size=1024%s", guest->mac,
+	    queues > 1 ? "on" : "off", strcmp(run->accelerator, "kvm") ? 0 : 2 * queues + 2,
+	    run->options.packed ? ",packed=on" : "");
+}
+
+static void add_virtio_disk(struct command_line *line, const struct run *run, const struct run_guest *guest, bool boot)
+{
 	add(line, "-chardev");
-	add(line, "socket,id=disk0,path=%s/%s-disk.sock,%s", run->folder, name, reconnect_option(run));
+	add(line, "socket,id=disk0,path=%s/%s-disk.sock,%s", run->folder, guest->name, reconnect_option(run));
 	add(line, "-device");
-	add(line, "vhost-user-blk-pci,chardev=disk0,num-queues=%u,queue-size=256%s%s", queues, packed,
-	    run->options.image_count && !run->options.kernel ? ",bootindex=1" : "");
+	add(line, "vhost-user-blk-pci,chardev=disk0,num-queues=%u,queue-size=256%s%s", run->options.queues,
+	    run->options.packed ? ",packed=on" : "", boot ? ",bootindex=1" : "");
+}
+
+/* A socket's address is an object, which QEMU takes as JSON only. It cannot connect again when the daemon is another. */
+static void add_emulated(struct command_line *line, const struct run *run, const struct run_guest *guest,
+			 const char *kind, bool boot)
+{
+	add(line, "-device");
+	add(line, "{\"driver\":\"vfio-user-pci\",\"id\":\"%s\",\"socket\":{\"type\":\"unix\",\"path\":\"%s/%s-%s.sock\"}%s}",
+	    kind, run->folder, guest->name, kind, boot ? ",\"bootindex\":1" : "");
+}
+
+static void add_devices(struct command_line *line, const struct run *run, unsigned index)
+{
+	const struct run_guest *guest = &run->guests[index];
+	bool boot = run->options.image_count && !run->options.kernel;
+
+	if (guest->nic == CONFIG_NIC_VIRTIO)
+		add_virtio_nic(line, run, guest);
+	else
+		add_emulated(line, run, guest, "net", false);
+	if (guest->disk == CONFIG_DISK_VIRTIO)
+		add_virtio_disk(line, run, guest, boot);
+	else
+		add_emulated(line, run, guest, "disk", boot);
 }
 
 static void add_machine(struct command_line *line, const struct run *run, unsigned index)
 {
 	const struct run_options *options = &run->options;
 
-	add(line, "%s", options->qemu);
+	add(line, "%s", run->qemu);
 	add_option(line, "-name", run->guests[index].name);
 	add(line, "-nodefaults");
 	add(line, "-no-user-config");

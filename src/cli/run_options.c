@@ -32,7 +32,10 @@ static const char help[] =
 	"  --guests N          how many (default 2, at most 16)\n"
 	"  --memory MIB        of each (default 512)\n"
 	"  --cpus N            of each (default 1)\n"
-	"  --queues N          queue pairs of the network card and queues of the disk (default 1, at most 8)\n"
+	"  --nic MODEL,...     network cards: virtio, or emulated, for guests that cannot be changed: igb, e1000e, e1000.\n"
+	"                      Guests take them in turn (default virtio,igb; with your own guests virtio)\n"
+	"  --disk MODEL,...    disks: virtio or nvme (default virtio,nvme; with your own guests virtio)\n"
+	"  --queues N          queue pairs of the virtio card and queues of the virtio disk (default 1, at most 8)\n"
 	"  --packed            packed virtqueues\n"
 	"  --guest-folder DIR  built-in guest, as made by guest/build.sh (default build/guest)\n"
 	"\n"
@@ -43,7 +46,7 @@ static const char help[] =
 	"                        sidecore run --image 'nbd+unix:///?socket=/tmp/q.sock'\n"
 	"  --kernel FILE       boot this kernel\n"
 	"  --initrd FILE       with this initial RAM disk\n"
-	"  --append TEXT       further words for the kernel's command line, such as root=/dev/vda\n"
+	"  --append TEXT       further words for the kernel's command line, such as root=/dev/vda (nvme: /dev/nvme0n1)\n"
 	"\n"
 	"What to do\n"
 	"  --console N         no tour: stay in the console of guest N (from 0); Ctrl-A X ends its QEMU\n"
@@ -53,7 +56,8 @@ static const char help[] =
 	"Host\n"
 	"  --sidecores N       polling cores (default 1)\n"
 	"  --disk-size SIZE    of the built-in guests' RAM disks (default 64M)\n"
-	"  --qemu PROGRAM      (default qemu-system-x86_64)\n"
+	"  --qemu PROGRAM      (default qemu-system-x86_64; where a guest has an emulated device and that is older than\n"
+	"                      10.1.1, one in build/qemu, made once by tools/qemu.sh)\n"
 	"  --help              this text\n"
 	"\n"
 	"While it runs, \"sidecore status --control FOLDER/control.sock --watch\" shows the daemon at work; FOLDER is\n"
@@ -77,6 +81,8 @@ enum option_id {
 	MEMORY,
 	CPUS,
 	QUEUES,
+	NIC,
+	DISK,
 	PACKED,
 	FOLDER,
 	IMAGE,
@@ -97,6 +103,8 @@ static const struct option long_options[] = {
 	{ "memory", required_argument, NULL, MEMORY },
 	{ "cpus", required_argument, NULL, CPUS },
 	{ "queues", required_argument, NULL, QUEUES },
+	{ "nic", required_argument, NULL, NIC },
+	{ "disk", required_argument, NULL, DISK },
 	{ "packed", no_argument, NULL, PACKED },
 	{ "guest-folder", required_argument, NULL, FOLDER },
 	{ "image", required_argument, NULL, IMAGE },
@@ -112,6 +120,56 @@ static const struct option long_options[] = {
 	{ "help", no_argument, NULL, HELP },
 	{ 0 },
 };
+
+/* Which of @count names the @length bytes at @text are; -1: none. */
+static int find_model(const char *(*name)(int model), int count, const char *text, size_t length)
+{
+	for (int i = 0; i < count; i++) {
+		if (strlen(name(i)) == length && !strncmp(name(i), text, length))
+			return i;
+	}
+	return -1;
+}
+
+/* "virtio,igb": one model for each guest in turn. Return: how many; 0: a complaint has been printed. */
+static unsigned parse_models(const char *option, const char *text, const char *(*name)(int model), int known, int *models)
+{
+	unsigned count = 0;
+
+	for (;;) {
+		size_t length = strcspn(text, ",");
+		int model = find_model(name, known, text, length);
+
+		if (model < 0 || count == RUN_GUESTS_MAX) {
+			fprintf(stderr, "sidecore run: %s %.*s: ", option, (int)length, text);
+			for (int i = 0; i < known && model < 0; i++)
+				fprintf(stderr, "%s%s", i ? i == known - 1 ? " or " : ", " : "", name(i));
+			fprintf(stderr, "%s\n", model < 0 ? " is wanted" : "there are no more than 16 guests");
+			return 0;
+		}
+		models[count++] = model;
+		if (!text[length])
+			return count;
+		text += length + 1;
+	}
+}
+
+/* What is not said: built-in guests show both kinds, other people's images may have drivers for one only. */
+static void choose_models(struct run_options *options)
+{
+	bool both = !run_own_guests(options);
+
+	if (!options->nic_count) {
+		options->nics[0] = CONFIG_NIC_VIRTIO;
+		options->nics[1] = CONFIG_NIC_IGB;
+		options->nic_count = both ? 2 : 1;
+	}
+	if (!options->disk_count) {
+		options->disks[0] = CONFIG_DISK_VIRTIO;
+		options->disks[1] = CONFIG_DISK_NVME;
+		options->disk_count = both ? 2 : 1;
+	}
+}
 
 /* Return: false: a complaint has been printed. */
 static bool take_option(struct run_options *options, int option)
@@ -129,6 +187,13 @@ static bool take_option(struct run_options *options, int option)
 		return parse_count("--queues", optarg, 8, &options->queues);
 	case SIDECORES:
 		return parse_count("--sidecores", optarg, 64, &options->sidecores);
+	case NIC:
+		options->nic_count = parse_models("--nic", optarg, config_nic_model_name, CONFIG_NIC_E1000 + 1, options->nics);
+		return options->nic_count;
+	case DISK:
+		options->disk_count =
+			parse_models("--disk", optarg, config_disk_model_name, CONFIG_DISK_NVME + 1, options->disks);
+		return options->disk_count;
 	case PACKED:
 		options->packed = true;
 		return true;
@@ -283,7 +348,6 @@ bool run_parse_options(int argc, char **argv, struct run_options *options, int *
 					 .queues = 1,
 					 .disk_size = "64M",
 					 .guest_folder = "build/guest",
-					 .qemu = "qemu-system-x86_64",
 					 .console = -1 };
 	*status = EXIT_USAGE;
 	while ((option = getopt_long(argc, argv, "h", long_options, NULL)) != -1) {
@@ -303,6 +367,7 @@ bool run_parse_options(int argc, char **argv, struct run_options *options, int *
 	}
 	if (!check_options(options))
 		return false;
+	choose_models(options);
 	*status = EXIT_FAILURE;
 	return check_files(options) && check_host(options) && check_guest_image(options) && check_json(options);
 }

@@ -16,6 +16,7 @@
 
 #define NAME_WIDTH 46
 #define TEXT_SIZE  24
+#define FIGURES	   7
 
 static const struct {
 	const char *title, *unit;
@@ -69,13 +70,13 @@ static void format_figure(char text[TEXT_SIZE], double value, const char *format
 		snprintf(text, TEXT_SIZE, format, value);
 }
 
-static void print_line(const char *name, const char *colour, const char *result, char figures[6][TEXT_SIZE])
+static void print_line(const char *name, const char *colour, const char *result, char figures[FIGURES][TEXT_SIZE])
 {
 	char line[256];
 	size_t length;
 
-	snprintf(line, sizeof(line), " %12s %9s %9s %9s %8s %10s", figures[0], figures[1], figures[2], figures[3],
-		 figures[4], figures[5]);
+	snprintf(line, sizeof(line), " %12s %8s %8s %8s %6s %8s %6s", figures[0], figures[1], figures[2], figures[3],
+		 figures[4], figures[5], figures[6]);
 	for (length = strlen(line); length && line[length - 1] == ' '; length--)
 		line[length - 1] = '\0';
 	printf("  %-*s %s%s%s%*s%s\n", NAME_WIDTH, name, colour, result, *colour ? "\033[0m" : "",
@@ -86,14 +87,15 @@ static void print_row(const struct report_row *row, bool colour)
 {
 	static const char *const words[] = { "ok", "FAILED", "skipped" };
 	static const char *const colours[] = { "\033[32m", "\033[31;1m", "\033[33m" };
-	char figures[6][TEXT_SIZE], name[sizeof(row->name) + 2];
+	char figures[FIGURES][TEXT_SIZE], name[sizeof(row->name) + 2];
 
 	format_rate(figures[0], row);
 	format_time(figures[1], row->p50_us);
 	format_time(figures[2], row->p99_us);
 	format_figure(figures[3], row->sidecore_cpu < 0 ? -1 : 100 * row->sidecore_cpu, "%.1f %%");
 	format_figure(figures[4], row->kicks, "%.3f");
-	format_figure(figures[5], row->interrupts, "%.3f");
+	format_figure(figures[5], row->messages, "%.3f");
+	format_figure(figures[6], row->interrupts, "%.3f");
 	snprintf(name, sizeof(name), "  %s", row->name);
 	print_line(name, colour ? colours[row->result] : "", words[row->result], figures);
 	if (row->result != STEP_PASSED)
@@ -103,7 +105,7 @@ static void print_row(const struct report_row *row, bool colour)
 static void print_section(enum report_section section, const char *bold, const char *plain)
 {
 	if (*sections[section].unit)
-		printf("\n%s  %-*s %50s %19s%s\n", bold, NAME_WIDTH, sections[section].title, "CPU",
+		printf("\n%s  %-*s %47s %22s%s\n", bold, NAME_WIDTH, sections[section].title, "CPU",
 		       sections[section].unit, plain);
 	else
 		printf("\n%s  %s%s\n", bold, sections[section].title, plain);
@@ -113,8 +115,8 @@ static void print_table(const struct report *report, bool colour)
 {
 	const char *bold = colour ? "\033[1m" : "", *plain = colour ? "\033[0m" : "";
 
-	printf("\n%s  %-*s %-7s %12s %9s %9s %9s %8s %10s%s\n", bold, NAME_WIDTH, "", "result", "throughput", "p50",
-	       "p99", "sidecore", "kicks", "interrupts", plain);
+	printf("\n%s  %-*s %-7s %12s %8s %8s %8s %6s %8s %6s%s\n", bold, NAME_WIDTH, "", "result", "throughput", "p50",
+	       "p99", "sidecore", "kicks", "messages", "irqs", plain);
 	for (unsigned i = 0; i < report->count; i++) {
 		const struct report_row *row = &report->rows[i];
 
@@ -122,6 +124,14 @@ static void print_table(const struct report *report, bool colour)
 			print_section(row->section, bold, plain);
 		print_row(row, colour);
 	}
+}
+
+static void print_models(const struct run *run)
+{
+	for (unsigned i = 0; i < run->options.guests; i++)
+		printf("%s%s: %s and %s", i ? ", " : "  ", run->guests[i].name, config_nic_model_name(run->guests[i].nic),
+		       config_disk_model_name(run->guests[i].disk));
+	putchar('\n');
 }
 
 void report_print(const struct report *report, const struct run *run, double seconds)
@@ -136,12 +146,15 @@ void report_print(const struct report *report, const struct run *run, double sec
 	printf("\n  %u guest%s with %s in QEMU %s under %s (%s)\n", run->options.guests,
 	       run->options.guests == 1 ? "" : "s", run->kernel, run->qemu_version, kvm ? "KVM" : "TCG",
 	       run->accelerator_reason);
-	printf("  %u sidecore%s, %u queue%s a device, %s rings; %.0f s\n", run->options.sidecores,
+	print_models(run);
+	printf("  %u sidecore%s, %u queue%s a virtio device, %s rings; %.0f s\n", run->options.sidecores,
 	       run->options.sidecores == 1 ? "" : "s", run->options.queues, run->options.queues == 1 ? "" : "s",
 	       run->options.packed ? "packed" : "split", seconds);
 	printf("\n  sidecore CPU   used by the whole daemon while the step ran; 100 %% is one CPU\n"
-	       "  kicks          the guest notified the sidecore, which costs the guest an exit\n"
-	       "  interrupts     the sidecore notified the guest\n"
+	       "  kicks          the guest notified the sidecore, which costs the guest an exit: virtio devices\n"
+	       "  messages       QEMU asked for the guest, who waits for the answer: emulated devices. Drivers of network\n"
+	       "                 cards read statistics every two seconds: some 60 messages, whatever the traffic\n"
+	       "  irqs           interrupts: the sidecore notified the guest\n"
 	       "  per packet     sent or received by a guest: one that goes from guest to guest counts twice\n");
 	if (!kvm)
 		printf("  An emulated guest CPU is the limit here: times show that it works, not how fast it is.\n");
@@ -176,6 +189,7 @@ json_t *report_json(const struct report *report)
 		set_figure(object, "p99_us", row->p99_us);
 		set_figure(object, "sidecore_cpu", row->sidecore_cpu);
 		set_figure(object, "kicks_per_unit", row->kicks);
+		set_figure(object, "messages_per_unit", row->messages);
 		set_figure(object, "interrupts_per_unit", row->interrupts);
 		set_figure(object, "seconds", row->seconds);
 		json_array_append_new(rows, object);

@@ -52,14 +52,22 @@ static double field(const json_t *object, const char *key)
 	return json_number_value(json_object_get(object, key));
 }
 
-static void add_queues(const json_t *device, double *kicks, double *interrupts)
+static void add_calls(const json_t *device, double units, struct tour_calls *calls)
 {
+	const json_t *pci = json_object_get(device, "pci");
 	json_t *queue;
 	size_t index;
 
 	json_array_foreach(json_object_get(device, "queues"), index, queue) {
-		*kicks += field(queue, "kicks");
-		*interrupts += field(queue, "notifications");
+		calls->kicks += field(queue, "kicks");
+		calls->interrupts += field(queue, "notifications");
+	}
+	if (pci) {
+		calls->messages += field(device, "messages");
+		calls->interrupts += field(pci, "interrupts");
+		calls->emulated_units += units;
+	} else {
+		calls->virtio_units += units;
 	}
 }
 
@@ -70,16 +78,20 @@ static void take_sample(const struct run *run, struct tour_sample *sample)
 
 	*sample = (struct tour_sample){ .clock = clock_seconds(), .cpu = process_cpu_seconds(run->daemon.pid) };
 	json_object_foreach(json_object_get(status, "interfaces"), name, device) {
-		sample->packets += field(device, "in_frames") + field(device, "out_frames");
+		double packets = field(device, "in_frames") + field(device, "out_frames");
+
+		sample->packets += packets;
 		sample->bytes += field(device, "in_bytes") + field(device, "out_bytes");
 		sample->sent_frames += field(device, "in_frames");
 		sample->sent_bytes += field(device, "in_bytes");
-		add_queues(device, &sample->net_kicks, &sample->net_interrupts);
+		add_calls(device, packets, &sample->net);
 	}
 	json_object_foreach(json_object_get(status, "disks"), name, device) {
-		sample->requests += field(device, "reads") + field(device, "writes") + field(device, "flushes") +
-				    field(device, "discards") + field(device, "write_zeroes");
-		add_queues(device, &sample->disk_kicks, &sample->disk_interrupts);
+		double requests = field(device, "reads") + field(device, "writes") + field(device, "flushes") +
+				  field(device, "discards") + field(device, "write_zeroes");
+
+		sample->requests += requests;
+		add_calls(device, requests, &sample->disk);
 	}
 	json_decref(status);
 }
@@ -98,6 +110,7 @@ void tour_step(struct tour *tour, const char *format, ...)
 				    .p99_us = -1,
 				    .sidecore_cpu = -1,
 				    .kicks = -1,
+				    .messages = -1,
 				    .interrupts = -1 };
 	va_start(values, format);
 	vsnprintf(row->name, sizeof(row->name), format, values);
@@ -156,10 +169,22 @@ void tour_skip(struct tour *tour, const char *reason)
 	end_step(tour, "skipped");
 }
 
+static struct tour_calls calls_since(const struct tour_calls *now, const struct tour_calls *start)
+{
+	return (struct tour_calls){
+		.kicks = now->kicks - start->kicks,
+		.virtio_units = now->virtio_units - start->virtio_units,
+		.messages = now->messages - start->messages,
+		.emulated_units = now->emulated_units - start->emulated_units,
+		.interrupts = now->interrupts - start->interrupts,
+	};
+}
+
 void tour_measure(struct tour *tour, bool disk, struct tour_sample *difference)
 {
 	const struct tour_sample *start = &tour->start;
 	struct tour_sample now, *d = difference;
+	const struct tour_calls *calls;
 	double units;
 
 	take_sample(tour->run, &now);
@@ -171,17 +196,19 @@ void tour_measure(struct tour *tour, bool disk, struct tour_sample *difference)
 		.sent_frames = now.sent_frames - start->sent_frames,
 		.sent_bytes = now.sent_bytes - start->sent_bytes,
 		.requests = now.requests - start->requests,
-		.net_kicks = now.net_kicks - start->net_kicks,
-		.net_interrupts = now.net_interrupts - start->net_interrupts,
-		.disk_kicks = now.disk_kicks - start->disk_kicks,
-		.disk_interrupts = now.disk_interrupts - start->disk_interrupts,
+		.net = calls_since(&now.net, &start->net),
+		.disk = calls_since(&now.disk, &start->disk),
 	};
 	tour->row->sidecore_cpu = d->clock > 0 ? d->cpu / d->clock : -1;
-	units = disk ? d->requests : d->packets;
-	if (units > 0) {
-		tour->row->kicks = (disk ? d->disk_kicks : d->net_kicks) / units;
-		tour->row->interrupts = (disk ? d->disk_interrupts : d->net_interrupts) / units;
-	}
+	calls = disk ? &d->disk : &d->net;
+	units = calls->virtio_units + calls->emulated_units;
+	/* A guest that took no part heard a broadcast or two, by which nothing can be divided. */
+	if (calls->virtio_units > units / 10)
+		tour->row->kicks = calls->kicks / calls->virtio_units;
+	if (calls->emulated_units > units / 10)
+		tour->row->messages = calls->messages / calls->emulated_units;
+	if (units > 0)
+		tour->row->interrupts = calls->interrupts / units;
 }
 
 char *tour_guest(struct tour *tour, unsigned index, unsigned timeout_s, const char *format, ...)
@@ -246,7 +273,7 @@ static void idle_step(struct tour *tour)
 	tour_step(tour, "idle guests: the sidecore sleeps");
 	sleep(2);
 	tour_measure(tour, false, &difference);
-	tour->row->kicks = tour->row->interrupts = -1;
+	tour->row->kicks = tour->row->messages = tour->row->interrupts = -1;
 	if (tour->row->sidecore_cpu > 0.05)
 		tour_fail(tour, "%.1f %% of a CPU with nothing to do", 100 * tour->row->sidecore_cpu);
 	else

@@ -5,6 +5,13 @@
 
 #include "cli/run.h"
 
+/** struct tour_calls - how often guests and the sidecore had to tell each other, and for how much work. */
+struct tour_calls {
+	double kicks, virtio_units;	 /* of paravirtual devices, and their packets or requests */
+	double messages, emulated_units; /* of emulated ones */
+	double interrupts;		 /* of both */
+};
+
 /** struct tour_sample - what the daemon had done and used at one moment. */
 struct tour_sample {
 	double clock;			/* seconds */
@@ -12,7 +19,7 @@ struct tour_sample {
 	double packets, bytes;		/* delivered to guests plus sent by guests */
 	double sent_frames, sent_bytes; /* sent by guests alone */
 	double requests;		/* of disks */
-	double net_kicks, net_interrupts, disk_kicks, disk_interrupts;
+	struct tour_calls net, disk;
 };
 
 struct tour {

@@ -105,9 +105,15 @@ static void print_ready(const struct config *config)
 		printf("interface %s on network %s: %s%s\n", interface->name, interface->network, interface->socket,
 		       interface->mode == CONFIG_MODE_CLIENT ? " (client)" : "");
 	}
-	for (unsigned i = 0; i < config->disks_count; i++)
-		printf("disk %s: %s%s\n", config->disks[i].name, config->disks[i].socket,
-		       config->disks[i].mode == CONFIG_MODE_CLIENT ? " (client)" : "");
+	for (unsigned i = 0; i < config->disks_count; i++) {
+		const struct config_disk *disk = &config->disks[i];
+
+		if (disk->controller)
+			printf("disk %s: a namespace of %s\n", disk->name, disk->controller);
+		else
+			printf("disk %s: %s%s\n", disk->name, disk->socket,
+			       disk->mode == CONFIG_MODE_CLIENT ? " (client)" : "");
+	}
 	if (config->control)
 		printf("control: %s\n", config->control);
 	puts("ready");

@@ -21,9 +21,12 @@ static const char usage[] =
 	"what passes through them in each second, and what was lost for which reason.\n"
 	"\n"
 	"Columns: of their time, how much sidecores were BUSY with work, POLLING in vain, and ASLEEP in the last\n"
-	"second; how often they slept, and were woken by KICKS of guests, MESSAGES, TIMERS. For networks, frames\n"
-	"from (IN) and to (OUT) the uplink since the start; for interfaces, frames and bits in each second that the\n"
-	"guest SENDS and RECEIVES. What can be spared is left out where the terminal is narrow.\n"
+	"second; how often they slept, and were woken by KICKS of guests, MESSAGES, TIMERS, or took NAPS between\n"
+	"looks at mapped doorbells. For networks, frames from (IN) and to (OUT) the uplink since the start; for\n"
+	"interfaces, frames and bits in each second that the guest SENDS and RECEIVES. For emulated devices, since the\n"
+	"start: INTERRUPTS sent, and BY what; MESSAGES of the virtual machine monitor; READS and WRITES of registers\n"
+	"among them; RESETS; and FAULTS of the guest's driver. What can be spared is left out where the terminal is\n"
+	"narrow.\n"
 	"\n"
 	"  -c, --control SOCKET  control socket of the daemon (default: /run/sidecore/control.sock if it is there,\n"
 	"                        else $XDG_RUNTIME_DIR/sidecore.sock)\n"
@@ -89,7 +92,7 @@ static void cell_drops(struct table *table, json_t *drops)
 static void print_sidecores(const json_t *list, bool colours)
 {
 	static const char *const heads[] = { "SIDECORE", ">CPU",   ">BUSY",	">POLLING", ">ASLEEP", ">POLLERS",
-					     ">SLEEPS",	 ">KICKS", ">MESSAGES", ">TIMERS",  NULL };
+					     ">SLEEPS",	 ">KICKS", ">MESSAGES", ">TIMERS",  ">?NAPS",   NULL };
 	struct table *table = table_create(heads);
 	const json_t *sidecore;
 	size_t index;
@@ -108,6 +111,7 @@ static void print_sidecores(const json_t *list, bool colours)
 		cell_number(table, (double)count(wakes, "kick"));
 		cell_number(table, (double)count(wakes, "message"));
 		cell_number(table, (double)count(wakes, "timer"));
+		cell_number(table, (double)count(wakes, "nap"));
 	}
 	table_print(table, stdout, colours);
 }
@@ -138,7 +142,7 @@ static void print_networks(json_t *networks, bool colours)
 
 static void print_interfaces(json_t *interfaces, bool colours)
 {
-	static const char *const heads[] = { "INTERFACE", "STATE",	 "?NETWORK", "?MAC",  ">SENDS/S",
+	static const char *const heads[] = { "INTERFACE", "STATE", "?MODEL",	"?NETWORK", "?MAC",  ">SENDS/S",
 					     ">BIT/S",	  ">RECEIVES/S", ">BIT/S",   "DROPS", NULL };
 	struct table *table = table_create(heads);
 	const char *name;
@@ -149,6 +153,7 @@ static void print_interfaces(json_t *interfaces, bool colours)
 
 		table_cell(table, TABLE_PLAIN, "%s", name);
 		cell_connected(table, interface);
+		table_cell(table, TABLE_PLAIN, "%s", text(interface, "model"));
 		table_cell(table, TABLE_PLAIN, "%s", text(interface, "network"));
 		table_cell(table, TABLE_PLAIN, "%s", text(interface, "mac"));
 		cell_number(table, number(rates, "in_frames"));
@@ -162,7 +167,7 @@ static void print_interfaces(json_t *interfaces, bool colours)
 
 static void print_disks(json_t *disks, bool colours)
 {
-	static const char *const heads[] = { "DISK",	"STATE",     "?KIND",	"BACKEND", ">?SIZE", ">READS/S",
+	static const char *const heads[] = { "DISK",	"STATE",     "?MODEL", "?KIND",	"BACKEND", ">?SIZE", ">READS/S",
 					     ">BYTE/S", ">WRITES/S", ">BYTE/S", ">ERRORS", NULL };
 	struct table *table = table_create(heads);
 	const char *name;
@@ -173,7 +178,11 @@ static void print_disks(json_t *disks, bool colours)
 		uint64_t errors = count(disk, "errors");
 
 		table_cell(table, TABLE_PLAIN, "%s", name);
-		cell_connected(table, disk);
+		if (json_is_string(json_object_get(disk, "controller")))
+			table_cell(table, TABLE_PLAIN, "of %s", text(disk, "controller"));
+		else
+			cell_connected(table, disk);
+		table_cell(table, TABLE_PLAIN, "%s", text(disk, "model"));
 		table_cell(table, TABLE_PLAIN, "%s%s", text(disk, "kind"),
 			   json_is_true(json_object_get(disk, "read_only")) ? ", read-only" : "");
 		table_cell(table, TABLE_PLAIN, "%s", text(disk, "state"));
@@ -187,7 +196,56 @@ static void print_disks(json_t *disks, bool colours)
 	table_print(table, stdout, colours);
 }
 
-/* What needs somebody's attention, in sentences: broken queues and refused connections. */
+static void add_emulated(struct table *table, json_t *devices)
+{
+	const char *name;
+	json_t *device;
+
+	json_object_foreach(devices, name, device) {
+		const json_t *pci = json_object_get(device, "pci");
+
+		if (!pci)
+			continue;
+		table_cell(table, TABLE_PLAIN, "%s", name);
+		table_cell(table, TABLE_PLAIN, "%s", text(device, "model"));
+		table_cell(table, TABLE_PLAIN, "%s", text(pci, "interrupt"));
+		cell_number(table, (double)count(pci, "interrupts"));
+		cell_number(table, (double)count(device, "messages"));
+		cell_number(table, (double)count(pci, "trapped_reads"));
+		cell_number(table, (double)count(pci, "trapped_writes"));
+		cell_number(table, (double)count(pci, "resets"));
+		cell_number(table, (double)count(pci, "faults"));
+	}
+}
+
+static bool any_emulated(json_t *devices)
+{
+	const char *name;
+	json_t *device;
+
+	json_object_foreach(devices, name, device) {
+		if (json_object_get(device, "pci"))
+			return true;
+	}
+	return false;
+}
+
+static void print_emulated(json_t *interfaces, json_t *disks, bool colours)
+{
+	static const char *const heads[] = { "EMULATED", "MODEL",   "BY",	">INTERRUPTS", ">MESSAGES",
+					     ">READS",	 ">WRITES", ">?RESETS", ">FAULTS",     NULL };
+	struct table *table;
+
+	if (!any_emulated(interfaces) && !any_emulated(disks))
+		return;
+	putchar('\n');
+	table = table_create(heads);
+	add_emulated(table, interfaces);
+	add_emulated(table, disks);
+	table_print(table, stdout, colours);
+}
+
+/* What needs somebody's attention, in sentences: broken queues, faults and refused connections. */
 static void print_trouble(json_t *devices, const char *what, bool colours)
 {
 	const char *name, *start = colours ? "\033[31m" : "", *end = colours ? "\033[0m" : "";
@@ -203,6 +261,9 @@ static void print_trouble(json_t *devices, const char *what, bool colours)
 				printf("%s%s %s: queue %zu (%s) is broken: %s; its driver must reset the device%s\n",
 				       start, what, name, index, text(queue, "kind"), text(queue, "broken"), end);
 		}
+		if (json_is_string(json_object_get(json_object_get(device, "pci"), "fault")))
+			printf("%s%s %s: stopped because of what its guest did: %s; its driver must reset it%s\n", start, what,
+			       name, text(json_object_get(device, "pci"), "fault"), end);
 		if (count(device, "refused"))
 			printf("%s%s %s: %llu connections refused, the last one for: %s%s\n", start, what, name,
 			       (unsigned long long)count(device, "refused"), text(device, "last_error"), end);
@@ -228,6 +289,7 @@ static void print_status(const json_t *status, bool colours)
 	if (json_object_size(disks))
 		putchar('\n');
 	print_disks(disks, colours);
+	print_emulated(interfaces, disks, colours);
 	print_trouble(interfaces, "interface", colours);
 	print_trouble(disks, "disk", colours);
 }

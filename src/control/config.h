@@ -17,7 +17,9 @@
  *	interfaces:
  *	  - name: web-net
  *	    network: lan
- *	    socket: web-net.sock                # vhost-user; relative paths: to the configuration file
+ *	    model: virtio                       # vhost-user; or igb, e1000e, e1000: emulated, vfio-user
+ *	    doorbells: mapped                   # igb, e1000e: mapped | posted
+ *	    socket: web-net.sock                # relative paths: to the configuration file
  *	    mode: server                        # server (we listen) | client (we connect)
  *	    mac: 52:54:00:00:00:01              # left out: derived from the name, locally administered
  *	    queue_pairs: 2                      # 1 to 8
@@ -31,8 +33,11 @@
  *	    memory_max: 64G                     # of guest memory mapped at a time; left out: 1T
  *	disks:
  *	  - name: web-disk
+ *	    model: virtio                       # vhost-user; or nvme: emulated, vfio-user
+ *	    doorbells: mapped                   # nvme: mapped | posted
  *	    socket: web-disk.sock
- *	    queues: 2                           # 1 to 16
+ *	    controller: other-disk              # a further namespace of that NVMe disk, without a socket of its own
+ *	    queues: 2                           # 1 to 16; nvme: 1 to 64
  *	    block_size: 512                     # or 4096
  *	    read_only: false
  *	    serial: web                         # at most 20 bytes; left out: the name
@@ -49,6 +54,8 @@
 
 #define CONFIG_QUEUE_PAIRS_MAX 8U
 #define CONFIG_DISK_QUEUES_MAX 16U
+#define CONFIG_NVME_QUEUES_MAX 64U
+#define CONFIG_NAMESPACES_MAX  64U /* of one controller */
 #define CONFIG_VLAN_MAX	       4094U
 #define CONFIG_IPV4_MAX	       8U
 #define CONFIG_SERIAL_MAX      20U
@@ -57,6 +64,25 @@
 enum config_mode {
 	CONFIG_MODE_SERVER,
 	CONFIG_MODE_CLIENT,
+};
+
+/** enum config_nic_model, config_disk_model - what the guest sees. */
+enum config_nic_model {
+	CONFIG_NIC_VIRTIO,
+	CONFIG_NIC_IGB,
+	CONFIG_NIC_E1000E,
+	CONFIG_NIC_E1000,
+};
+
+enum config_disk_model {
+	CONFIG_DISK_VIRTIO,
+	CONFIG_DISK_NVME,
+};
+
+/** enum config_doorbells - of emulated devices: pages that the guest maps, or writes that come as messages. */
+enum config_doorbells {
+	CONFIG_DOORBELLS_MAPPED,
+	CONFIG_DOORBELLS_POSTED,
 };
 
 struct config_sidecore {
@@ -93,6 +119,8 @@ struct config_network {
 struct config_interface {
 	char *name;
 	char *network;
+	int model;     /* enum config_nic_model */
+	int doorbells; /* enum config_doorbells */
 	char *socket;
 	int mode; /* enum config_mode */
 	char *mac;
@@ -142,9 +170,12 @@ struct config_backend {
 
 struct config_disk {
 	char *name;
-	char *socket;
+	int model;	  /* enum config_disk_model */
+	int doorbells;	  /* enum config_doorbells */
+	char *controller; /* name of the disk whose namespace this is; NULL: it is a device of its own */
+	char *socket;	  /* NULL: a namespace */
 	int mode;	     /* enum config_mode */
-	uint16_t queues;     /* never 0 after config_load() */
+	uint16_t queues;     /* never 0 after config_load(), but for namespaces */
 	uint16_t queue_size; /* 0: the device's own maximum */
 	uint32_t block_size; /* 512 or 4096 */
 	bool read_only;
@@ -156,6 +187,7 @@ struct config_disk {
 	/* checked */
 	int sidecore;		   /* index, -1: any */
 	uint64_t memory_max_bytes; /* 0: the default */
+	int controller_index;	   /* into config->disks; -1: none */
 };
 
 struct config {
@@ -186,6 +218,10 @@ struct config {
  * Return: 0; -EINVAL and others with @error.
  */
 int config_load(const char *path, struct config **config, char **error);
+
+/** config_nic_model_name(), config_disk_model_name() - the word in the file. */
+const char *config_nic_model_name(int model);
+const char *config_disk_model_name(int model);
 
 /** config_load_text() - the same for text that is not in a file; @path is what messages and relative paths refer to. */
 int config_load_text(const char *path, const char *text, struct config **config, char **error);

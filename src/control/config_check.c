@@ -27,12 +27,10 @@
 
 #define NAME_MAX_BYTES 63U
 #define QUEUE_SIZE_MIN 16U
+/* Pairs of I/O queues that an NVMe controller offers: drivers take one for each CPU. */
+#define NVME_QUEUES_DEFAULT 16U
 /* The smallest MTU that IPv4 works with (RFC 791), and the largest that virtio's 16 bits and Linux allow. */
 #define MTU_MIN 68U
-
-/** Of a request to an NBD server. */
-#define TIMEOUT_MIN_NS (100 * NANOSECONDS_PER_MILLISECOND)
-#define TIMEOUT_MAX_NS (3600 * NANOSECONDS_PER_SECOND)
 
 int config_absolute(char **path, const char *folder)
 {
@@ -58,7 +56,7 @@ int config_check_duration(struct config_document *document, struct config_place 
 	return 0;
 }
 
-static int check_size(struct config_document *document, struct config_place place, const char *text, uint64_t *size)
+int config_check_size(struct config_document *document, struct config_place place, const char *text, uint64_t *size)
 {
 	if (config_parse_size(text, size) || *size > INT64_MAX)
 		return FAIL(place, "\"%.60s\" is not a size; write bytes, or a number with K, M, G or T: 512M, 10G",
@@ -202,7 +200,7 @@ static int check_socket_unique(const struct config *config, struct config_docume
 			owner = config->interfaces[i].name;
 	}
 	for (unsigned i = 0; !owner && disks && i < endpoint->index; i++) {
-		if (!strcmp(config->disks[i].socket, socket))
+		if (config->disks[i].socket && !strcmp(config->disks[i].socket, socket))
 			owner = config->disks[i].name;
 	}
 	if (owner)
@@ -218,8 +216,8 @@ static int check_endpoint(struct config *config, struct config_document *documen
 	int index = (int)endpoint->index;
 	struct config_place place = PLACE(endpoint->section, index, "socket");
 
-	if (config_check_name(document, endpoint->section, endpoint->index, endpoint->name))
-		return -EINVAL;
+	if (!*endpoint->socket)
+		return FAIL(PLACE(endpoint->section, index), "disk has no \"socket\"; add it");
 	if (!(*endpoint->socket)[0])
 		return FAIL(place, "\"socket\" is empty; write a path");
 	if (config_absolute(endpoint->socket, folder))
@@ -238,7 +236,7 @@ static int check_endpoint(struct config *config, struct config_document *documen
 				    config->sidecores_count);
 		*endpoint->sidecore = (int)*endpoint->sidecore_given;
 	}
-	if (endpoint->memory_max && check_size(document, PLACE(endpoint->section, index, "memory_max"),
+	if (endpoint->memory_max && config_check_size(document, PLACE(endpoint->section, index, "memory_max"),
 					       endpoint->memory_max, endpoint->memory_max_bytes))
 		return -EINVAL;
 	if (endpoint->queue_size &&
@@ -347,7 +345,8 @@ static int check_interface(struct config *config, struct config_document *docume
 	};
 	int i = (int)index;
 
-	if (check_endpoint(config, document, folder, &endpoint))
+	if (config_check_name(document, "interfaces", index, interface->name) ||
+	    config_check_nic_model(config, document, index) || check_endpoint(config, document, folder, &endpoint))
 		return -EINVAL;
 	for (unsigned j = 0; j < index; j++) {
 		if (!strcmp(config->interfaces[j].name, interface->name))
@@ -367,107 +366,8 @@ static int check_interface(struct config *config, struct config_document *docume
 	return 0;
 }
 
-/* A key that has no meaning for this type of backend is a misunderstanding, not to be ignored. */
-static int check_backend_keys(const struct config_backend *backend, struct config_document *document, unsigned index)
-{
-	static const char *const types[] = { "file", "ram", "null", "nbd" };
-	static const struct {
-		const char *key;
-		unsigned types;
-	} keys[] = {
-		{ "path", 1U << CONFIG_BACKEND_FILE },
-		{ "direct", 1U << CONFIG_BACKEND_FILE },
-		{ "handover", 1U << CONFIG_BACKEND_FILE },
-		{ "uri", 1U << CONFIG_BACKEND_NBD },
-		{ "timeout", 1U << CONFIG_BACKEND_NBD },
-		{ "size", 1U << CONFIG_BACKEND_FILE | 1U << CONFIG_BACKEND_RAM | 1U << CONFIG_BACKEND_NULL },
-	};
-
-	for (unsigned i = 0; i < array_size(keys); i++) {
-		struct config_place place = PLACE("disks", (int)index, "backend", keys[i].key);
-
-		if (config_document_has(document, place) && !(keys[i].types & 1U << backend->type))
-			return FAIL(place, "\"%s\" means nothing to a backend of type %s; remove it", keys[i].key,
-				    types[backend->type]);
-	}
-	return 0;
-}
-
-static int check_image(struct config *config, struct config_document *document, const char *folder, unsigned index)
-{
-	struct config_disk *disk = &config->disks[index], *other;
-	struct config_backend *backend = disk->backend;
-	struct config_place place = PLACE("disks", (int)index, "backend", "path");
-
-	if (!backend->path || !backend->path[0])
-		return FAIL(place, "backend has no \"path\"; name an image file or a block device");
-	if (config_absolute(&backend->path, folder))
-		return -ENOMEM;
-	if (!backend->size && access(backend->path, F_OK) && errno == ENOENT)
-		return FAIL(place, "\"%s\" does not exist; create it, or add \"size\" to have it created",
-			    backend->path);
-	for (other = config->disks; other < disk; other++) {
-		if (other->backend->type == CONFIG_BACKEND_FILE && !strcmp(other->backend->path, backend->path) &&
-		    !(other->read_only && disk->read_only))
-			return FAIL(
-				place,
-				"\"%s\" already is the image of %s; an image has one disk that writes to it, or any "
-				"number that are read_only: use another one",
-				backend->path, other->name);
-	}
-	return 0;
-}
-
-static int check_timeout(struct config_backend *backend, struct config_document *document, unsigned index)
-{
-	struct config_place place = PLACE("disks", (int)index, "backend", "timeout");
-	uint64_t nanoseconds;
-
-	if (!backend->timeout)
-		return 0;
-	if (config_check_duration(document, place, backend->timeout, TIMEOUT_MAX_NS, &nanoseconds))
-		return -EINVAL;
-	if (nanoseconds < TIMEOUT_MIN_NS)
-		return FAIL(place, "timeout is %.60s; use 100ms to 3600s", backend->timeout);
-	backend->timeout_ms = (uint32_t)(nanoseconds / NANOSECONDS_PER_MILLISECOND);
-	return 0;
-}
-
-static int check_backend(struct config *config, struct config_document *document, const char *folder, unsigned index)
-{
-	struct config_disk *disk = &config->disks[index];
-	struct config_backend *backend = disk->backend;
-	struct config_place size = PLACE("disks", (int)index, "backend", "size");
-	struct config_place uri = PLACE("disks", (int)index, "backend", "uri");
-
-	if (check_backend_keys(backend, document, index))
-		return -EINVAL;
-	backend->direct = !backend->direct_given || *backend->direct_given;
-	if (backend->size && check_size(document, size, backend->size, &backend->size_bytes))
-		return -EINVAL;
-	if (backend->size && (!backend->size_bytes || backend->size_bytes % disk->block_size))
-		return FAIL(size, "size must be a multiple of the block size of %u bytes, and not 0", disk->block_size);
-	switch (backend->type) {
-	case CONFIG_BACKEND_FILE:
-		return check_image(config, document, folder, index);
-	case CONFIG_BACKEND_NBD:
-		if (!backend->uri)
-			return FAIL(uri, "backend has no \"uri\"; add one like nbd://host/export");
-		if (strncmp(backend->uri, "nbd://", 6) && strncmp(backend->uri, "nbds://", 7) &&
-		    strncmp(backend->uri, "nbd+unix://", 11) && strncmp(backend->uri, "nbds+unix://", 12))
-			return FAIL(uri,
-				    "\"%.60s\" is not an NBD address; write nbd://host/export or "
-				    "nbd+unix:///export?socket=PATH",
-				    backend->uri);
-		return check_timeout(backend, document, index);
-	default:
-		if (!backend->size)
-			return FAIL(size, "backend has no \"size\"; add one, such as 1G");
-		return 0;
-	}
-}
-
-static int check_disk(struct config *config, struct config_document *document, const char *folder, unsigned index)
+/* Of a disk that is a device of its own: its socket and its queues. */
+static int check_disk_device(struct config *config, struct config_document *document, const char *folder, unsigned index)
 {
 	struct config_disk *disk = &config->disks[index];
 	struct endpoint endpoint = {
@@ -481,20 +381,34 @@ static int check_disk(struct config *config, struct config_document *document, c
 		.sidecore = &disk->sidecore,
 		.memory_max_bytes = &disk->memory_max_bytes,
 	};
-	int i = (int)index;
+	bool nvme = disk->model == CONFIG_DISK_NVME;
+	unsigned most = nvme ? CONFIG_NVME_QUEUES_MAX : CONFIG_DISK_QUEUES_MAX;
+	struct config_place queues = PLACE("disks", (int)index, "queues");
 
 	if (check_endpoint(config, document, folder, &endpoint))
+		return -EINVAL;
+	if (!config_document_has(document, queues))
+		disk->queues = nvme ? NVME_QUEUES_DEFAULT : 1;
+	if (disk->queues < 1 || disk->queues > most)
+		return FAIL(queues, "queues is %u; use 1 to %u", disk->queues, most);
+	return 0;
+}
+
+static int check_disk(struct config *config, struct config_document *document, const char *folder, unsigned index)
+{
+	struct config_disk *disk = &config->disks[index];
+	int i = (int)index;
+
+	if (config_check_name(document, "disks", index, disk->name) ||
+	    config_check_disk_model(config, document, index))
+		return -EINVAL;
+	if (!disk->controller && check_disk_device(config, document, folder, index))
 		return -EINVAL;
 	for (unsigned j = 0; j < index; j++) {
 		if (!strcmp(config->disks[j].name, disk->name))
 			return FAIL(PLACE("disks", i, "name"), "there already is a disk \"%s\"; names must differ",
 				    disk->name);
 	}
-	if (!config_document_has(document, PLACE("disks", i, "queues")))
-		disk->queues = 1;
-	if (disk->queues < 1 || disk->queues > CONFIG_DISK_QUEUES_MAX)
-		return FAIL(PLACE("disks", i, "queues"), "queues is %u; use 1 to %u", disk->queues,
-			    CONFIG_DISK_QUEUES_MAX);
 	if (!config_document_has(document, PLACE("disks", i, "block_size")))
 		disk->block_size = 512;
 	if (disk->block_size != 512 && disk->block_size != 4096)
@@ -502,7 +416,7 @@ static int check_disk(struct config *config, struct config_document *document, c
 	if (disk->serial && strlen(disk->serial) > CONFIG_SERIAL_MAX)
 		return FAIL(PLACE("disks", i, "serial"), "serial is %zu bytes long; at most %u fit (virtio-blk get-id)",
 			    strlen(disk->serial), CONFIG_SERIAL_MAX);
-	return check_backend(config, document, folder, index);
+	return config_check_backend(config, document, folder, index);
 }
 
 int config_check(struct config *config, struct config_document *document, const char *folder)

@@ -28,6 +28,23 @@ static const cyaml_strval_t mode_words[] = {
 	{ "client", CONFIG_MODE_CLIENT },
 };
 
+static const cyaml_strval_t nic_model_words[] = {
+	{ "virtio", CONFIG_NIC_VIRTIO },
+	{ "igb", CONFIG_NIC_IGB },
+	{ "e1000e", CONFIG_NIC_E1000E },
+	{ "e1000", CONFIG_NIC_E1000 },
+};
+
+static const cyaml_strval_t disk_model_words[] = {
+	{ "virtio", CONFIG_DISK_VIRTIO },
+	{ "nvme", CONFIG_DISK_NVME },
+};
+
+static const cyaml_strval_t doorbells_words[] = {
+	{ "mapped", CONFIG_DOORBELLS_MAPPED },
+	{ "posted", CONFIG_DOORBELLS_POSTED },
+};
+
 static const cyaml_strval_t uplink_words[] = {
 	{ "none", UPLINK_NONE },     { "slirp", UPLINK_SLIRP }, { "tap", UPLINK_TAP },
 	{ "stream", UPLINK_STREAM }, { "null", UPLINK_NULL },	{ "source", UPLINK_SOURCE },
@@ -74,6 +91,8 @@ static const cyaml_schema_field_t network_fields[] = {
 static const cyaml_schema_field_t interface_fields[] = {
 	TEXT("name", struct config_interface, name),
 	TEXT("network", struct config_interface, network),
+	CHOICE("model", CYAML_FLAG_OPTIONAL, struct config_interface, model, nic_model_words),
+	CHOICE("doorbells", CYAML_FLAG_OPTIONAL, struct config_interface, doorbells, doorbells_words),
 	TEXT("socket", struct config_interface, socket),
 	CHOICE("mode", CYAML_FLAG_OPTIONAL, struct config_interface, mode, mode_words),
 	OPTIONAL_TEXT("mac", struct config_interface, mac),
@@ -104,7 +123,10 @@ static const cyaml_schema_field_t backend_fields[] = {
 
 static const cyaml_schema_field_t disk_fields[] = {
 	TEXT("name", struct config_disk, name),
-	TEXT("socket", struct config_disk, socket),
+	CHOICE("model", CYAML_FLAG_OPTIONAL, struct config_disk, model, disk_model_words),
+	CHOICE("doorbells", CYAML_FLAG_OPTIONAL, struct config_disk, doorbells, doorbells_words),
+	OPTIONAL_TEXT("controller", struct config_disk, controller),
+	OPTIONAL_TEXT("socket", struct config_disk, socket), /* but for namespaces, it is required */
 	CHOICE("mode", CYAML_FLAG_OPTIONAL, struct config_disk, mode, mode_words),
 	OPTIONAL_NUMBER("queues", struct config_disk, queues),
 	OPTIONAL_NUMBER("queue_size", struct config_disk, queue_size),
@@ -139,3 +161,13 @@ static const cyaml_schema_field_t config_fields[] = {
 };
 
 const cyaml_schema_value_t config_schema = { CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, struct config, config_fields) };
+
+const char *config_nic_model_name(int model)
+{
+	return nic_model_words[model].str;
+}
+
+const char *config_disk_model_name(int model)
+{
+	return disk_model_words[model].str;
+}

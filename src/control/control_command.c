@@ -58,7 +58,7 @@ static json_t *execute_resize(struct server *server, const struct control_reques
 		if (result)
 			return control_error(reason ? reason : "see the log", "cannot resize disk %.60s: %s",
 					     request->disk, strerror(-result));
-		virtio_blk_resized(disk->device);
+		server_disk_resized(disk);
 		disk_read_limits(disk->disk, &limits);
 		return json_pack("{s:s, s:I}", "disk", disk->config->name, "size", (json_int_t)limits.size);
 	}
@@ -74,11 +74,32 @@ static json_t *execute_announce(struct server *server, const struct control_requ
 
 		if (strcmp(interface->config->name, request->interface))
 			continue;
-		result = interface->device->ops->announce(interface->device, interface->config->address);
+		if (!interface->frontend.virtio)
+			return control_error("its driver announces itself when the link comes up: see \"link\"",
+					     "cannot announce %.60s: it is an emulated card (%s)", request->interface,
+					     interface->frontend.pci->ops->type);
+		result = interface->frontend.virtio->ops->announce(interface->frontend.virtio, interface->config->address);
 		if (result)
 			return control_error("its queues must be running: see \"status\"", "cannot announce %.60s: %s",
 					     request->interface, strerror(-result));
 		return json_pack("{s:s}", "announced", interface->config->name);
+	}
+	return control_error("\"status\" lists the interfaces", "there is no interface \"%.60s\"", request->interface);
+}
+
+static json_t *execute_link(struct server *server, const struct control_request *request)
+{
+	for (unsigned i = 0; i < server->interface_count; i++) {
+		struct server_interface *interface = &server->interfaces[i];
+
+		if (strcmp(interface->config->name, request->interface))
+			continue;
+		/* QEMU answers what a virtio driver asks of its link by itself. */
+		if (!interface->frontend.pci)
+			return control_error("use QEMU's command set_link",
+					     "the link of %.60s is up to its virtual machine monitor", request->interface);
+		intel_nic_set_link(interface->frontend.pci, request->up);
+		return json_pack("{s:s, s:s}", "interface", interface->config->name, "link", request->up ? "up" : "down");
 	}
 	return control_error("\"status\" lists the interfaces", "there is no interface \"%.60s\"", request->interface);
 }
@@ -99,6 +120,9 @@ json_t *control_execute(struct server *server, const char *line, size_t length)
 		break;
 	case CONTROL_RESIZE:
 		answer = execute_resize(server, &request);
+		break;
+	case CONTROL_LINK:
+		answer = execute_link(server, &request);
 		break;
 	default:
 		answer = execute_announce(server, &request);

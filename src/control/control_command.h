@@ -6,12 +6,14 @@
  *	{"command": "addresses", "network": "lan"}
  *	{"command": "resize", "disk": "web", "size": "2G"}	size left out: look at the file again
  *	{"command": "announce", "interface": "web-net"}		tell the network where the interface is
+ *	{"command": "link", "interface": "web-net", "state": "down"}	pull the cable of an emulated card, or plug it: "up"
  *	{"error": "...", "remedy": "..."}			the answer to anything that failed
  */
 #ifndef CONTROL_CONTROL_COMMAND_H
 #define CONTROL_CONTROL_COMMAND_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,6 +26,7 @@ enum control_command {
 	CONTROL_ADDRESSES,
 	CONTROL_RESIZE,
 	CONTROL_ANNOUNCE,
+	CONTROL_LINK,
 	CONTROL_COMMANDS,
 };
 
@@ -33,6 +36,7 @@ struct control_request {
 	enum control_command command;
 	const char *network, *disk, *interface; /* NULL: not given */
 	uint64_t size;				/* 0: not given */
+	bool up;				/* the state */
 };
 
 /**

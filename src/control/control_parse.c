@@ -20,9 +20,10 @@ enum field {
 	FIELD_DISK = 1 << 2,
 	FIELD_INTERFACE = 1 << 3,
 	FIELD_SIZE = 1 << 4,
+	FIELD_STATE = 1 << 5,
 };
 
-static const char *const field_names[] = { "command", "network", "disk", "interface", "size" };
+static const char *const field_names[] = { "command", "network", "disk", "interface", "size", "state" };
 
 static const struct {
 	const char *name;
@@ -32,6 +33,7 @@ static const struct {
 	[CONTROL_ADDRESSES] = { "addresses", FIELD_COMMAND | FIELD_NETWORK, 0 },
 	[CONTROL_RESIZE] = { "resize", FIELD_COMMAND | FIELD_DISK, FIELD_SIZE },
 	[CONTROL_ANNOUNCE] = { "announce", FIELD_COMMAND | FIELD_INTERFACE, 0 },
+	[CONTROL_LINK] = { "link", FIELD_COMMAND | FIELD_INTERFACE | FIELD_STATE, 0 },
 };
 _Static_assert(array_size(commands) == CONTROL_COMMANDS, "each command has a line");
 
@@ -70,7 +72,7 @@ static int find_command(const char *name, struct control_request *request, json_
 	if (meant)
 		snprintf(remedy, sizeof(remedy), "did you mean \"%s\"?", meant);
 	else
-		snprintf(remedy, sizeof(remedy), "the commands are status, addresses, resize and announce");
+		snprintf(remedy, sizeof(remedy), "the commands are status, addresses, resize, announce and link");
 	*answer = control_error(remedy, "unknown command \"%.*s\"", QUOTE_MAX, name);
 	return -EINVAL;
 }
@@ -101,6 +103,13 @@ static int take_field(unsigned field, const json_t *value, struct control_reques
 		*answer = control_error("put it into quotes", "\"%s\" is not a string",
 					field_names[__builtin_ctz(field)]);
 		return -EINVAL;
+	}
+	if (field == FIELD_STATE) {
+		request->up = !strcmp(text, "up");
+		if (!request->up && strcmp(text, "down")) {
+			*answer = control_error("write \"up\" or \"down\"", "\"%.*s\" is no state of a link", QUOTE_MAX, text);
+			return -EINVAL;
+		}
 	}
 	if (field == FIELD_NETWORK)
 		request->network = text;

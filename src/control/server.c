@@ -5,9 +5,9 @@
  * Theory of operation
  * -------------------
  * Built from the bottom up, everything on the control thread: the engine and, for each sidecore, the scratch memory of
- * the network room and the io_uring of the block room; then networks with their uplinks; then interfaces and disks,
- * each a device model first and a vhost-user socket in front of it last, so that the first client finds all in place;
- * the control socket at the end.
+ * the network room and the io_uring of the block room; then networks with their uplinks; then interfaces and disks
+ * (server_devices.c), each a device model first and a socket in front of it last, so that the first client finds all in
+ * place; the control socket at the end.
  *
  * Taken down from the top, by server_stop.c, in stages, whether it was complete or failed half way: each object notes
  * itself as soon as it exists, and the stop passes over what does not.
@@ -29,10 +29,7 @@
 #include "control/control_socket.h"
 #include "control/server_state.h"
 
-/* Note the first error as the operator's sentence. Return: @result. */
-static int failed(char **error, int result, const char *format, ...) __attribute__((format(printf, 3, 4)));
-
-static int failed(char **error, int result, const char *format, ...)
+int server_failed(char **error, int result, const char *format, ...)
 {
 	va_list arguments;
 
@@ -69,7 +66,7 @@ static int build_engine(struct server *server, char **error)
 		options.sidecores[i].cpu = config->sidecores[i].cpu;
 	result = engine_create(&options, &server->engine);
 	if (result)
-		return failed(error, result,
+		return server_failed(error, result,
 			      "cannot make the engine: %s; check \"sidecores\" and the allowed CPUs (taskset -p)",
 			      strerror(-result));
 	for (unsigned i = 0; i < config->sidecores_count; i++) {
@@ -81,7 +78,7 @@ static int build_engine(struct server *server, char **error)
 		sidecore->network_worker = network_worker_create();
 		result = sidecore->network_worker ? block_worker_create(&sidecore->block_worker) : -ENOMEM;
 		if (result)
-			return failed(error, result,
+			return server_failed(error, result,
 				      "cannot set up sidecore %u for block I/O: %s; io_uring must be allowed "
 				      "(sysctl kernel.io_uring_disabled=0, LimitMEMLOCK=infinity)",
 				      i, strerror(-result));
@@ -101,10 +98,10 @@ static int start_engine(struct server *server, char **error)
 	server->sampler = event_new(server->base, -1, EV_PERSIST, sample, server);
 	if (!server->completions || !server->sampler || event_add(server->completions, NULL) ||
 	    event_add(server->sampler, &second))
-		return failed(error, -ENOMEM, "cannot watch the engine: out of memory or file descriptors");
+		return server_failed(error, -ENOMEM, "cannot watch the engine: out of memory or file descriptors");
 	result = engine_start(server->engine);
 	if (result)
-		return failed(error, result, "cannot start the sidecores: %s; check the limit of threads (TasksMax)",
+		return server_failed(error, result, "cannot start the sidecores: %s; check the limit of threads (TasksMax)",
 			      strerror(-result));
 	server->engine_started = true;
 	for (unsigned i = 0; i < server->sidecore_count; i++) {
@@ -112,7 +109,7 @@ static int start_engine(struct server *server, char **error)
 
 		result = block_worker_attach(sidecore->block_worker, server->engine, sidecore->sidecore);
 		if (result)
-			return failed(error, result, "cannot attach block I/O to sidecore %u: %s", i,
+			return server_failed(error, result, "cannot attach block I/O to sidecore %u: %s", i,
 				      strerror(-result));
 		sidecore->block_attached = true;
 	}
@@ -139,13 +136,13 @@ static int open_uplink(struct server *server, struct server_network *network, ch
 
 	network->forwards = calloc(config->forwards_count + 1, sizeof(*network->forwards));
 	if (!network->forwards)
-		return failed(error, -ENOMEM, "out of memory");
+		return server_failed(error, -ENOMEM, "out of memory");
 	for (unsigned i = 0; i < config->forwards_count; i++)
 		network->forwards[i] = config->forwards[i];
 	options.forwards = network->forwards;
 	result = uplink_open(&options, server->engine, network->network, &network->uplink, &reason);
 	if (result)
-		return failed(error, result, "uplink of network %s: %s", network->config->name,
+		return server_failed(error, result, "uplink of network %s: %s", network->config->name,
 			      reason ? reason : strerror(-result));
 	return 0;
 }
@@ -163,128 +160,10 @@ static int build_network(struct server *server, const struct config_network *con
 	network->wait.server = server;
 	network->network = network_create(&options);
 	if (!network->network)
-		return failed(error, -ENOMEM, "network %s: out of memory", config->name);
+		return server_failed(error, -ENOMEM, "network %s: out of memory", config->name);
 	if (!config->uplink || config->uplink->type == UPLINK_NONE)
 		return 0;
 	return open_uplink(server, network, error);
-}
-
-static int open_socket(struct server *server, const char *what, const char *name,
-		       const struct vhost_user_options *options, struct virtio_device *device,
-		       struct vhost_user_server **transport, char **error)
-{
-	const char *reason = NULL;
-	int result;
-
-	if (!options->client)
-		control_make_default_folder(options->path);
-	result = vhost_user_server_create(options, device, server->base, transport, &reason);
-	if (result)
-		return failed(error, result, "%s %s: %s: %s%s%s", what, name, options->path, strerror(-result),
-			      reason ? "; " : "", reason ? reason : "");
-	/* lchown: the name could have been replaced by a link in the meantime, in a folder that others can write. */
-	if (!options->client && server->config->group_id >= 0 &&
-	    lchown(options->path, (uid_t)-1, (gid_t)server->config->group_id))
-		return failed(error, -errno,
-			      "%s %s: cannot give %s to group %s: %s; the daemon must be root or a member of it", what,
-			      name, options->path, server->config->group, strerror(errno));
-	return 0;
-}
-
-static void describe_vlan(const struct config_interface *config, struct port_vlan *vlan)
-{
-	if (config->vlan) {
-		vlan->mode = PORT_VLAN_ACCESS;
-		vlan->vlan = config->vlan;
-	} else if (config->trunk_count) {
-		vlan->mode = PORT_VLAN_TRUNK;
-		vlan->vlan = config->native;
-		for (unsigned i = 0; i < config->trunk_count; i++)
-			vlan->allowed[config->trunk[i] / 64] |= 1ULL << (config->trunk[i] % 64);
-	}
-}
-
-static int build_interface(struct server *server, const struct config_interface *config, char **error)
-{
-	struct server_interface *interface = &server->interfaces[server->interface_count++];
-	struct virtio_net_config_options options = {
-		.name = config->name,
-		.queue_pairs = config->queue_pairs,
-		.mtu = config->mtu,
-		.queue_size_max = config->queue_size,
-		.isolated = config->isolated,
-		.check_mac = config->check_mac,
-		.ipv4_count = (uint8_t)config->ipv4_count,
-		.sidecore = config->sidecore,
-	};
-	struct vhost_user_options socket = {
-		.path = config->socket,
-		.client = config->mode == CONFIG_MODE_CLIENT,
-		.memory_max = config->memory_max_bytes,
-	};
-	struct network *network = server->networks[config->network_index].network;
-	int result;
-
-	interface->config = config;
-	interface->wait.server = server;
-	memcpy(options.mac, config->address, sizeof(options.mac));
-	memcpy(options.ipv4, config->ipv4_addresses, sizeof(options.ipv4));
-	describe_vlan(config, &options.vlan);
-	result = virtio_net_create(&options, server->engine, network, &interface->device);
-	if (result == -ENOSPC)
-		return failed(error, result,
-			      "interface %s: network %s has no room for more than %u ports; make another network",
-			      config->name, config->network, NETWORK_PORTS_MAX);
-	if (result)
-		return failed(error, result, "interface %s: %s", config->name, strerror(-result));
-	return open_socket(server, "interface", config->name, &socket, interface->device, &interface->transport, error);
-}
-
-static int build_disk(struct server *server, const struct config_disk *config, char **error)
-{
-	static const int types[] = {
-		[CONFIG_BACKEND_FILE] = DISK_FILE,
-		[CONFIG_BACKEND_RAM] = DISK_RAM,
-		[CONFIG_BACKEND_NULL] = DISK_NULL,
-		[CONFIG_BACKEND_NBD] = DISK_NBD,
-	};
-	struct server_disk *disk = &server->disks[server->disk_count++];
-	struct disk_config image = {
-		.name = config->name,
-		.path = config->backend->path,
-		.uri = config->backend->uri,
-		.size = config->backend->size_bytes,
-		.block_size = config->block_size,
-		.read_only = config->read_only,
-		.direct = config->backend->direct,
-		.timeout = config->backend->timeout_ms,
-		.handover = config->backend->handover,
-		.serial = config->serial,
-	};
-	struct virtio_blk_options options = {
-		.name = config->name,
-		.queues = config->queues,
-		.queue_size_max = config->queue_size,
-		.sidecore = config->sidecore,
-	};
-	struct vhost_user_options socket = {
-		.path = config->socket,
-		.client = config->mode == CONFIG_MODE_CLIENT,
-		.memory_max = config->memory_max_bytes,
-	};
-	const char *reason = NULL;
-	int result;
-
-	image.type = types[config->backend->type];
-	disk->config = config;
-	disk->wait.server = server;
-	result = disk_open(&image, server->engine, &disk->disk, &reason);
-	if (result)
-		return failed(error, result, "%s", reason ? reason : strerror(-result)); /* names the disk */
-	result = virtio_blk_create(&options, server->engine, disk->disk, &disk->device);
-	if (result)
-		return failed(error, result, "disk %s: %s", config->name, strerror(-result));
-	return open_socket(server, "disk", config->name, &socket, disk->device, &disk->transport, error);
 }
 
 static int build(struct server *server, char **error)
@@ -297,9 +176,11 @@ static int build(struct server *server, char **error)
 	for (unsigned i = 0; !result && i < config->networks_count; i++)
 		result = build_network(server, &config->networks[i], error);
 	for (unsigned i = 0; !result && i < config->interfaces_count; i++)
-		result = build_interface(server, &config->interfaces[i], error);
-	for (unsigned i = 0; !result && i < config->disks_count; i++)
-		result = build_disk(server, &config->disks[i], error);
+		result = server_build_interface(server, &config->interfaces[i], error);
+	if (!result)
+		result = server_open_disks(server, error);
+	for (unsigned i = 0; !result && i < server->disk_count; i++)
+		result = server_build_disk(server, &server->disks[i], error);
 	if (!result && config->control)
 		result = control_socket_create(config->control, config->group_id, server, &server->control, error);
 	return result;
@@ -320,7 +201,7 @@ int server_create(const struct config *config, struct event_base *base, struct s
 
 	*error = NULL;
 	if (!server)
-		return failed(error, -ENOMEM, "out of memory");
+		return server_failed(error, -ENOMEM, "out of memory");
 	server->config = config;
 	server->base = base;
 	server->sidecores = calloc(config->sidecores_count, sizeof(*server->sidecores));
@@ -330,7 +211,7 @@ int server_create(const struct config *config, struct event_base *base, struct s
 	if (!server->sidecores || !server->networks || !server->interfaces || !server->disks ||
 	    server_prepare_stop(server)) {
 		server_destroy(server);
-		return failed(error, -ENOMEM, "out of memory");
+		return server_failed(error, -ENOMEM, "out of memory");
 	}
 	server->started_ns = server->sampled_ns = clock_nanoseconds();
 	server->started_cycles = server->sampled_cycles = clock_cycles();

@@ -7,11 +7,15 @@
 
 #include "block/block.h"
 #include "control/config.h"
+#include "device/intel/intel_nic.h"
+#include "device/nvme/nvme.h"
+#include "device/pci/pci_device.h"
 #include "device/virtio_blk.h"
 #include "device/virtio_net.h"
 #include "engine/engine.h"
 #include "net/network.h"
 #include "net/uplink.h"
+#include "transport/vfio_user/server.h"
 #include "transport/vhost_user/server.h"
 
 struct control_socket;
@@ -58,10 +62,17 @@ struct server_network {
 	struct server_wait wait;
 };
 
+/** struct server_frontend - what a guest sees, and the socket by which it does: one of two kinds. */
+struct server_frontend {
+	struct virtio_device *virtio; /* by vhost-user; else NULL */
+	struct vhost_user_server *vhost_user;
+	struct pci_device *pci; /* emulated, by vfio-user; else NULL */
+	struct vfio_user_server *vfio_user;
+};
+
 struct server_interface {
 	const struct config_interface *config;
-	struct virtio_device *device;
-	struct vhost_user_server *transport;
+	struct server_frontend frontend;
 	struct server_wait wait;
 	struct server_flow flow;
 };
@@ -69,8 +80,10 @@ struct server_interface {
 struct server_disk {
 	const struct config_disk *config;
 	struct disk *disk;
-	struct virtio_device *device;
-	struct vhost_user_server *transport;
+	struct server_frontend frontend; /* of a namespace: none; see controller */
+	struct server_disk *controller;	 /* of a namespace; else NULL */
+	unsigned namespace_index;	 /* of an NVMe disk, in its controller's list: 0 is the controller's own */
+	unsigned namespace_count;	 /* of a controller */
 	struct server_wait wait;
 	struct server_disk_flow flow;
 };
@@ -113,6 +126,22 @@ struct server {
 	void (*stopped)(void *context);
 	void *stopped_context;
 };
+
+/** server_open_disks() - open the images of all disks. Return: 0 or a negative errno with @error. */
+int server_open_disks(struct server *server, char **error);
+
+/** server_build_interface(), server_build_disk() - the device and, last, its socket. Return: as above. */
+int server_build_interface(struct server *server, const struct config_interface *config, char **error);
+int server_build_disk(struct server *server, struct server_disk *disk, char **error);
+
+/** server_interface_port() - for counters. */
+const struct port *server_interface_port(const struct server_interface *interface);
+
+/** server_disk_resized() - the disk has another size: show it to the guest. */
+void server_disk_resized(struct server_disk *disk);
+
+/** server_failed() - note the first error as the operator's sentence. Return: @result. */
+int server_failed(char **error, int result, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /** server_prepare_stop() - make what the stop needs, so that it cannot fail later. Return: 0; -1: out of memory. */
 int server_prepare_stop(struct server *server);

@@ -2,8 +2,8 @@
 /*
  * The stop sequence.
  *
- *	1 transports	the control socket and the vhost-user sockets go, so that nobody comes in any more; each
- *			transport stops its device's queues: unpublished, detached, requests in flight awaited
+ *	1 transports	the control socket and the devices' sockets go, so that nobody comes in any more; each
+ *			transport brings its device to rest: unpublished, detached, requests in flight awaited
  *	2 devices	device models are destroyed; network ports leave their networks, block channels are closed
  *	3 uplinks	closed and detached; disks have no users left and are closed
  *	4 workers	the pollers of block completions are detached from the sidecores
@@ -56,26 +56,30 @@ static struct engine_completion *wait_for(struct server *server, struct server_w
 	return &wait->completion;
 }
 
+static void stop_transport(struct server *server, struct server_frontend *frontend)
+{
+	if (frontend->vhost_user) {
+		server->pending++;
+		vhost_user_server_destroy(frontend->vhost_user, transport_destroyed, server);
+		frontend->vhost_user = NULL;
+	}
+	if (frontend->vfio_user) {
+		server->pending++;
+		vfio_user_server_destroy(frontend->vfio_user, transport_destroyed, server);
+		frontend->vfio_user = NULL;
+	}
+}
+
 static void stop_transports(struct server *server)
 {
 	control_socket_destroy(server->control);
 	server->control = NULL;
 	if (server->sampler)
 		event_del(server->sampler);
-	for (unsigned i = 0; i < server->interface_count; i++) {
-		if (!server->interfaces[i].transport)
-			continue;
-		server->pending++;
-		vhost_user_server_destroy(server->interfaces[i].transport, transport_destroyed, server);
-		server->interfaces[i].transport = NULL;
-	}
-	for (unsigned i = 0; i < server->disk_count; i++) {
-		if (!server->disks[i].transport)
-			continue;
-		server->pending++;
-		vhost_user_server_destroy(server->disks[i].transport, transport_destroyed, server);
-		server->disks[i].transport = NULL;
-	}
+	for (unsigned i = 0; i < server->interface_count; i++)
+		stop_transport(server, &server->interfaces[i].frontend);
+	for (unsigned i = 0; i < server->disk_count; i++)
+		stop_transport(server, &server->disks[i].frontend);
 }
 
 static void stop_devices(struct server *server)
@@ -83,16 +87,20 @@ static void stop_devices(struct server *server)
 	for (unsigned i = 0; i < server->interface_count; i++) {
 		struct server_interface *interface = &server->interfaces[i];
 
-		if (interface->device)
-			virtio_net_destroy(interface->device, wait_for(server, &interface->wait));
-		interface->device = NULL;
+		if (interface->frontend.virtio)
+			virtio_net_destroy(interface->frontend.virtio, wait_for(server, &interface->wait));
+		if (interface->frontend.pci)
+			intel_nic_destroy(interface->frontend.pci, wait_for(server, &interface->wait));
+		interface->frontend = (struct server_frontend){ 0 };
 	}
 	for (unsigned i = 0; i < server->disk_count; i++) {
 		struct server_disk *disk = &server->disks[i];
 
-		if (disk->device)
-			virtio_blk_destroy(disk->device, wait_for(server, &disk->wait));
-		disk->device = NULL;
+		if (disk->frontend.virtio)
+			virtio_blk_destroy(disk->frontend.virtio, wait_for(server, &disk->wait));
+		if (disk->frontend.pci)
+			nvme_destroy(disk->frontend.pci, wait_for(server, &disk->wait));
+		disk->frontend = (struct server_frontend){ 0 };
 	}
 }
 

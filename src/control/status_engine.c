@@ -130,7 +130,7 @@ static void sample_interface(struct server_interface *interface, double seconds)
 	struct server_flow *flow = &interface->flow;
 	struct port_counters sum;
 
-	port_read_counters(virtio_net_port(interface->device), &sum);
+	port_read_counters(server_interface_port(interface), &sum);
 	flow->in_frame_rate = rate(sum.in_frames, &flow->in_frames, seconds);
 	flow->in_byte_rate = rate(sum.in_bytes, &flow->in_bytes, seconds);
 	flow->out_frame_rate = rate(sum.out_frames, &flow->out_frames, seconds);
@@ -140,9 +140,9 @@ static void sample_interface(struct server_interface *interface, double seconds)
 static void sample_disk(struct server_disk *disk, double seconds)
 {
 	struct server_disk_flow *flow = &disk->flow;
-	struct virtio_blk_counters counters;
+	struct status_disk_counters counters;
 
-	virtio_blk_read_counters(disk->device, &counters);
+	status_read_disk(disk, &counters);
 	flow->read_rate = rate(counters.reads, &flow->reads, seconds);
 	flow->read_byte_rate = rate(counters.read_bytes, &flow->read_bytes, seconds);
 	flow->write_rate = rate(counters.writes, &flow->writes, seconds);

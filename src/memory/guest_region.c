@@ -2,10 +2,10 @@
 /*
  * Guest regions and the mappings of files that they are windows of. Theory of operation: memory/guest_memory.h.
  *
- * The whole of guard + file + guard is first reserved without access and the file then mapped into its middle, aligned to
- * 2 MiB relative to the file, so that transparent huge pages can be used. A stray access of ours past a mapping's end
- * faults instead of reaching a neighbour guest's memory; between the windows of one mapping lies nothing but the same
- * guest's memory.
+ * The whole of guard + file + guard is first reserved without access and the file then mapped into its middle, aligned
+ * to 2 MiB relative to the file, so that transparent huge pages can be used. A stray access of ours past a mapping's
+ * end faults instead of reaching a neighbour guest's memory; between the windows of one mapping lies nothing but the
+ * same guest's memory.
  */
 #include <errno.h>
 #include <linux/magic.h>
@@ -33,7 +33,7 @@ static int file_page_size(int fd, uint64_t *page)
 }
 
 struct placement {
-	uint64_t file_start; /* mapped from here, aligned down */
+	uint64_t file_start;  /* mapped from here, aligned down */
 	uint64_t file_length; /* mapped bytes, aligned up */
 	uint64_t alignment;
 };
@@ -76,8 +76,8 @@ static int map_between_guards(int fd, const struct placement *placement, struct 
 	start = (uintptr_t)mapping->reserved + GUARD_SIZE + placement->alignment - 1;
 	start &= ~(placement->alignment - 1);
 	start += placement->file_start & (placement->alignment - 1);
-	file = mmap((void *)start, placement->file_length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
-		    fd, (off_t)placement->file_start);
+	file = mmap((void *)start, placement->file_length, PROT_READ | PROT_WRITE,
+		    MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, (off_t)placement->file_start);
 	if (file == MAP_FAILED) {
 		error = -errno;
 		goto unmap;
@@ -103,7 +103,8 @@ int guest_mapping_create(int fd, uint64_t offset, uint64_t size, struct guest_ma
 	uint64_t page = 4096;
 	int error;
 
-	/* Before any other look at it: fstat() itself may wait for ever in a file system that is not the kernel's own. */
+	/* Before any other look at it: fstat() itself may wait for ever in a file system that is not the kernel's own.
+	 */
 	if (!file_is_memory(fd))
 		return -EMEDIUMTYPE;
 	if (fstat(fd, &status) < 0)

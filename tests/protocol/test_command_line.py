@@ -44,6 +44,11 @@ def test_help_names_every_command():
 	(["run", "x"], 'sidecore run: "x" is one word too many'),
 	(["run", "--guests", "17"], "sidecore run: --guests 17: a number from 1 to 16 is wanted"),
 	(["run", "--console", "2"], "sidecore run: --console: there is no such guest"),
+	(["run", "--nic", "virtio,e100"], "sidecore run: --nic e100: virtio, igb, e1000e or e1000 is wanted"),
+	(["run", "--nic", ""], "sidecore run: --nic : virtio, igb, e1000e or e1000 is wanted"),
+	(["run", "--nic", "igb,"], "sidecore run: --nic : virtio, igb, e1000e or e1000 is wanted"),
+	(["run", "--disk", "scsi"], "sidecore run: --disk scsi: virtio or nvme is wanted"),
+	(["run", "--disk", ",".join(["nvme"] * 17)], "sidecore run: --disk nvme: there are no more than 16 guests"),
 	(["run", "--initrd", "x"], "sidecore run: --initrd: only together with --kernel"),
 	(["run", "--keep", "--json", "x"], "sidecore run: --json: only the tour has results"),
 	(["bench", "nett"], 'sidecore bench: unknown benchmark "nett"'),
@@ -63,6 +68,7 @@ def test_usage_errors(words, message):
 	(["--disk-size", "5X"], "sidecore run: --disk-size: a size is wanted"),
 	(["--kernel", "k", "--qemu", "none"], "sidecore run: none: not found; install it"),
 	(["--kernel", "k", "--qemu", "true"], "sidecore run: true: does not tell a version"),
+	(["--kernel", "k", "--nic", "igb", "--qemu", "none"], "sidecore run: none: not found; install it"),
 ])
 def test_run_refuses_before_it_starts_anything(tmp_path, words, message):
 	(tmp_path / "k").touch()
@@ -107,11 +113,35 @@ def test_status_of_a_daemon(serve):
 	assert (result.returncode, result.stderr) == (0, "")
 	heads = [line.split()[0] for line in result.stdout.splitlines() if line and line.split()[0].isupper()]
 	assert heads == ["SIDECORE", "NETWORK", "INTERFACE", "DISK"]
-	assert re.search(r"^a-net +waiting +lan +52:54:00:00:00:01 ", result.stdout, re.MULTILINE)
-	assert re.search(r"^a-disk +waiting +null .* 1\.00G ", result.stdout, re.MULTILINE)
+	assert re.search(r"^a-net +waiting +virtio +lan +52:54:00:00:00:01 ", result.stdout, re.MULTILINE)
+	assert re.search(r"^a-disk +waiting +virtio +null .* 1\.00G ", result.stdout, re.MULTILINE)
 	assert "\033" not in result.stdout
 	result = sidecore("status", "--json", "-c", server.path("ctl.sock"))
 	assert result.returncode == 0 and result.stdout.count("\n") == 1
+
+
+OLD_QEMU = "#!/bin/sh\necho QEMU emulator version 10.1.0\n"
+
+
+def test_old_qemu_is_refused_for_emulated_devices(tmp_path):
+	(tmp_path / "qemu").write_text(OLD_QEMU)
+	(tmp_path / "qemu").chmod(0o755)
+	(tmp_path / "k").touch()
+	result = sidecore("run", "--kernel", "k", "--disk", "nvme", "--qemu", "./qemu", cwd=tmp_path)
+	assert result.returncode == 1
+	assert "sidecore run: ./qemu: is too old for emulated devices, which need QEMU 10.1.1 or newer" in result.stderr
+
+
+def test_without_a_newer_qemu_there_is_a_remedy(tmp_path):
+	"""The system's is too old, there is no other, and what makes one is not there either."""
+	(tmp_path / "qemu-system-x86_64").write_text(OLD_QEMU)
+	(tmp_path / "qemu-system-x86_64").chmod(0o755)
+	(tmp_path / "k").touch()
+	result = sidecore("run", "--kernel", "k", "--nic", "igb", cwd=tmp_path,
+			  env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
+	assert result.returncode == 1
+	assert "qemu-system-x86_64 is older: emulated devices need QEMU 10.1.1 or newer; name one with --qemu" in result.stderr
+	assert "--nic virtio --disk virtio" in result.stderr
 
 
 def test_start_failure_leaves_nothing(tmp_path):

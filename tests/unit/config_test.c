@@ -135,6 +135,22 @@ static const struct {
 	{ NIC "    sidecore: 1\n", "8: there is no sidecore 1; they are counted from 0, and there is 1" },
 	{ NIC "    memory_max: 4X\n",
 	  "8: \"4X\" is not a size; write bytes, or a number with K, M, G or T: 512M, 10G" },
+	/* models of interfaces */
+	{ NIC "    model: e100\n", "8: unknown model \"e100\" of interface; did you mean \"e1000\"?" },
+	{ NIC "    model: igb\n    queue_pairs: 2\n",
+	  "9: \"queue_pairs\" means nothing to an interface of model igb; remove it" },
+	{ NIC "    queue_size: 256\n    model: e1000\n",
+	  "8: \"queue_size\" means nothing to an interface of model e1000; remove it" },
+	{ NIC "    model: e1000e\n    mtu: 9000\n",
+	  "9: \"mtu\" means nothing to an interface of model e1000e; remove it" },
+	{ NIC "    model: e1000\n    doorbells: mapped\n",
+	  "9: \"doorbells\" means nothing to an interface of model e1000; remove it" },
+	{ NIC "    doorbells: posted\n",
+	  "8: \"doorbells\" means nothing to an interface of model virtio; remove it" },
+	{ NIC "    model: igb\n    doorbells: trapped\n",
+	  "9: unknown doorbells \"trapped\" of interface; did you mean \"mapped\"?" },
+	{ NIC "    model: igb\n    mode: client\n",
+	  "9: virtual machine monitors connect to an emulated device (igb) and never listen for it; remove \"mode\"" },
 	/* sidecores */
 	{ NIC "sidecores:\n  - cpu: 1023\n", NULL }, /* the sentence lists this machine's CPUs: compared below */
 	/* disks */
@@ -146,6 +162,31 @@ static const struct {
 	{ DISK "    serial: 123456789012345678901\n",
 	  "8: serial is 21 bytes long; at most 20 fit (virtio-blk get-id)" },
 	{ HEAD "disks:\n  - name: d\n    socket: d.sock\n", "5: disk has no \"backend\"; add it" },
+	{ HEAD "disks:\n  - name: d\n    backend: { type: null, size: 1G }\n", "5: disk has no \"socket\"; add it" },
+	/* models of disks */
+	{ DISK "    model: nvm\n", "8: unknown model \"nvm\" of disk; did you mean \"nvme\"?" },
+	{ DISK "    doorbells: posted\n", "8: \"doorbells\" means nothing to a disk of model virtio; remove it" },
+	{ DISK "    model: nvme\n    queues: 65\n", "9: queues is 65; use 1 to 64" },
+	{ DISK "    model: nvme\n    mode: client\n",
+	  "9: virtual machine monitors connect to an emulated device (nvme) and never listen for it; remove \"mode\"" },
+	{ HEAD "disks:\n  - name: d\n    socket: d.sock\n    model: nvme\n"
+	       "    backend: { type: file, path: x, size: 1M, handover: true }\n",
+	  "8: guests with emulated devices cannot be migrated; remove \"handover\"" },
+#define NAMESPACE(words) DISK "    model: nvme\n  - name: e\n    backend: { type: null, size: 1G }\n" words
+	{ NAMESPACE(""), "9: disk has no \"socket\"; add it" },
+	{ NAMESPACE("    controller: x\n"), "11: there is no disk \"x\"; name one of model nvme" },
+	{ NAMESPACE("    controller: e\n"), "11: e cannot be a namespace of itself; remove \"controller\"" },
+	{ NAMESPACE("    controller: d\n    socket: e.sock\n"), "12: \"socket\" belongs to the controller, d; remove it here" },
+	{ NAMESPACE("    controller: d\n    queues: 2\n"), "12: \"queues\" belongs to the controller, d; remove it here" },
+	{ NAMESPACE("    controller: d\n    serial: x\n"), "12: \"serial\" belongs to the controller, d; remove it here" },
+	{ NAMESPACE("    controller: d\n    memory_max: 1G\n"),
+	  "12: \"memory_max\" belongs to the controller, d; remove it here" },
+	{ NAMESPACE("    controller: d\n    model: virtio\n"),
+	  "12: a disk with a \"controller\" is a namespace of it; remove one of the two" },
+	{ DISK "  - name: e\n    controller: d\n    backend: { type: null, size: 1G }\n",
+	  "9: d has no controller; give it \"model: nvme\"" },
+	{ NAMESPACE("    controller: d\n") "  - name: f\n    controller: e\n    backend: { type: null, size: 1G }\n",
+	  "13: e is a namespace itself; name its controller, d" },
 #define BACKEND(words) HEAD "disks:\n  - name: d\n    socket: d.sock\n    backend: { " words " }\n"
 	{ BACKEND("type: ram"), "7: backend has no \"size\"; add one, such as 1G" },
 	{ BACKEND("type: ram, size: 1000"), "7: size must be a multiple of the block size of 512 bytes, and not 0" },
@@ -317,6 +358,70 @@ static void test_everything(void **state)
 			 "    backend: { type: file, path: /x.img, size: 1M }\n"));
 }
 
+/* Emulated devices: what is left out, what is given, and namespaces before and after their controller. */
+static void test_models(void **state)
+{
+	struct config *config = load(
+		HEAD "interfaces:\n"
+		     "  - { name: a, network: lan, socket: /a }\n"
+		     "  - { name: b, network: lan, socket: /b, model: igb, mode: server, vlan: 7, memory_max: 1G }\n"
+		     "  - { name: c, network: lan, socket: /c, model: e1000e, doorbells: posted }\n"
+		     "  - { name: d, network: lan, socket: /d, model: e1000, isolated: true, sidecore: 0 }\n"
+		     "disks:\n"
+		     "  - { name: first, controller: ctl, backend: { type: null, size: 1M } }\n"
+		     "  - { name: ctl, socket: /ctl, model: nvme, backend: { type: null, size: 1M } }\n"
+		     "  - { name: last, controller: ctl, model: nvme, block_size: 4096, read_only: true,\n"
+		     "      backend: { type: null, size: 1M } }\n"
+		     "  - { name: own, socket: /own, model: nvme, queues: 64, queue_size: 4096, doorbells: posted, serial: s,\n"
+		     "      backend: { type: ram, size: 1M } }\n"
+		     "  - { name: v, socket: /v, backend: { type: ram, size: 1M } }\n");
+
+	assert_int_equal(config->interfaces[0].model, CONFIG_NIC_VIRTIO);
+	assert_int_equal(config->interfaces[1].model, CONFIG_NIC_IGB);
+	assert_int_equal(config->interfaces[1].doorbells, CONFIG_DOORBELLS_MAPPED);
+	assert_int_equal(config->interfaces[1].memory_max_bytes, 1 << 30);
+	assert_int_equal(config->interfaces[2].model, CONFIG_NIC_E1000E);
+	assert_int_equal(config->interfaces[2].doorbells, CONFIG_DOORBELLS_POSTED);
+	assert_int_equal(config->interfaces[3].model, CONFIG_NIC_E1000);
+	assert_string_equal(config_nic_model_name(CONFIG_NIC_E1000E), "e1000e");
+	assert_string_equal(config_disk_model_name(CONFIG_DISK_NVME), "nvme");
+
+	assert_int_equal(config->disks[0].controller_index, 1);
+	assert_int_equal(config->disks[0].model, CONFIG_DISK_NVME);
+	assert_null(config->disks[0].socket);
+	assert_int_equal(config->disks[1].controller_index, -1);
+	assert_int_equal(config->disks[1].queues, 16);
+	assert_int_equal(config->disks[2].controller_index, 1);
+	assert_int_equal(config->disks[2].block_size, 4096);
+	assert_int_equal(config->disks[3].queues, 64);
+	assert_int_equal(config->disks[3].doorbells, CONFIG_DOORBELLS_POSTED);
+	assert_int_equal(config->disks[4].model, CONFIG_DISK_VIRTIO);
+	assert_int_equal(config->disks[4].controller_index, -1);
+	assert_int_equal(config->disks[4].queues, 1);
+	config_free(config);
+}
+
+/* 64 namespaces fit, the controller's own included. */
+static void test_most_namespaces(void **state)
+{
+	struct config *config;
+	char *text = NULL, *error;
+	size_t size;
+	FILE *stream = open_memstream(&text, &size);
+
+	fputs(HEAD "disks:\n  - { name: c, socket: /c, model: nvme, backend: { type: null, size: 1M } }\n", stream);
+	for (unsigned i = 2; i <= 64; i++)
+		fprintf(stream, "  - { name: n%u, controller: c, backend: { type: null, size: 1M } }\n", i);
+	fflush(stream);
+	config_free(load(text));
+	fputs("  - { name: more, controller: c, backend: { type: null, size: 1M } }\n", stream);
+	fclose(stream);
+	assert_int_equal(config_load_text("x.yaml", text, &config, &error), -EINVAL);
+	assert_string_equal(error, "x.yaml:69: c has 64 namespaces already, which is the most; use another controller");
+	free(error);
+	free(text);
+}
+
 static void test_files(void **state)
 {
 	struct config *config;
@@ -414,7 +519,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_bad),	   cmocka_unit_test(test_bad_local), cmocka_unit_test(test_defaults),
-		cmocka_unit_test(test_everything), cmocka_unit_test(test_files),     cmocka_unit_test(test_values),
+		cmocka_unit_test(test_everything), cmocka_unit_test(test_models), cmocka_unit_test(test_most_namespaces), cmocka_unit_test(test_files),     cmocka_unit_test(test_values),
 		cmocka_unit_test(test_suggest),
 	};
 

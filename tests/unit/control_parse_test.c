@@ -33,8 +33,8 @@ static const struct {
 	{ "{\"command\":\"statsu\"}",
 	  "{\"error\":\"unknown command \\\"statsu\\\"\",\"remedy\":\"did you mean \\\"status\\\"?\"}" },
 	{ "{\"command\":\"frobnicate\"}",
-	  "{\"error\":\"unknown command \\\"frobnicate\\\"\",\"remedy\":\"the commands are status, addresses, resize and "
-	  "announce\"}" },
+	  "{\"error\":\"unknown command \\\"frobnicate\\\"\",\"remedy\":\"the commands are status, addresses, resize, "
+	  "announce and link\"}" },
 	{ "{\"command\":\"status\",\"disk\":\"d\"}",
 	  "{\"error\":\"\\\"status\\\" has no field \\\"disk\\\"\",\"remedy\":\"remove it\"}" },
 	{ "{\"command\":\"resize\",\"size\":\"1G\"}",
@@ -49,6 +49,14 @@ static const struct {
 	  "{\"error\":\"\\\"size\\\" is not a size\",\"remedy\":\"write bytes, or a string with K, M, G or T: \\\"10G\\\"\"}" },
 	{ "{\"command\":\"announce\"}",
 	  "{\"error\":\"\\\"announce\\\" needs the field \\\"interface\\\"\",\"remedy\":\"add it\"}" },
+	{ "{\"command\":\"link\",\"interface\":\"a\"}",
+	  "{\"error\":\"\\\"link\\\" needs the field \\\"state\\\"\",\"remedy\":\"add it\"}" },
+	{ "{\"command\":\"link\",\"interface\":\"a\",\"state\":\"UP\"}",
+	  "{\"error\":\"\\\"UP\\\" is no state of a link\",\"remedy\":\"write \\\"up\\\" or \\\"down\\\"\"}" },
+	{ "{\"command\":\"link\",\"interface\":\"a\",\"state\":true}",
+	  "{\"error\":\"\\\"state\\\" is not a string\",\"remedy\":\"put it into quotes\"}" },
+	{ "{\"command\":\"announce\",\"interface\":\"a\",\"state\":\"up\"}",
+	  "{\"error\":\"\\\"announce\\\" has no field \\\"state\\\"\",\"remedy\":\"remove it\"}" },
 	{ "{\"command\":\"addresses\",\"network\":null}",
 	  "{\"error\":\"\\\"network\\\" is not a string\",\"remedy\":\"put it into quotes\"}" },
 };

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Accesses to regions, one by one or several writes in a message, and the reset of the device. What a register does is its
- * model's affair (pci_device_access()), what the configuration space does is device/pci/pci_config.c's. Here they are bounded
- * and gone on with when the device has deferred a piece. Context and trust boundary: transport/vfio_user/connection.c.
+ * Accesses to regions, one by one or several writes in a message, and the reset of the device. What a register does is
+ * its model's affair (pci_device_access()), what the configuration space does is device/pci/pci_config.c's. Here they
+ * are bounded and gone on with when the device has deferred a piece. Context and trust boundary:
+ * transport/vfio_user/connection.c.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -14,17 +15,18 @@
 
 /* ---- reset ------------------------------------------------------------------------------------------------------- */
 
-enum pci_result vfio_user_reset_device(struct pci_device *device)
+/* Everything but what the client gave us: its memory and interrupts stay, it takes them back itself if it wants to. */
+static enum pci_result begin_reset(struct pci_device *device)
 {
-	pci_device_clear_fault(device);
-	pci_config_reset(&device->config);
+	device->resets++;
 	return device->ops->reset(device);
 }
 
 int vfio_user_reset(struct vfio_user_connection *connection, struct vfio_user_message *message)
 {
-	if (!connection->progress++ && vfio_user_reset_device(connection->device) == PCI_DEFERRED)
+	if (!connection->progress++ && begin_reset(connection->device) == PCI_DEFERRED)
 		return VFIO_USER_DEFERRED;
+	pci_device_config_reset(connection->device);
 	return 0;
 }
 
@@ -46,19 +48,15 @@ static int check_range(struct vfio_user_connection *connection, uint32_t region,
 	return 0;
 }
 
-static enum pci_result write_config(struct pci_device *device, uint32_t offset, const void *data, uint32_t length)
+/* A write may ask for a function level reset, which may be deferred. */
+static enum pci_result write_config(struct pci_device *device, bool again, uint32_t offset, const void *data,
+				    uint32_t length)
 {
-	struct pci_config *config = &device->config;
-	bool master = pci_config_bus_master(config), disabled = pci_config_pin_disabled(config);
-	unsigned power = pci_config_power_state(config);
-
-	pci_config_write(config, offset, data, length);
-	if (pci_config_take_function_reset(config))
-		return vfio_user_reset_device(device);
-	if (device->ops->command_changed &&
-	    (master != pci_config_bus_master(config) || disabled != pci_config_pin_disabled(config) ||
-	     power != pci_config_power_state(config)))
-		device->ops->command_changed(device);
+	if (!again && !pci_device_config_write(device, offset, data, length))
+		return PCI_DONE;
+	if (!again && begin_reset(device) == PCI_DEFERRED)
+		return PCI_DEFERRED;
+	pci_device_config_reset(device);
 	return PCI_DONE;
 }
 
@@ -72,11 +70,9 @@ static enum pci_result do_access(struct vfio_user_connection *connection, bool a
 	struct pci_device *device = connection->device;
 
 	if (region == VFIO_PCI_CONFIG_REGION_INDEX) {
-		if (again)
-			return PCI_DONE; /* the function level reset was all that can be deferred */
 		if (write)
-			return write_config(device, (uint32_t)offset, data, length);
-		pci_config_read(&device->config, (uint32_t)offset, data, length);
+			return write_config(device, again, (uint32_t)offset, data, length);
+		pci_device_config_read(device, (uint32_t)offset, data, length);
 		return PCI_DONE;
 	}
 	if (!again)

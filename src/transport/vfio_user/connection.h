@@ -36,8 +36,8 @@ struct vfio_user_map {
 struct vfio_user_memory {
 	struct vfio_user_map *maps; /* VFIO_USER_MAPS_MAX, sorted by address */
 	unsigned map_count;
-	uint64_t shared;      /* bytes in all of them */
-	uint64_t translatable; /* bytes in those that have a region */
+	uint64_t shared;				  /* bytes in all of them */
+	uint64_t translatable;				  /* bytes in those that have a region */
 	struct guest_mapping *files[VFIO_USER_FILES_MAX]; /* what regions are windows of, and will be again */
 	unsigned file_count;
 	struct guest_memory *map; /* of the regions; the device's */
@@ -64,8 +64,8 @@ enum vfio_user_operation {
 struct vfio_user_connection {
 	struct pci_device *device;
 	struct event_base *base;
-	uint64_t memory_max; /* quota, bytes; 0: 1 TiB */
-	bool trap_windows;   /* offer none of the device's windows */
+	uint64_t memory_max;					 /* quota, bytes; 0: 1 TiB */
+	bool trap_windows;					 /* offer none of the device's windows */
 	void (*closed)(struct vfio_user_connection *connection); /* from the event loop, once for each open */
 	void *context;
 
@@ -86,16 +86,16 @@ struct vfio_user_connection {
 	/* the message that is being handled */
 	struct vfio_user_message message;
 	const struct vfio_user_row *row;
-	const char *reason; /* why the handler refused, for people */
-	int reply_fd;	    /* goes with the reply; the device's own, -1: none */
-	size_t sent;	    /* bytes of the reply */
-	unsigned progress;  /* the handler's own, for when it is called again; 0 at first */
+	const char *reason;	  /* why the handler refused, for people */
+	int reply_fd;		  /* goes with the reply; the device's own, -1: none */
+	size_t sent;		  /* bytes of the reply */
+	unsigned progress;	  /* the handler's own, for when it is called again; 0 at first */
 	struct pci_access access; /* the same */
 
 	/* the session */
-	bool agreed;	    /* on a version */
-	bool paused;	    /* the device, by us */
-	uint64_t expected;  /* bytes of memory shared when it was paused */
+	bool agreed;	   /* on a version */
+	bool paused;	   /* the device, by us */
+	uint64_t expected; /* bytes of memory shared when it was paused */
 	struct vfio_user_memory memory;
 	struct vfio_user_watch {
 		int fd;
@@ -117,10 +117,12 @@ int vfio_user_connection_init(struct vfio_user_connection *connection, struct pc
 			      struct event_base *base);
 void vfio_user_connection_release(struct vfio_user_connection *connection);
 
-/** vfio_user_connection_open() - serve the client on socket @fd, which becomes the connection's. Return: 0 or -ENOMEM. */
+/** vfio_user_connection_open() - serve the client on socket @fd, which becomes the connection's. Return: 0 or -ENOMEM.
+ */
 int vfio_user_connection_open(struct vfio_user_connection *connection, int fd);
 
-/** vfio_user_connection_close() - bring the device to rest, release everything, then call @closed. Harmless when closing. */
+/** vfio_user_connection_close() - bring the device to rest, release everything, then call @closed. Harmless when
+ * closing. */
 void vfio_user_connection_close(struct vfio_user_connection *connection, const char *reason);
 
 /**
@@ -137,15 +139,16 @@ static inline int vfio_user_refuse(struct vfio_user_connection *connection, int 
 
 /**
  * vfio_user_receive() - take the next message, from what has come in or from the socket.
- * Return: 0 when it is complete; -EAGAIN; -ECONNRESET at the end; -EPROTO, with a reason: the stream cannot be trusted any
- * more; other errors of the socket.
+ * Return: 0 when it is complete; -EAGAIN; -ECONNRESET at the end; -EPROTO, with a reason: the stream cannot be trusted
+ * any more; other errors of the socket.
  */
 int vfio_user_receive(struct vfio_user_connection *connection);
 
 /** vfio_user_send_reply() - send connection->message. Return: 0 when all of it is out; -EAGAIN; errors. */
 int vfio_user_send_reply(struct vfio_user_connection *connection);
 
-/** vfio_user_release_fds() - close what a handler did not keep of connection->message; _held_: what has no message yet. */
+/** vfio_user_release_fds() - close what a handler did not keep of connection->message; _held_: what has no message yet.
+ */
 void vfio_user_release_fds(struct vfio_user_connection *connection);
 void vfio_user_release_held_fds(struct vfio_user_connection *connection);
 
@@ -157,13 +160,6 @@ int vfio_user_memory_init(struct vfio_user_memory *memory);
 /** vfio_user_memory_settle() - no change is under way: let go of files that nothing is a window of. */
 void vfio_user_memory_settle(struct vfio_user_memory *memory);
 void vfio_user_memory_release(struct vfio_user_memory *memory);
-
-/* access.c */
-
-/**
- * vfio_user_reset_device() - as after power-on; everything but what the client has given us. Return: as ops->reset.
- */
-enum pci_result vfio_user_reset_device(struct pci_device *device);
 
 /* interrupts.c */
 

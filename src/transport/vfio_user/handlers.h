@@ -21,8 +21,7 @@ VFIO_USER_HANDLER(vfio_user_version);
 VFIO_USER_HANDLER(vfio_user_dma_map);
 VFIO_USER_HANDLER(vfio_user_dma_unmap);
 bool vfio_user_map_needs_rest(const struct vfio_user_connection *connection, const struct vfio_user_message *message);
-bool vfio_user_unmap_needs_rest(const struct vfio_user_connection *connection,
-				const struct vfio_user_message *message);
+bool vfio_user_unmap_needs_rest(const struct vfio_user_connection *connection, const struct vfio_user_message *message);
 
 /* describe.c */
 VFIO_USER_HANDLER(vfio_user_get_info);

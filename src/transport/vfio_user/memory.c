@@ -4,20 +4,21 @@
  *
  * Theory of operation
  * -------------------
- * What the client maps is remembered exactly, since it can only be unmapped as it was mapped. Of these mappings some can be
- * translated, and make up the device's guest_memory: those with a file that may be read and written. The others are memory
- * that we cannot reach (no file: ROM of the machine, windows of this or another device) or must not write to: for the device
- * they are as absent as an address that nobody answers to.
+ * What the client maps is remembered exactly, since it can only be unmapped as it was mapped. Of these mappings some
+ * can be translated, and make up the device's guest_memory: those with a file that may be read and written. The others
+ * are memory that we cannot reach (no file: ROM of the machine, windows of this or another device) or must not write
+ * to: for the device they are as absent as an address that nobody answers to.
  *
- * *Files.* A VMM maps one file in many pieces, and again and again: firmware switches shadow memory on and off, each reboot
- * maps everything anew. So each file, known by its device and inode, is mapped once and whole, and the mappings are windows of
- * that (memory/guest_memory.h). What no window is left of stays until the client's burst of changes is over, and is let go
- * then (vfio_user_memory_settle()): memory that was unplugged must not be kept. A file that has grown past what is mapped
- * of it is mapped once more, beside the old mapping, which goes with its windows; so is one that had shrunk and damaged its
- * mapping. A file that is larger than the quota allows is mapped in the pieces that are asked for.
+ * *Files.* A VMM maps one file in many pieces, and again and again: firmware switches shadow memory on and off, each
+ * reboot maps everything anew. So each file, known by its device and inode, is mapped once and whole, and the mappings
+ * are windows of that (memory/guest_memory.h). What no window is left of stays until the client's burst of changes is
+ * over, and is let go then (vfio_user_memory_settle()): memory that was unplugged must not be kept. A file that has
+ * grown past what is mapped of it is mapped once more, beside the old mapping, which goes with its windows; so is one
+ * that had shrunk and damaged its mapping. A file that is larger than the quota allows is mapped in the pieces that are
+ * asked for.
  *
- * Every change makes a new map beside the old one; only when it is complete does it take its place. The device is paused, so
- * nobody else holds the old one.
+ * Every change makes a new map beside the old one; only when it is complete does it take its place. The device is
+ * paused, so nobody else holds the old one.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -154,7 +155,8 @@ static int map_file(struct vfio_user_connection *connection, int fd, const struc
 	return 0;
 }
 
-/* The region that @wanted is of its file. The files that it needed stay, also after a failure, until they are settled. */
+/* The region that @wanted is of its file. The files that it needed stay, also after a failure, until they are settled.
+ */
 static int make_region(struct vfio_user_connection *connection, const struct vfio_user_dma_map *wanted, int fd,
 		       struct guest_region **region)
 {
@@ -164,7 +166,8 @@ static int make_region(struct vfio_user_connection *connection, const struct vfi
 	uint64_t end;
 	int error;
 
-	/* Before any other look at it: fstat() itself may wait for ever in a file system that is not the kernel's own. */
+	/* Before any other look at it: fstat() itself may wait for ever in a file system that is not the kernel's own.
+	 */
 	if (!file_is_memory(fd))
 		return file_refuse(connection, -EMEDIUMTYPE);
 	if (fstat(fd, &status))

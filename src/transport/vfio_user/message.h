@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * vfio-user messages as they are on the wire (vfio-user Protocol Specification, version 0.9.2; section titles in quotes):
- * little-endian, which this is compiled for only. Which of them are served, and how: transport/vfio_user/messages.c.
+ * vfio-user messages as they are on the wire (vfio-user Protocol Specification, version 0.9.2; section titles in
+ * quotes): little-endian, which this is compiled for only. Which of them are served, and how:
+ * transport/vfio_user/messages.c.
  */
 #ifndef TRANSPORT_VFIO_USER_MESSAGE_H
 #define TRANSPORT_VFIO_USER_MESSAGE_H
@@ -22,7 +23,7 @@ enum vfio_user_command {
 	VFIO_USER_DEVICE_SET_IRQS = 8,
 	VFIO_USER_REGION_READ = 9,
 	VFIO_USER_REGION_WRITE = 10,
-	VFIO_USER_DMA_READ = 11,  /* server to client, as the next */
+	VFIO_USER_DMA_READ = 11, /* server to client, as the next */
 	VFIO_USER_DMA_WRITE = 12,
 	VFIO_USER_DEVICE_RESET = 13,
 	VFIO_USER_DIRTY_PAGES = 14, /* of drafts; its place was taken by DEVICE_FEATURE */
@@ -51,8 +52,9 @@ struct vfio_user_header {
 #define VFIO_USER_MINOR 1U
 
 /*
- * What we tell the client that we take at a time. QEMU treats more than 16 descriptors as a mistake; other clients do not
- * ask and send as many as a device has vectors, which the kernel bounds (RIGHTS_MAX). 4096 bytes are a configuration space.
+ * What we tell the client that we take at a time. QEMU treats more than 16 descriptors as a mistake; other clients do
+ * not ask and send as many as a device has vectors, which the kernel bounds (RIGHTS_MAX). 4096 bytes are a
+ * configuration space.
  */
 #define VFIO_USER_FDS_OFFERED	16U
 #define VFIO_USER_FDS_MAX	RIGHTS_MAX

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The one table of vfio-user messages. Everything that can be said of a message without looking into its payload is said
- * here and checked by connection.c before a handler sees it.
+ * The one table of vfio-user messages. Everything that can be said of a message without looking into its payload is
+ * said here and checked by connection.c before a handler sees it.
  *
- * Rows without a handler are messages that are known and not served: migration, and those that only a server sends. They
- * are answered with ENOTTY, as the kernel's VFIO answers features that a device has not: clients ask, and go on.
+ * Rows without a handler are messages that are known and not served: migration, and those that only a server sends.
+ * They are answered with ENOTTY, as the kernel's VFIO answers features that a device has not: clients ask, and go on.
  */
 #include "transport/vfio_user/messages.h"
 
@@ -13,9 +13,12 @@
 #include "base/checked.h"
 #include "transport/vfio_user/handlers.h"
 
-#define SIZE(size)		    .size_min = (size)
-#define ENTRIES(least, size, most)  .size_min = (least), .entry = (size), .entries = (most)
-#define NOT_SERVED(string)	    { .name = (string), ENTRIES(0, 1, VFIO_USER_PAYLOAD_MAX), .fds_max = VFIO_USER_FDS_MAX }
+#define SIZE(size)		   .size_min = (size)
+#define ENTRIES(least, size, most) .size_min = (least), .entry = (size), .entries = (most)
+#define NOT_SERVED(string)                                                                                             \
+	{                                                                                                              \
+		.name = (string), ENTRIES(0, 1, VFIO_USER_PAYLOAD_MAX), .fds_max = VFIO_USER_FDS_MAX                   \
+	}
 
 static const struct vfio_user_row rows[VFIO_USER_COMMANDS] = {
 	[VFIO_USER_VERSION] = { "VERSION", vfio_user_version,

@@ -16,20 +16,21 @@ struct vfio_user_options {
 	const char *path;
 	uint32_t mode;	     /* permissions of the socket; 0: 0660 */
 	uint64_t memory_max; /* quota: bytes of guest memory mapped at a time; 0: 1 TiB */
-	bool trap_windows;   /* let the client map none of the device's windows: doorbells come as messages, posted by QEMU */
+	bool trap_windows;   /* let the client map none of the device's windows: doorbells come as messages, posted by
+				QEMU */
 };
 
 struct vfio_user_status {
 	bool connected;
-	uint64_t connections;	   /* since the start */
-	uint64_t messages;	   /* received on all of them; of these: */
+	uint64_t connections; /* since the start */
+	uint64_t messages;    /* received on all of them; of these: */
 	uint64_t region_reads, region_writes, interrupt_messages, memory_messages;
-	uint64_t posted;	   /* of all messages: those that wanted no reply */
-	uint64_t errors;	   /* messages that were refused, and the connection went on */
-	uint64_t refused;	   /* connections ended because of a bad message */
-	const char *last_error;	   /* the last reason; NULL: none */
-	unsigned regions;	   /* of guest memory */
-	uint64_t memory;	   /* bytes */
+	uint64_t posted;	/* of all messages: those that wanted no reply */
+	uint64_t errors;	/* messages that were refused, and the connection went on */
+	uint64_t refused;	/* connections ended because of a bad message */
+	const char *last_error; /* the last reason; NULL: none */
+	unsigned regions;	/* of guest memory */
+	uint64_t memory;	/* bytes */
 };
 
 /** vfio_user_server_create() - Return: 0; errno of bind and the like with a sentence in @error. */

@@ -4,8 +4,8 @@
  * transport/vfio_user/connection.c.
  *
  * What the client proposes is JSON, which jansson parses in bounded memory and depth out of at most
- * VFIO_USER_VERSION_BYTES. Of what it may say only write_multiple matters to us; the rest are limits for messages that we
- * never send. But a value of the wrong kind is a mistake that is better told than passed over.
+ * VFIO_USER_VERSION_BYTES. Of what it may say only write_multiple matters to us; the rest are limits for messages that
+ * we never send. But a value of the wrong kind is a mistake that is better told than passed over.
  */
 #include <errno.h>
 #include <jansson.h>
@@ -71,7 +71,8 @@ static int write_data(struct vfio_user_message *message, bool write_multiple)
 
 	if (!root)
 		return -ENOMEM;
-	if (write_multiple && json_object_set_new(json_object_get(root, "capabilities"), "write_multiple", json_true())) {
+	if (write_multiple &&
+	    json_object_set_new(json_object_get(root, "capabilities"), "write_multiple", json_true())) {
 		json_decref(root);
 		return -ENOMEM;
 	}
@@ -101,7 +102,8 @@ int vfio_user_version(struct vfio_user_connection *connection, struct vfio_user_
 	error = write_data(message, write_multiple);
 	if (error)
 		return error;
-	version->minor = min(version->minor, (uint16_t)VFIO_USER_MINOR);
+	if (version->minor > VFIO_USER_MINOR)
+		version->minor = VFIO_USER_MINOR;
 	connection->agreed = true;
 	return 0;
 }
