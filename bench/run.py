@@ -169,10 +169,12 @@ class Outcome:
         """A line of results.jsonl, or None if a side is missing."""
         if self.median("ours") is None or self.median("peer") is None:
             return None
-        ratios = [ours / peer for ours, peer in zip(self.values["ours"], self.values["peer"])]
+        pairs = list(zip(self.values["ours"], self.values["peer"]))
+        # A peer that used no CPU time at all, idle, has no ratio.
+        ratio = round(statistics.median(ours / peer for ours, peer in pairs), 4) if all(peer for _, peer in pairs) else None
         record = {"bench": self.case.bench, "ours": round(self.median("ours"), 4), "peer": self.case.peer,
-                  "peer_value": round(self.median("peer"), 4), "ratio": round(statistics.median(ratios), 4),
-                  "unit": self.case.unit, **self.case.extra, "pairs": len(ratios), "pages": pages}
+                  "peer_value": round(self.median("peer"), 4), "ratio": ratio,
+                  "unit": self.case.unit, **self.case.extra, "pairs": len(pairs), "pages": pages}
         limits = {result["bottleneck"] for result in self.results["ours"] if "bottleneck" in result}
         if limits:
             record["bottleneck"] = "client" if "client" in limits else "server"
@@ -238,7 +240,7 @@ def notes_of(outcome):
 
 def print_row(outcome, record):
     case = outcome.case
-    ratio = f"{record['ratio']:.2f}" if record else "-"
+    ratio = f"{record['ratio']:.2f}" if record and record["ratio"] is not None else "-"
     print(ROW.format(case.bench, number(outcome.median("ours")), number(outcome.median("peer")), ratio, case.unit,
                      case.peer[:20], notes_of(outcome)), flush=True)
 
@@ -267,9 +269,9 @@ def run_all(cases, machine, options, folder):
 def run_counts(counts, machine, options, folder):
     """Return: how many could not be made."""
     missing = 0
-    row = "{:44} {:>14} {:>16} {:>18} {}"
+    row = "{:44} {:>14} {:>17} {:>16} {:>19}  {}"
     if counts:
-        print("\n" + row.format("messages in steady state", "per operation", "interrupts each", "messages/interrupt", ""))
+        print("\n" + row.format("messages in steady state", "per operation", "of it: doorbells", "interrupts each", "others an interrupt", ""))
     with open(os.path.join(folder, "messages.jsonl"), "w") as results:
         for count in counts:
             show_progress(count.bench)
@@ -278,11 +280,12 @@ def run_counts(counts, machine, options, folder):
             except Failure as failure:
                 missing += 1
                 show_progress("")
-                print(row.format(count.bench, "-", "-", "-", f"MISSING: {failure}"), flush=True)
+                print(row.format(count.bench, "-", "-", "-", "-", f"MISSING: {failure}"), flush=True)
                 continue
             show_progress("")
             ratio = record["messages_per_interrupt"]
-            print(row.format(count.bench, f"{record['ours']:.4f}", f"{record['interrupts']:.4f}",
+            print(row.format(count.bench, f"{record['ours']:.4f}", f"{record['doorbells']:.4f}",
+                             f"{record['interrupts']:.4f}",
                              "-" if ratio is None else f"{ratio:.2f}",
                              f"per {count.unit}, of {record['operations']}"), flush=True)
             print(json.dumps(record), file=results, flush=True)
@@ -299,6 +302,7 @@ def parse_arguments():
     parser.add_argument("--list", action="store_true", help="list the cases and end")
     parser.add_argument("--peer-only", action="store_true", help="measure the peers alone")
     parser.add_argument("--small-pages", action="store_true", help="use 4 KiB pages throughout")
+    parser.add_argument("--nice", type=int, help="nice value of servers and clients, for a machine with other work on it")
     parser.add_argument("--server-cpu", type=int, help="default: the first allowed CPU")
     parser.add_argument("--client-cpu", type=int, help="default: the second allowed CPU")
     options = parser.parse_args()
@@ -337,7 +341,7 @@ def main():
         if huge.reason:
             print(f"huge pages: {huge.reason}; guests and DPDK use 4 KiB pages")
         machine = processes.Machine(os.path.abspath(options.binary), work, folder, server_cpu, client_cpu,
-                                    not options.small_pages and not huge.reason)
+                                    not options.small_pages and not huge.reason, options.nice)
         try:
             missing = run_all(cases, machine, options, folder)
             if not options.peer_only:

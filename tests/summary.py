@@ -4,9 +4,13 @@
 Adds up the results of the test suites: tests/summary.py FOLDER SUITE...
 
 For each suite FOLDER holds SUITE.status (how its runner ended: 0, another exit status, or a word for what could not be
-made) and SUITE.xml (JUnit, of meson or pytest). A suite that did not run, or whose runner failed without naming a
-test, counts as one failure. The last line is "N passed, N failed, N skipped"; the exit status is 1 if any failed.
+made) and SUITE.xml (JUnit) or SUITE.json (meson's log), and where it is known beforehand SUITE.expected: the names of
+its tests. A test that ran out of time or did not report has failed. A suite that did not run, or whose runner failed
+without naming a test, counts as one failure. The last line is "N passed, N failed, N skipped"; the exit status is 1 if
+any failed.
 """
+import json
+import signal
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
@@ -18,15 +22,7 @@ def name_of(case):
 	return "::".join(part for part in parts if part)
 
 
-def reason_of(case, skipped):
-	"""pytest tells in an attribute; of a program that meson ran, the last line it printed has to do."""
-	if skipped.get("message"):
-		return skipped.get("message")
-	output = (case.findtext("system-out") or "").strip().splitlines()
-	return output[-1] if output else "no reason given"
-
-
-def cases_of(path):
+def junit_cases(path):
 	"""Yields (name, outcome, reason) of each test case; outcome is "passed", "failed" or "skipped"."""
 	for case in ElementTree.parse(path).getroot().iter("testcase"):
 		bad = case.find("failure")
@@ -37,20 +33,56 @@ def cases_of(path):
 			message = (bad.get("message") or bad.text or "").strip()
 			yield name_of(case), "failed", message.splitlines()[0] if message else ""
 		elif skipped is not None:
-			yield name_of(case), "skipped", reason_of(case, skipped)
+			yield name_of(case), "skipped", skipped.get("message") or "no reason given"
 		else:
 			yield name_of(case), "passed", ""
 
 
+def how_it_failed(test):
+	"""@test: an object of meson's log. cmocka tells of each test as it begins; the last of them is the one."""
+	seconds, status = test["duration"], test["returncode"]
+	if test["result"] == "TIMEOUT":
+		how = f"ran out of time after {seconds:.0f} s"
+	elif status < 0:
+		how = f"{signal.Signals(-status).name} after {seconds:.0f} s"
+	else:
+		how = f"{test['result'].lower()}, exit status {status}"
+	begun = [line.split()[-1] for line in (test.get("stdout") or "").splitlines() if line.startswith("[ RUN ")]
+	said = (test.get("stderr") or "").strip().splitlines()
+	return how + (f" in {begun[-1]}" if begun else "") + (f": {said[0]}" if said else "")
+
+
+def meson_cases(path):
+	"""The same of meson's log, one JSON object a line. Its JUnit file takes a test that ran out of time for passed."""
+	for line in path.read_text().splitlines():
+		test = json.loads(line)
+		if test["result"] == "OK":
+			yield test["name"], "passed", ""
+		elif test["result"] == "SKIP":
+			# Its program tells why in the last line that it prints.
+			output = (test.get("stdout") or "").strip().splitlines()
+			yield test["name"], "skipped", output[-1] if output else "no reason given"
+		else:
+			yield test["name"], "failed", how_it_failed(test)
+
+
+def cases_of(folder, suite):
+	log = folder / f"{suite}.json"
+	return list(meson_cases(log) if log.exists() else junit_cases(folder / f"{suite}.xml"))
+
+
 def read_suite(folder, suite):
 	"""Return: list of (name, outcome, reason), with a failure of the suite itself where it did not run as it should."""
-	status_path, results_path = folder / f"{suite}.status", folder / f"{suite}.xml"
+	status_path, expected_path = folder / f"{suite}.status", folder / f"{suite}.expected"
 	status = status_path.read_text().strip() if status_path.exists() else "did not run"
 	cases, trouble = [], None
 	try:
-		cases = list(cases_of(results_path))
-	except (OSError, ElementTree.ParseError) as error:
+		cases = cases_of(folder, suite)
+	except (OSError, ValueError, ElementTree.ParseError) as error:
 		trouble = f"no results ({error})"
+	expected = expected_path.read_text().split() if expected_path.exists() else []
+	silent = set(expected) - {name for name, _, _ in cases}
+	cases += [(name, "failed", "did not report") for name in sorted(silent)]
 	if not status.isdigit():
 		trouble = f"could not start: {status}"
 	elif status == "124":

@@ -137,6 +137,8 @@ static int nvme_take(struct block_driver *driver, unsigned int index, struct dri
 	struct block_nvme *nvme = nvme_of(driver);
 	int taken = nvme_pair_take(&nvme->nvme.pairs[index + 1], buffers, count);
 
+	if (taken > 0)
+		driver->kicks += !nvme->nvme.pairs[index + 1].cq_doorbell.mapped;
 	for (int i = 0; i < taken; i++)
 		nvme->requests[index][buffers[i].id].failed = buffers[i].length != 0;
 

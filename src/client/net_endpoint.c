@@ -37,7 +37,6 @@
 #define ETHER_LEN    14u
 #define IPV4_LEN     20u
 #define TCP_LEN	     20u
-#define SEGMENT_SIZE 1448u
 #define HEADERS_LEN  (ETHER_LEN + IPV4_LEN + TCP_LEN)
 #define TCP_FLAGS    (ETHER_LEN + IPV4_LEN + 13)
 #define TCP_PSH	     8u
@@ -114,7 +113,7 @@ static void build_header(const struct net_endpoint *endpoint, struct virtio_net_
 	header->flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
 	header->gso_type = VIRTIO_NET_HDR_GSO_TCPV4;
 	header->hdr_len = HEADERS_LEN;
-	header->gso_size = SEGMENT_SIZE;
+	header->gso_size = NET_ENDPOINT_SEGMENT;
 	header->csum_start = ETHER_LEN + IPV4_LEN;
 	header->csum_offset = 16;
 }

@@ -11,6 +11,7 @@
 #define NET_ENDPOINT_FRAME_MIN	64
 #define NET_ENDPOINT_FRAME_MAX	65000
 #define NET_ENDPOINT_ADDRESS_LEN 6
+#define NET_ENDPOINT_SEGMENT	1448u /* what TCP segmentation cuts long frames to, without headers */
 
 /** enum net_endpoint_device - what the card is: virtio-net over vhost-user, or Intel's over vfio-user. */
 enum net_endpoint_device {

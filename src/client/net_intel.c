@@ -32,7 +32,6 @@
 
 #define RX_BUFFER    2048u
 #define HEADERS	     54u /* Ethernet, IPv4, TCP: what an endpoint's segments have */
-#define SEGMENT_SIZE 1448u
 #define LINK_TRIES   2000
 
 /* Registers: 82576 datasheet 8, 82574 datasheet 10, 8254x manual 13. */
@@ -163,7 +162,7 @@ static void prepare_advanced(struct intel_descriptor *descriptors, uint64_t addr
 		return;
 	}
 	descriptors->low = htole64(14u << 9 | 20u);
-	descriptors->high = htole64(2ULL << 20 | CMD_DEXT | 1ULL << 10 | 1ULL << 11 | (uint64_t)SEGMENT_SIZE << 48 |
+	descriptors->high = htole64(2ULL << 20 | CMD_DEXT | 1ULL << 10 | 1ULL << 11 | (uint64_t)NET_ENDPOINT_SEGMENT << 48 |
 				    20ULL << 40);
 	prepare_pieces(descriptors + 1, address, size, piece,
 		       data | 1ULL << 31 | 3ULL << 40 | (uint64_t)(size - HEADERS) << 46);
@@ -179,7 +178,7 @@ static void prepare_legacy(struct intel_descriptor *descriptors, uint64_t addres
 	/* IPCSS, IPCSO, IPCSE, TUCSS, TUCSO, TUCSE; PAYLEN, TUCMD (TCP, IP, TSE), HDRLEN, MSS */
 	descriptors->low = htole64(14ULL | 24ULL << 8 | 33ULL << 16 | 34ULL << 32 | 50ULL << 40);
 	descriptors->high = htole64((uint64_t)(size - HEADERS) | 7ULL << 24 | CMD_DEXT | (uint64_t)HEADERS << 40 |
-				    (uint64_t)SEGMENT_SIZE << 48);
+				    (uint64_t)NET_ENDPOINT_SEGMENT << 48);
 	prepare_pieces(descriptors + 1, address, size, piece, 1ULL << 20 | CMD_IFCS | CMD_DEXT | 1ULL << 26 | 3ULL << 40);
 }
 

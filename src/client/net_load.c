@@ -76,7 +76,9 @@ static void open_flow(struct net_load *load, struct flow *flow, struct net_endpo
 		window = to->driver->rx_count;
 	/* A receiver of segments has buffers for that many fewer frames. */
 	if (options->window == NET_LOAD_WINDOW_RING && to->options.gso && to->driver->ops->segments)
-		window = window / (to->options.frame_size / 1448 + 1) + 1;
+		window /= to->options.frame_size / NET_ENDPOINT_SEGMENT + 1;
+	if (window == 0 && options->window != 0)
+		window = 1;
 	*flow = (struct flow){ .from = from, .to = to, .window = window };
 	flow->least_room = (window < options->endpoint.batch ? window : options->endpoint.batch) / 2;
 	if (flow->least_room > from->driver->tx_count)

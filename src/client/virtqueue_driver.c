@@ -525,9 +525,13 @@ static int take_packed(struct virtqueue_driver *queue, struct driver_buffer *buf
 
 static int outstanding_up_to(const struct virtqueue_driver *queue, uint32_t id)
 {
+	uint32_t at = queue->outstanding_tail;
+
 	for (uint16_t n = 0; n < queue->in_flight; n++) {
-		if (queue->outstanding[(queue->outstanding_tail + n) % queue->options.size].id == id)
+		if (queue->outstanding[at].id == id)
 			return n + 1;
+		if (++at == queue->options.size)
+			at = 0;
 	}
 
 	return -EPROTO;

@@ -127,7 +127,11 @@ static int open_interface_socket(struct server *server, struct server_interface 
 		.client = config->mode == CONFIG_MODE_CLIENT,
 		.memory_max = config->memory_max_bytes,
 	};
-	struct vfio_user_options vfio_user = { .path = config->socket, .memory_max = config->memory_max_bytes };
+	struct vfio_user_options vfio_user = {
+		.path = config->socket,
+		.memory_max = config->memory_max_bytes,
+		.trap_windows = config->doorbells == CONFIG_DOORBELLS_POSTED,
+	};
 
 	if (interface->frontend.virtio)
 		return open_vhost_user(server, "interface", config->name, &vhost_user, &interface->frontend, error);
@@ -254,7 +258,11 @@ int server_build_disk(struct server *server, struct server_disk *disk, char **er
 		.client = config->mode == CONFIG_MODE_CLIENT,
 		.memory_max = config->memory_max_bytes,
 	};
-	struct vfio_user_options vfio_user = { .path = config->socket, .memory_max = config->memory_max_bytes };
+	struct vfio_user_options vfio_user = {
+		.path = config->socket,
+		.memory_max = config->memory_max_bytes,
+		.trap_windows = config->doorbells == CONFIG_DOORBELLS_POSTED,
+	};
 	int result;
 
 	if (disk->controller)

@@ -34,7 +34,7 @@
 
 struct receive_queue {
 	uint32_t head, count;
-	uint64_t bytes; /* writable, in the chains that wait */
+	uint64_t bytes; /* writable, in the chains that wait; of interest to mergeable ones only */
 	struct segment_pool pool;
 	struct chain chains[RECEIVE_CHAINS];
 	uint32_t written[RECEIVE_CHAINS]; /* of the chains before @head */
@@ -90,32 +90,35 @@ static void make_room(struct virtio_queue *queue)
 }
 
 /* Pop up to @want more chains. Return: how many; 0 also when the queue broke. */
-static unsigned pop_more(struct virtio_net *net, struct virtio_queue *queue, unsigned want)
+static unsigned pop_more(struct virtio_queue *queue, unsigned want)
 {
 	struct receive_queue *receive = queue->model;
-	struct chain *chains;
 	unsigned count;
 
 	if (receive->head && (receive->head == receive->count || receive->count + want > RECEIVE_CHAINS ||
 			      receive->pool.used + CHAIN_SEGMENTS_MAX > RECEIVE_SEGMENTS))
 		make_room(queue);
 	want = min(want, RECEIVE_CHAINS - receive->count);
-	chains = receive->chains + receive->count;
-	count = virtqueue_pop(&queue->ring, chains, want, &receive->pool);
-	for (unsigned i = 0; i < count; i++) {
-		if (unlikely(chains[i].readable_count)) {
-			virtqueue_break(&queue->ring, VIRTQUEUE_BAD_DIRECTION);
-			return 0;
-		}
-		if (unlikely(chains[i].writable_length < net->header_size)) {
-			virtqueue_break(&queue->ring, VIRTQUEUE_HEADER_TOO_SHORT);
-			return 0;
-		}
-		receive->bytes += chains[i].writable_length;
-		__builtin_prefetch(chains[i].segments->base, 1);
+	receive->pool.writable_bytes = 0;
+	count = virtqueue_pop(&queue->ring, receive->chains + receive->count, want, &receive->pool);
+	if (unlikely(receive->pool.readable_bytes)) {
+		virtqueue_break(&queue->ring, VIRTQUEUE_BAD_DIRECTION);
+		return 0;
 	}
+	receive->bytes += receive->pool.writable_bytes;
 	receive->count += count;
 	return count;
+}
+
+/* A frame does not fit into the chains that wait, if any. Return: @result, unless the first is shorter than a header.
+ */
+static enum receive_result no_room(struct virtio_net *net, struct virtio_queue *queue, enum receive_result result)
+{
+	struct receive_queue *receive = queue->model;
+
+	if (receive->head < receive->count && receive->chains[receive->head].writable_length < net->header_size)
+		virtqueue_break(&queue->ring, VIRTQUEUE_HEADER_TOO_SHORT);
+	return queue->ring.broken ? RECEIVE_BROKEN : result;
 }
 
 /*
@@ -127,16 +130,18 @@ static enum receive_result collect(struct virtio_net *net, struct virtio_queue *
 	struct receive_queue *receive = queue->model;
 
 	if (!net->mergeable) {
-		if (receive->head == receive->count && !pop_more(net, queue, min(frames, RECEIVE_CHAINS)))
-			return queue->ring.broken ? RECEIVE_BROKEN : RECEIVE_FULL;
-		return receive->chains[receive->head].writable_length < need ? RECEIVE_TOO_SMALL : RECEIVE_DONE;
+		if (receive->head == receive->count && !pop_more(queue, min(frames, RECEIVE_CHAINS)))
+			return no_room(net, queue, RECEIVE_FULL);
+		if (likely(receive->chains[receive->head].writable_length >= need))
+			return RECEIVE_DONE;
+		return no_room(net, queue, RECEIVE_TOO_SMALL);
 	}
 	while (unlikely(receive->bytes < need)) {
 		/* More than what waits can never hold it: the driver's buffers are too small for this frame. */
 		if (unlikely(receive->count - receive->head == RECEIVE_CHAINS))
-			return RECEIVE_TOO_SMALL;
-		if (!pop_more(net, queue, max(min(frames, RECEIVE_CHAINS), need / 2048)))
-			return queue->ring.broken ? RECEIVE_BROKEN : RECEIVE_FULL;
+			return no_room(net, queue, RECEIVE_TOO_SMALL);
+		if (!pop_more(queue, max(min(frames, RECEIVE_CHAINS), need / 2048)))
+			return no_room(net, queue, RECEIVE_FULL);
 	}
 	return RECEIVE_DONE;
 }
@@ -175,18 +180,20 @@ static void log_chain(struct virtio_queue *queue, const struct chain *chain, uin
 	}
 }
 
-/* Chains that @length bytes fill, from the first that waits. */
-static uint16_t chains_for(const struct receive_queue *receive, uint32_t length)
+/* Chains that @length bytes fill, from the first that waits. Return: 0: one is shorter than a header. */
+static uint16_t chains_for(const struct receive_queue *receive, uint32_t length, uint32_t header_size)
 {
 	const struct chain *chain = &receive->chains[receive->head];
 	uint16_t count = 1;
 
 	while (unlikely(length > chain->writable_length)) {
+		if (unlikely(chain->writable_length < header_size))
+			return 0;
 		length -= chain->writable_length;
 		chain++;
 		count++;
 	}
-	return count;
+	return likely(chain->writable_length >= header_size) ? count : 0;
 }
 
 static __attribute__((noinline)) enum receive_result receive_frame(struct virtio_net *net, struct virtio_queue *queue,
@@ -202,7 +209,11 @@ static __attribute__((noinline)) enum receive_result receive_frame(struct virtio
 	result = collect(net, queue, need, frames);
 	if (unlikely(result != RECEIVE_DONE))
 		return result;
-	buffers = chains_for(receive, need);
+	buffers = chains_for(receive, need, net->header_size);
+	if (unlikely(!buffers)) {
+		virtqueue_break(&queue->ring, VIRTQUEUE_HEADER_TOO_SHORT);
+		return RECEIVE_BROKEN;
+	}
 	chain = &receive->chains[receive->head];
 	virtio_net_header_build(frame, net->port.abilities.checksum, buffers, &header);
 	write_header(chain_writable(chain), &header, net->header_size);
@@ -231,28 +242,33 @@ static unsigned receive_plain(struct virtio_net *net, struct virtio_queue *queue
 {
 	static const struct virtio_net_header header = { .num_buffers = 1 };
 	struct receive_queue *receive = queue->model;
-	uint32_t head = receive->head;
+	const struct chain *chain = receive->chains + receive->head;
+	uint32_t *written = receive->written + receive->head;
 	uint64_t sum = 0;
 	unsigned done;
 
 	if (unlikely(net->header_size != sizeof(header) || queue->ring.config.log))
 		return 0;
-	for (done = 0; done < count && head < receive->count; done++, head++) {
-		const struct chain *chain = &receive->chains[head];
+	count = min(count, receive->count - receive->head);
+	for (done = 0; done < count; done++, chain++) {
 		const struct guest_segment *to = chain->segments; /* readable ones there are none: pop_more() */
 		const struct frame *frame = &frames[done];
 		uint32_t need = (uint32_t)sizeof(header) + frame->length;
+		guest_byte *base = to->base;
 
-		if (unlikely(to->length < need || !frame_is_plain(frame) || frame->offload.checksum_valid))
+		if (unlikely(to->length < need || !frame_is_bare(frame)))
 			break;
-		guest_write(to->base, &header, sizeof(header));
-		frame_copy_out(frame, to, sizeof(header));
-		receive->written[head] = need;
-		receive->bytes -= chain->writable_length;
-		sum += frame->length;
+		guest_write(base, &header, sizeof(header));
+		frame_copy_inside(frame, base + sizeof(header));
+		*written++ = need;
+		sum += need;
 	}
-	receive->head = head;
-	*bytes += sum;
+	*bytes += sum - done * sizeof(header);
+	if (net->mergeable) {
+		for (unsigned i = 0; i < done; i++)
+			receive->bytes -= receive->chains[receive->head + i].writable_length;
+	}
+	receive->head += done;
 	return done;
 }
 

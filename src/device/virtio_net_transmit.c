@@ -93,6 +93,16 @@ static inline struct guest_segment *take_header(struct chain *chain, struct virt
 	return segment;
 }
 
+/* When neither flags nor segmentation are there, nothing else in the header has a meaning (virtio 1.3 5.1.6.2). */
+static inline bool header_asks_nothing(const guest_byte *header)
+{
+	uint16_t flags_and_type;
+
+	guest_read(&flags_and_type, header, sizeof(flags_and_type));
+	__asm__ volatile("" : "+r"(flags_and_type)); /* the copy is looked at, not guest memory again */
+	return !flags_and_type;
+}
+
 /*
  * Nearly every chain: header and the first bytes of the frame are in one segment, and the header asks for nothing.
  *
@@ -104,16 +114,22 @@ static inline __attribute__((always_inline)) bool parse_plain(const struct chain
 	uint32_t length = chain->readable_length - (uint32_t)sizeof(struct virtio_net_header);
 	uint32_t header_length = min(length, FRAME_HEADER_MAX);
 	uint32_t cut = (uint32_t)sizeof(struct virtio_net_header) + header_length;
-	uint16_t flags_and_type;
 
+	/* A frame that is all header: nothing refers to the segment any more. */
+	if (likely((uint32_t)chain->counts == CHAIN_ONE_READABLE &&
+		   length - FRAME_LENGTH_MIN <= FRAME_HEADER_MAX - FRAME_LENGTH_MIN)) {
+		if (unlikely(!header_asks_nothing(segment->base)))
+			return false;
+		frame_copy_header(frame, segment->base + sizeof(struct virtio_net_header), length);
+		frame_set_plain(frame, length, (uint16_t)length);
+		frame->segments = segment;
+		frame->segment_count = 0;
+		return true;
+	}
 	/* A chain that is too short has a length that wraps, and a first segment that is too short, too. */
 	if (unlikely(chain->writable_count || segment->length < cut || length < FRAME_LENGTH_MIN))
 		return false;
-	/* When neither flags nor segmentation are there, nothing else in the header has a meaning (virtio 1.3 5.1.6.2).
-	 */
-	guest_read(&flags_and_type, segment->base, sizeof(flags_and_type));
-	__asm__ volatile("" : "+r"(flags_and_type)); /* the copy is looked at, not guest memory again */
-	if (unlikely(flags_and_type))
+	if (unlikely(!header_asks_nothing(segment->base)))
 		return false;
 	frame_copy_header(frame, segment->base + sizeof(struct virtio_net_header), header_length);
 	frame_set_plain(frame, length, (uint16_t)header_length);
@@ -258,17 +274,15 @@ static unsigned pop_batch(struct virtio_queue *queue, uint32_t requests, uint64_
 {
 	struct transmit_queue *transmit = queue->model;
 	unsigned want = min(requests, NETWORK_BATCH), count, keep;
-	uint64_t sum = 0;
+	uint64_t sum;
 
 	want = (unsigned)min((uint64_t)want, cost_left / transmit->average + 1);
 	transmit->pool.used = 0;
+	transmit->pool.readable_bytes = 0;
 	count = virtqueue_pop(&queue->ring, transmit->chains, want, &transmit->pool);
 	if (!count)
 		return 0;
-	for (unsigned i = 0; i < count; i++) {
-		sum += transmit->chains[i].readable_length;
-		__builtin_prefetch(transmit->chains[i].segments->base);
-	}
+	sum = transmit->pool.readable_bytes;
 	/* Chains of one segment, all readable or the queue breaks, cost what they move: no need to look at each. */
 	*cost = sum;
 	if (unlikely(sum >= cost_left || transmit->pool.used != count)) {

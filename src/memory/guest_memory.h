@@ -95,6 +95,17 @@ static inline void guest_copy(guest_byte *to, const guest_byte *from, size_t len
 	memmove(to, from, length);
 }
 
+/** guest_prefetch_write() - a hint: the line at @at will be written soon. */
+static inline void guest_prefetch_write(const guest_byte *at)
+{
+	/* What the compiler makes of __builtin_prefetch() for x86-64 as such fetches the line for reading. */
+#ifdef __x86_64__
+	__asm__ volatile("prefetchw %0" : : "m"(*at));
+#else
+	__builtin_prefetch(at, 1);
+#endif
+}
+
 /*
  * Single loads and stores of naturally aligned fields, each exactly one access. x86 and aarch64 do not tear them. The
  * callers have checked alignment when the ring was set up.
@@ -107,6 +118,16 @@ static inline uint16_t guest_load16(const guest_byte *from)
 static inline uint16_t guest_load16_acquire(const guest_byte *from)
 {
 	return __atomic_load_n((const uint16_t *)(const void *)from, __ATOMIC_ACQUIRE);
+}
+
+static inline uint64_t guest_load64(const guest_byte *from)
+{
+	return __atomic_load_n((const uint64_t *)(const void *)from, __ATOMIC_RELAXED);
+}
+
+static inline uint64_t guest_load64_acquire(const guest_byte *from)
+{
+	return __atomic_load_n((const uint64_t *)(const void *)from, __ATOMIC_ACQUIRE);
 }
 
 static inline void guest_store16(guest_byte *to, uint16_t value)

@@ -13,6 +13,7 @@
 #define NET_FRAME_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -101,22 +102,43 @@ static inline void frame_copy_header(struct frame *frame, const guest_byte *from
 	__asm__ volatile("" : "+m"(frame->header));
 }
 
+/** frame_offload_word() - checksum_partial, checksum_valid, ecn and gso, to be looked at all at once. */
+static inline uint32_t frame_offload_word(const struct frame *frame)
+{
+	uint32_t word;
+
+	memcpy(&word, &frame->offload, sizeof(word));
+	return word;
+}
+
+/** Of that word: checksum_partial and gso. */
+#define FRAME_OFFLOAD_WORK 0xff0000ffU
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && offsetof(struct frame_offload, checksum_partial) == 0 &&
+		       offsetof(struct frame_offload, gso) == 3,
+	       "FRAME_OFFLOAD_WORK");
+
 /** frame_is_plain() - nothing of it is left to do: no checksum, no segmentation. */
 static inline bool frame_is_plain(const struct frame *frame)
 {
-	return !(frame->offload.checksum_partial | frame->offload.gso);
+	return !(frame_offload_word(frame) & FRAME_OFFLOAD_WORK);
+}
+
+/** frame_is_bare() - plain, and nothing is known of its checksum either: a header for it is all zero. */
+static inline bool frame_is_bare(const struct frame *frame)
+{
+	return !frame_offload_word(frame);
 }
 
 /** frame_set_plain() - all fields but header and segments. */
 static inline void frame_set_plain(struct frame *frame, uint32_t length, uint16_t header_length)
 {
+	const size_t first = offsetof(struct frame, vlan), end = offsetof(struct frame, tagged) + sizeof(frame->tagged);
+
 	frame->length = length;
 	frame->header_length = header_length;
-	frame->vlan = 0;
-	frame->priority = 0;
-	frame->offload = (struct frame_offload){ 0 };
-	frame->segments_done = 0;
-	frame->tagged = false;
+	/* vlan, priority, offload, segments_done and tagged, with fewer stores than fields */
+	memset((uint8_t *)frame + first, 0, end - first);
 }
 
 /** frame_gather() - the way for headers that are spread over several segments; use frame_from_segments(). */
@@ -156,29 +178,29 @@ bool frame_read(const struct frame *frame, uint32_t offset, void *to, uint32_t l
 /** frame_scatter() - the way for frames that are spread over several destination segments; use frame_copy_out(). */
 void frame_scatter(const struct frame *frame, const struct guest_segment *to, uint32_t offset);
 
+/** frame_copy_inside() - frame_copy_out() to where there is room for all of it in one piece. */
+static inline void frame_copy_inside(const struct frame *frame, guest_byte *at)
+{
+	frame_copy_short(at, frame->header, frame->header_length);
+	if (likely(!frame->segment_count))
+		return;
+	at += frame->header_length;
+	for (unsigned i = 0; i < frame->segment_count; i++) {
+		guest_copy(at, frame->segments[i].base, frame->segments[i].length);
+		at += frame->segments[i].length;
+	}
+}
+
 /**
  * frame_copy_out() - copy the whole frame into writable guest segments, from byte @offset of them; the one copy. The
  * caller has checked that they hold offset + frame->length bytes.
  */
 static inline void frame_copy_out(const struct frame *frame, const struct guest_segment *to, uint32_t offset)
 {
-	guest_byte *at;
-
-	if (unlikely(to->length < (uint64_t)offset + frame->length)) {
+	if (unlikely(to->length < (uint64_t)offset + frame->length))
 		frame_scatter(frame, to, offset);
-		return;
-	}
-	at = to->base + offset;
-	if (likely(!frame->segment_count)) {
-		frame_copy_short(at, frame->header, frame->header_length);
-		return;
-	}
-	frame_copy_short(at, frame->header, frame->header_length);
-	at += frame->header_length;
-	for (unsigned i = 0; i < frame->segment_count; i++) {
-		guest_copy(at, frame->segments[i].base, frame->segments[i].length);
-		at += frame->segments[i].length;
-	}
+	else
+		frame_copy_inside(frame, to->base + offset);
 }
 
 /**

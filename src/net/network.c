@@ -492,6 +492,45 @@ static struct run *begin_run(struct batch *batch, const struct frame *frame, uin
 	return run;
 }
 
+/* Both addresses; meaningless, and not looked at, in a frame that is too short for them. */
+struct addresses {
+	uint64_t low;
+	uint32_t high;
+};
+
+static inline struct addresses addresses_of(const struct frame *frame)
+{
+	struct addresses addresses;
+
+	memcpy(&addresses.low, frame->header, sizeof(addresses.low));
+	memcpy(&addresses.high, frame->header + sizeof(addresses.low), sizeof(addresses.high));
+	return addresses;
+}
+
+static inline bool addresses_equal(struct addresses one, struct addresses other)
+{
+	return one.low == other.low && one.high == other.high;
+}
+
+/* How many of @frames, which came from an open port, are plain, may pass and have these addresses. @bytes: added to. */
+static inline unsigned run_goes_on(const struct port *from, struct frame *frames, unsigned count,
+				   struct addresses addresses, uint64_t *bytes)
+{
+	uint64_t sum = 0;
+	unsigned i;
+
+	for (i = 0; i < count; i++) {
+		struct frame *frame = &frames[i];
+
+		if (unlikely(!addresses_equal(addresses_of(frame), addresses) || !frame_is_plain(frame) ||
+			     port_filter_in(from, true, frame) != PORT_PASS))
+			break;
+		sum += frame->length;
+	}
+	*bytes += sum;
+	return i;
+}
+
 /*
  * Filter the frames, and part them into runs. The hashes of all runs are begun before the first is looked up, so that
  * the table's lines are on their way.
@@ -500,33 +539,34 @@ static struct run *begin_run(struct batch *batch, const struct frame *frame, uin
  */
 static inline __attribute__((always_inline)) void part_batch(struct batch *batch, unsigned count, bool open)
 {
-	uint64_t bytes = 0, tagged = 0, low = 0;
+	struct addresses addresses = { 0 };
+	uint64_t bytes = 0, tagged = 0;
 	struct run *run = NULL;
-	uint32_t high = 0;
 
 	batch->run_count = 0;
 	for (unsigned i = 0; i < count; i++) {
 		struct frame *frame = &batch->frames[i];
 		uint8_t drop = (uint8_t)port_filter_in(batch->from, open, frame);
-		uint64_t frame_low;
-		uint32_t frame_high;
+		struct addresses own = addresses_of(frame);
 
-		/* Both addresses; meaningless, and not looked at, in a frame that is too short for them. */
-		memcpy(&frame_low, frame->header, sizeof(frame_low));
-		memcpy(&frame_high, frame->header + sizeof(frame_low), sizeof(frame_high));
 		bytes += frame->length;
 		if (!open)
 			tagged |= (uint64_t)frame->tagged << i;
 		if (unlikely(!run || run->drop != drop ||
 			     (drop == PORT_PASS &&
-			      (frame_low != low || frame_high != high || (!open && frame->vlan != run->vlan))))) {
-			low = frame_low;
-			high = frame_high;
+			      (!addresses_equal(own, addresses) || (!open && frame->vlan != run->vlan))))) {
+			addresses = own;
 			run = begin_run(batch, frame, drop);
 		}
 		run->count++;
 		if (unlikely(!frame_is_plain(frame) || (!open && frame->tagged)))
 			run->plain = false;
+		if (open && likely(drop == PORT_PASS)) {
+			unsigned more = run_goes_on(batch->from, frame + 1, count - i - 1, addresses, &bytes);
+
+			run->count += more;
+			i += more;
+		}
 	}
 	batch->bytes = bytes;
 	batch->tagged = tagged;

@@ -10,9 +10,10 @@
  * writes. (virtio 1.3 2.7.5.3.1 limits a chain to the queue size, indirect descriptors included; drivers in the field
  * with small queues and long indirect tables exist, and QEMU serves them.)
  *
- * Nearly every chain is one descriptor whose buffer lies in the region of the last one. walk_single() does that case,
- * and only that, with all that it needs in registers (struct walk); whatever it finds unusual it leaves to the general
- * walk, which begins again with a copy of its own, makes every check, and alone breaks queues.
+ * Nearly every chain is one descriptor whose buffer lies in the region of the last one, and is readable or writable as
+ * the last one. walk_single() does that case, and only that, with all that it needs in registers (struct walk);
+ * whatever it finds unusual it leaves to the general walk, which begins again with a copy of its own, makes every
+ * check, and alone breaks queues.
  *
  * The functions are inlined into the two layouts (split.c, packed.c); there is no copy of them.
  */
@@ -59,13 +60,15 @@ static inline enum walk_result walk_break(struct virtqueue *queue, enum virtqueu
 /**
  * struct walk - what a batch of walks needs of queue and pool, in locals: a store to guest memory may alias anything as
  * far as the compiler knows, so what stays in structures would be loaded again after each.
- * @region, @size, @host:	the region of the last buffer (queue->hint); @size is 0 when there was none
+ * @region, @size:		the region of the last buffer (queue->hint); @size is 0 when there was none
+ * @host:			what makes a guest address in it a host address
  * @next, @end:			free segments of the pool
+ * @bytes:			of the chains walked
  */
 struct walk {
-	uint64_t region, size;
-	guest_byte *host;
+	uint64_t region, size, host;
 	struct guest_segment *next, *end;
+	uint64_t bytes;
 };
 
 /** walk_load() - after anything that may have changed queue->hint or the pool. */
@@ -75,9 +78,10 @@ static inline void walk_load(struct walk *walk, const struct virtqueue *queue, c
 
 	walk->region = hint ? hint->guest_address : 0;
 	walk->size = hint ? hint->size : 0;
-	walk->host = hint ? hint->host : NULL;
+	walk->host = hint ? (uint64_t)(uintptr_t)hint->host - hint->guest_address : 0;
 	walk->next = pool->segments + pool->used;
 	walk->end = pool->segments + pool->capacity;
+	walk->bytes = 0;
 }
 
 /** walk_room() - chains of one buffer that the pool has room for. */
@@ -86,43 +90,60 @@ static inline size_t walk_room(const struct walk *walk)
 	return (size_t)(walk->end - walk->next);
 }
 
-/** walk_store() - before anything that looks at the pool. */
-static inline void walk_store(const struct walk *walk, struct segment_pool *pool)
+/** walk_store() - before anything that looks at the pool. @writable: of all chains that were walked. */
+static inline void walk_store(const struct walk *walk, struct segment_pool *pool, bool writable)
 {
 	pool->used = (uint32_t)(walk->next - pool->segments);
+	if (writable)
+		pool->writable_bytes += walk->bytes;
+	else
+		pool->readable_bytes += walk->bytes;
+}
+
+/** walk_count() - the bytes of a chain that walk_split() or walk_packed() walked, when it is taken. */
+static inline void walk_count(const struct chain *chain, struct segment_pool *pool)
+{
+	pool->readable_bytes += chain->readable_length;
+	pool->writable_bytes += chain->writable_length;
 }
 
 /**
  * walk_single() - a chain of one buffer, all of which lies in the region of the last buffer. The pool has room for it.
+ * @writable:	a constant
+ *
+ * The buffer's first line is fetched: somebody will copy from it or to it.
  *
  * Return: false: it may be anything else; nothing has been changed.
  */
 static inline __attribute__((always_inline)) bool walk_single(struct walk *walk, struct chain *chain, uint64_t address,
 							      uint32_t length, bool writable, uint16_t id)
 {
-	uint64_t offset = address - walk->region, last = (uint64_t)length - 1U;
+	const uint64_t one_slot = 1ULL << CHAIN_SLOTS_SHIFT;
+	uint64_t offset = address - walk->region, last = offset + length - 1U;
+	guest_byte *base;
 
-	/* Unsigned wrap makes the comparisons cover "below the region" and "no bytes" as well. */
-	if (unlikely(offset >= walk->size))
+	/*
+	 * Where the last byte is, from the region's beginning. Below the region, and without any byte, this carries or
+	 * comes out behind the region's end, since that does not wrap.
+	 */
+	if (unlikely(last < offset))
 		return false;
-	if (unlikely(last >= walk->size - offset))
+	if (unlikely(last >= walk->size))
 		return false;
-	walk->next->base = walk->host + offset;
+	base = (guest_byte *)(uintptr_t)(address + walk->host);
+	walk->next->base = base;
 	walk->next->length = length;
+	walk->bytes += length;
 	chain->segments = walk->next++;
 	if (writable) {
-		chain->readable_length = 0;
-		chain->writable_length = length;
-		chain->readable_count = 0;
-		chain->writable_count = 1;
+		guest_prefetch_write(base);
+		chain->lengths = (uint64_t)length << 32;
+		chain->counts = CHAIN_ONE_WRITABLE | (uint64_t)id << CHAIN_ID_SHIFT | one_slot;
 	} else {
-		chain->readable_length = length;
-		chain->writable_length = 0;
-		chain->readable_count = 1;
-		chain->writable_count = 0;
+		__builtin_prefetch(base);
+		chain->lengths = length;
+		chain->counts = CHAIN_ONE_READABLE | (uint64_t)id << CHAIN_ID_SHIFT | one_slot;
 	}
-	chain->id = id;
-	chain->slots = 1;
 	return true;
 }
 

@@ -18,7 +18,10 @@
 #include "ring/inflight.h"
 #include "ring/layout.h"
 
-#define DESCRIPTOR_FLAGS_OFFSET 14U
+#define DESCRIPTOR_LENGTH_OFFSET 8U /* of the word with length, id and flags */
+#define DESCRIPTOR_FLAGS_OFFSET	 14U
+
+#define DESCRIPTORS_PER_LINE (CACHE_LINE / (unsigned)sizeof(struct descriptor))
 
 #define EVENT_POSITION 0U
 #define EVENT_FLAGS    2U
@@ -39,7 +42,7 @@ struct used_element {
 
 _Static_assert(sizeof(struct used_element) == sizeof(uint64_t) && offsetof(struct used_element, id) == 4 &&
 		       offsetof(struct used_element, flags) == 6,
-	       "push_batch() builds it as a word");
+	       "push_rest() builds it as a word");
 
 static inline guest_byte *slot(const struct virtqueue *queue, uint32_t position)
 {
@@ -87,6 +90,7 @@ static unsigned pop_replays(struct virtqueue *queue, struct chain *chains, unsig
 		}
 		chain->id = replay.id;
 		chain->slots = replay.slots;
+		walk_count(chain, pool);
 		virtqueue_inflight_take_replay(inflight);
 		queue->outstanding += replay.slots;
 		popped++;
@@ -126,6 +130,8 @@ static __attribute__((noinline)) bool pop_any(struct virtqueue *queue, struct ch
 		     !virtqueue_inflight_take(queue->config.inflight, chain->id, next, chain->slots)))
 		goto break_queue;
 	advance(queue, chain->slots);
+	walk_count(chain, pool);
+	queue->writable = chain->writable_count;
 	return true;
 
 break_queue:
@@ -136,15 +142,77 @@ put_back:
 }
 
 /*
- * Chains of one buffer, up to @end of the chains, the pool or the ring. @tracked is a constant.
+ * Chains of one buffer, [@chain, @stop), which are room enough. A function of its own, for the sake of registers.
+ * @at:		the first's descriptor; none of them is behind the ring's end
+ * @expected:	available_flags()
+ * @size:	of the queue
+ * @walk:	changed
+ * @writable:	what they have to be, a constant
+ * @inflight:	of the queue, or the constant NULL
  *
- * The flags are read first, and read again with the rest of the descriptor; only that copy is used.
+ * A descriptor is read as two words, each once. The one with the flags comes first, and decides: what the driver wrote
+ * into the same word before the flags is seen with them, since a word is loaded at once, and the address behind them
+ * because of acquire.
  *
- * Return: behind the last one.
+ * Return: behind the last one; those that @inflight refuses are left to pop_any().
  */
-static inline __attribute__((always_inline)) struct chain *pop_singles(struct virtqueue *queue, struct chain *chain,
-								       const struct chain *end,
-								       struct segment_pool *pool, bool tracked)
+static inline __attribute__((always_inline)) struct chain *pop_singles(
+	const guest_byte *at, uint32_t expected, uint32_t size, struct chain *chain, const struct chain *stop,
+	struct walk *state, bool writable, struct virtqueue_inflight *inflight, uint32_t position)
+{
+	const uint32_t looked_at =
+		DESCRIPTOR_AVAIL | DESCRIPTOR_USED | DESCRIPTOR_NEXT | DESCRIPTOR_INDIRECT | DESCRIPTOR_WRITE;
+	struct walk walk = *state;
+
+	expected |= writable ? DESCRIPTOR_WRITE : 0;
+
+	for (; chain < stop; chain++, at += sizeof(struct descriptor), position++) {
+		uint64_t word = guest_load64_acquire(at + DESCRIPTOR_LENGTH_OFFSET);
+		uint32_t id = (uint16_t)(word >> 32);
+
+		if ((word >> 48 & looked_at) != expected)
+			break;
+		if (unlikely(id >= size))
+			break;
+		if (unlikely(!walk_single(&walk, chain, guest_load64(at), (uint32_t)word, writable, (uint16_t)id)))
+			break;
+		if (inflight && unlikely(!virtqueue_inflight_take(inflight, (uint16_t)id, (uint16_t)position, 1))) {
+			walk.next--;
+			break;
+		}
+	}
+	*state = walk;
+	return chain;
+}
+
+static __attribute__((noinline)) struct chain *pop_readable(const guest_byte *at, uint32_t expected, uint32_t size,
+							    struct chain *chain, const struct chain *stop,
+							    struct walk *walk)
+{
+	return pop_singles(at, expected, size, chain, stop, walk, false, NULL, 0);
+}
+
+static __attribute__((noinline)) struct chain *pop_writable(const guest_byte *at, uint32_t expected, uint32_t size,
+							    struct chain *chain, const struct chain *stop,
+							    struct walk *walk)
+{
+	return pop_singles(at, expected, size, chain, stop, walk, true, NULL, 0);
+}
+
+static __attribute__((noinline)) struct chain *pop_tracked(struct virtqueue *queue, const guest_byte *at,
+							   uint32_t expected, struct chain *chain,
+							   const struct chain *stop, struct walk *walk)
+{
+	struct virtqueue_inflight *inflight = queue->config.inflight;
+	uint32_t size = queue->config.size, position = queue->avail_next;
+
+	return queue->writable ? pop_singles(at, expected, size, chain, stop, walk, true, inflight, position)
+			       : pop_singles(at, expected, size, chain, stop, walk, false, inflight, position);
+}
+
+/* Chains of one buffer, up to @end of the chains, the pool or the ring. Return: behind the last one. */
+static struct chain *pop_run(struct virtqueue *queue, struct chain *chain, const struct chain *end,
+			     struct segment_pool *pool)
 {
 	uint32_t size = queue->config.size, expected = available_flags(queue->avail_wrap);
 	uint32_t room = min(size - queue->outstanding, size - queue->avail_next);
@@ -155,41 +223,42 @@ static inline __attribute__((always_inline)) struct chain *pop_singles(struct vi
 	walk_load(&walk, queue, pool);
 	room = (uint32_t)min((size_t)room, walk_room(&walk));
 	stop = chain + min((size_t)(end - chain), (size_t)room);
-	for (; chain < stop; chain++, at += sizeof(struct descriptor)) {
-		uint16_t flags = guest_load16_acquire(at + DESCRIPTOR_FLAGS_OFFSET);
-		struct descriptor descriptor;
-
-		if ((flags & (DESCRIPTOR_AVAIL | DESCRIPTOR_USED)) != expected)
-			break;
-		walk_read_descriptor(at, 0, &descriptor);
-		if (unlikely(descriptor.packed.flags & (DESCRIPTOR_NEXT | DESCRIPTOR_INDIRECT)))
-			break;
-		if (unlikely(descriptor.packed.id >= size))
-			break;
-		if (unlikely(!walk_single(&walk, chain, descriptor.address, descriptor.length,
-					  descriptor.packed.flags & DESCRIPTOR_WRITE, descriptor.packed.id)))
-			break;
-		if (tracked && unlikely(!virtqueue_inflight_take(queue->config.inflight, chain->id,
-								 (uint16_t)(queue->avail_next + (chain - first)), 1))) {
-			walk.next--;
-			virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
-			break;
-		}
-	}
-	walk_store(&walk, pool);
+	if (unlikely(queue->config.inflight))
+		chain = pop_tracked(queue, at, expected, chain, stop, &walk);
+	else if (queue->writable)
+		chain = pop_writable(at, expected, size, chain, stop, &walk);
+	else
+		chain = pop_readable(at, expected, size, chain, stop, &walk);
+	walk_store(&walk, pool, queue->writable);
 	advance(queue, (uint32_t)(chain - first));
 	return chain;
 }
 
-/* Pop up to @count chains. @tracked is a constant. */
-static inline __attribute__((always_inline)) unsigned pop_batch(struct virtqueue *queue, struct chain *chains,
-								unsigned count, struct segment_pool *pool, bool tracked)
+/*
+ * There is a chain, and probably as many as last time, @count: have the lines of their descriptors come all at once. To
+ * be written, which is what happens to them soon. No more of them than that: the driver is writing there.
+ */
+static inline void fetch_lines(const struct virtqueue *queue, uint32_t count)
+{
+	uint32_t first = queue->avail_next + DESCRIPTORS_PER_LINE;
+	uint32_t end = min(queue->avail_next + count, (uint32_t)queue->config.size);
+
+	for (uint32_t position = first; position < end; position += DESCRIPTORS_PER_LINE)
+		guest_prefetch_write(slot(queue, position));
+}
+
+unsigned packed_pop(struct virtqueue *queue, struct chain *chains, unsigned count, struct segment_pool *pool)
 {
 	struct chain *chain = chains, *end = chains + count;
 
+	if (unlikely(queue->config.inflight && virtqueue_inflight_replays(queue->config.inflight)))
+		return pop_replays(queue, chains, count, pool);
+	if (!slot_available(queue, queue->avail_next, available_flags(queue->avail_wrap)))
+		return 0;
+	fetch_lines(queue, min(count, (unsigned)queue->popped));
 	for (;;) {
-		chain = pop_singles(queue, chain, end, pool, tracked);
-		if (chain == end || unlikely(queue->broken))
+		chain = pop_run(queue, chain, end, pool);
+		if (chain == end)
 			break;
 		if (!slot_available(queue, queue->avail_next, available_flags(queue->avail_wrap)))
 			break;
@@ -197,29 +266,8 @@ static inline __attribute__((always_inline)) unsigned pop_batch(struct virtqueue
 			break;
 		chain++;
 	}
+	queue->popped = (uint16_t)(chain - chains);
 	return (unsigned)(chain - chains);
-}
-
-/* Two functions, for the sake of registers. */
-static __attribute__((noinline)) unsigned pop_tracked(struct virtqueue *queue, struct chain *chains, unsigned count,
-						      struct segment_pool *pool)
-{
-	return pop_batch(queue, chains, count, pool, true);
-}
-
-static __attribute__((noinline)) unsigned pop_untracked(struct virtqueue *queue, struct chain *chains, unsigned count,
-							struct segment_pool *pool)
-{
-	return pop_batch(queue, chains, count, pool, false);
-}
-
-unsigned packed_pop(struct virtqueue *queue, struct chain *chains, unsigned count, struct segment_pool *pool)
-{
-	if (likely(!queue->config.inflight))
-		return pop_untracked(queue, chains, count, pool);
-	if (unlikely(virtqueue_inflight_replays(queue->config.inflight)))
-		return pop_replays(queue, chains, count, pool);
-	return pop_tracked(queue, chains, count, pool);
 }
 
 void packed_unpop(struct virtqueue *queue, const struct chain *chain)
@@ -248,47 +296,66 @@ static inline uint16_t used_flags(bool wrap)
 }
 
 /* The first used descriptor of a batch waits for publish with its flags. */
-static void push_first(struct virtqueue *queue, const struct chain *chain, uint32_t written)
+static void push_first(struct virtqueue *queue, uint16_t id, uint32_t slots, uint32_t written)
 {
-	struct used_element element = { .id = chain->id, .length = written };
+	struct used_element element = { .id = id, .length = written };
+	uint32_t next = queue->used_next;
 
-	guest_write(slot(queue, queue->used_next) + USED_ELEMENT_OFFSET, &element,
-		    offsetof(struct used_element, flags));
+	guest_write(slot(queue, next) + USED_ELEMENT_OFFSET, &element, offsetof(struct used_element, flags));
 	queue->first_valid = true;
-	queue->first_position = queue->used_next;
+	queue->first_position = (uint16_t)next;
 	queue->first_flags = used_flags(queue->used_wrap) | (written ? DESCRIPTOR_WRITE : 0);
-}
-
-static void push_batch(struct virtqueue *queue, const struct chain *chains, const uint32_t *written, unsigned count)
-{
-	guest_byte *ring = queue->config.descriptors;
-	uint32_t size = queue->config.size, next = queue->used_next, slots = 0;
-	uint16_t used = used_flags(queue->used_wrap);
-
-	for (unsigned i = 0; i < count; i++) {
-		uint32_t length = written ? written[i] : 0;
-		uint64_t flags = length ? used | DESCRIPTOR_WRITE : used;
-		uint64_t element = length | (uint64_t)chains[i].id << 32 | flags << 48; /* struct used_element */
-
-		if (likely(i || queue->first_valid))
-			guest_write(ring + next * sizeof(struct descriptor) + USED_ELEMENT_OFFSET, &element,
-				    sizeof(element));
-		else
-			push_first(queue, &chains[i], length);
-		slots += chains[i].slots;
-		next += chains[i].slots;
-		if (unlikely(next >= size)) {
-			next -= size;
-			used ^= DESCRIPTOR_AVAIL | DESCRIPTOR_USED;
-		}
+	next += slots;
+	if (unlikely(next >= queue->config.size)) {
+		next -= queue->config.size;
+		queue->used_wrap = !queue->used_wrap;
 	}
 	queue->used_next = (uint16_t)next;
-	queue->used_wrap = used;
 	queue->outstanding -= slots;
-	if (unlikely(queue->config.inflight)) {
-		for (unsigned i = 0; i < count; i++)
-			virtqueue_inflight_push(queue->config.inflight, chains[i].id);
+}
+
+/* The others. @written may be the constant NULL. */
+static inline __attribute__((always_inline)) void push_rest(struct virtqueue *queue, const struct chain *chain,
+							    const uint32_t *written, unsigned count)
+{
+	const size_t stride = sizeof(struct descriptor), ring_bytes = queue->config.size * stride;
+	guest_byte *first = slot(queue, 0) + USED_ELEMENT_OFFSET, *end = first + ring_bytes;
+	guest_byte *begin = slot(queue, queue->used_next) + USED_ELEMENT_OFFSET, *at = begin;
+	uint32_t flags = (uint32_t)used_flags(queue->used_wrap) << 16;
+	size_t wrapped = 0;
+
+	for (const struct chain *stop = chain + count; chain < stop; chain++) {
+		uint32_t length = written ? *written++ : 0, high = chain->id | flags | DESCRIPTOR_WRITE << 16;
+		uint64_t element; /* struct used_element */
+
+		if (unlikely(!length)) {
+			high = chain->id | flags;
+			__asm__ volatile(""); /* a branch, rather than work for each of those with a length */
+		}
+		element = (uint64_t)high << 32 | length;
+		guest_write(at, &element, sizeof(element));
+		at += chain->slots * stride;
+		if (unlikely(at >= end)) {
+			at -= ring_bytes;
+			wrapped += ring_bytes;
+			flags ^= (uint32_t)(DESCRIPTOR_AVAIL | DESCRIPTOR_USED) << 16;
+		}
 	}
+	queue->used_next = (uint16_t)((size_t)(at - first) / stride);
+	queue->used_wrap = flags;
+	queue->outstanding -= (uint32_t)(((size_t)(at - begin) + wrapped) / stride);
+}
+
+/* Two functions, or the compiler makes one loop of them that asks for each chain. */
+static __attribute__((noinline)) void push_written(struct virtqueue *queue, const struct chain *chain,
+						   const uint32_t *written, unsigned count)
+{
+	push_rest(queue, chain, written, count);
+}
+
+static __attribute__((noinline)) void push_unwritten(struct virtqueue *queue, const struct chain *chain, unsigned count)
+{
+	push_rest(queue, chain, NULL, count);
 }
 
 /*
@@ -298,19 +365,44 @@ static void push_batch(struct virtqueue *queue, const struct chain *chains, cons
  */
 static void push_in_order(struct virtqueue *queue, const struct chain *chains, unsigned count)
 {
+	struct chain all = { .id = chains[count - 1].id };
 	uint32_t slots = 0;
 
 	for (unsigned i = 0; i < count; i++)
 		slots += chains[i].slots;
-	push_batch(queue, &(struct chain){ .id = chains[count - 1].id, .slots = (uint16_t)slots }, NULL, 1);
+	all.slots = (uint16_t)slots;
+	if (!queue->first_valid)
+		push_first(queue, all.id, slots, 0);
+	else
+		push_unwritten(queue, &all, 1);
+}
+
+static void push_each(struct virtqueue *queue, const struct chain *chains, const uint32_t *written, unsigned count)
+{
+	unsigned first = 0;
+
+	if (!queue->first_valid) {
+		push_first(queue, chains->id, chains->slots, written ? *written : 0);
+		first = 1;
+	}
+	if (written)
+		push_written(queue, chains + first, written + first, count - first);
+	else
+		push_unwritten(queue, chains + first, count - first);
+	if (unlikely(queue->config.inflight)) {
+		for (unsigned i = 0; i < count; i++)
+			virtqueue_inflight_push(queue->config.inflight, chains[i].id);
+	}
 }
 
 void packed_push(struct virtqueue *queue, const struct chain *chains, const uint32_t *written, unsigned count)
 {
-	if (queue->config.in_order && !written && count && !queue->config.inflight)
+	if (unlikely(!count))
+		return;
+	if (queue->config.in_order && !written && !queue->config.inflight)
 		push_in_order(queue, chains, count);
 	else
-		push_batch(queue, chains, written, count);
+		push_each(queue, chains, written, count);
 }
 
 /*

@@ -17,8 +17,10 @@
  * used. What it had begun and not given back it does again. If U lies behind D, it is of the lap before.
  *
  * A batch that was being pushed when the back-end died shows as used descriptors behind U: the first one's flags, which
- * hide them from the driver, were to be stored last (2.8.22). Their lengths are gone, so they cannot be done again; but
- * they have been done, and only that store is missing. A lone one shows by its length, where that was 0.
+ * hide them from the driver, were to be stored last (2.8.22). What they could hold is gone, so they cannot be done
+ * again; that store gives them back. A lone one shows by its length, where that was 0. What was written to them is
+ * given back with a length of 0, which a driver drops: a frame in several buffers may have been pushed in part, and
+ * the driver would take the next frame's for the rest of it, without looking at its checksum.
  *
  * This holds where each chain is one descriptor (the device overwrites but the first of a longer one, so the others
  * look available for ever) and where chains are used one by one in the order in which they came; so it is for cards with
@@ -96,6 +98,14 @@ static bool has_length(const struct laps *laps, uint32_t age)
 	       guest_load16(descriptor(laps, age) + offsetof(struct vring_packed_desc, len) + 2);
 }
 
+/* No one else looks at the lengths of used descriptors that the driver does not see yet. */
+static void clear_length(const struct laps *laps, uint32_t age)
+{
+	static const uint32_t none = 0;
+
+	guest_write(descriptor(laps, age) + offsetof(struct vring_packed_desc, len), &none, sizeof(none));
+}
+
 uint16_t packed_resume(guest_byte *ring, uint16_t size)
 {
 	struct laps laps = { .ring = ring, .size = size };
@@ -116,6 +126,8 @@ uint16_t packed_resume(guest_byte *ring, uint16_t size)
 			resume = age + 1;
 	}
 	if (first < size && (resume > first || !has_length(&laps, first))) {
+		for (uint32_t age = first; age < resume; age++)
+			clear_length(&laps, age);
 		flags = flags_of(&laps, first) & VRING_DESC_F_WRITE;
 		if (lap_of(&laps, first))
 			flags |= AVAILABLE | USED;

@@ -66,7 +66,8 @@ static unsigned pop_replays(struct virtqueue *queue, struct chain *chains, unsig
 			pool->used = used;
 			break;
 		}
-		chains[popped++].id = replay.id;
+		chains[popped].id = replay.id;
+		walk_count(&chains[popped++], pool);
 		virtqueue_inflight_take_replay(inflight);
 		queue->outstanding++;
 	}
@@ -100,64 +101,111 @@ static __attribute__((noinline)) bool pop_any(struct virtqueue *queue, uint16_t 
 		return false;
 	}
 	chain->id = head;
+	walk_count(chain, pool);
+	queue->writable = chain->writable_count;
 	return true;
 }
 
-/* Pop @count chains, which are available. @tracked is a constant. */
-static inline __attribute__((always_inline)) unsigned pop_batch(struct virtqueue *queue, struct chain *chains,
-								unsigned count, struct segment_pool *pool, bool tracked)
+/*
+ * Chains of one buffer, [@chain, @stop), which are room enough. A function of its own, for the sake of registers.
+ * @table:	descriptors, @mask + 1
+ * @entry:	of the avail ring @ring for the first
+ * @walk:	changed
+ * @writable:	what they have to be, a constant
+ * @inflight:	of the queue, or the constant NULL
+ *
+ * Return: behind the last one; those that @inflight refuses are left to pop_any().
+ */
+static inline __attribute__((always_inline)) struct chain *pop_singles(const guest_byte *table, const guest_byte *ring,
+								       uint32_t mask, uint32_t entry,
+								       struct chain *chain, const struct chain *stop,
+								       struct walk *state, bool writable,
+								       struct virtqueue_inflight *inflight)
 {
-	const guest_byte *table = queue->config.descriptors, *avail = queue->config.driver_area + AVAIL_RING;
-	struct chain *chain = chains, *end = chains + count, *stop;
+	const uint32_t looked_at = DESCRIPTOR_NEXT | DESCRIPTOR_INDIRECT | DESCRIPTOR_WRITE;
+	struct walk walk = *state;
+
+	for (; chain < stop; chain++, entry++) {
+		uint16_t head = guest_load16(ring + 2U * (entry & mask));
+		struct descriptor descriptor;
+
+		if (unlikely(head > mask))
+			break;
+		walk_read_descriptor(table, head, &descriptor);
+		if (unlikely((descriptor.split.flags & looked_at) != (writable ? DESCRIPTOR_WRITE : 0)))
+			break;
+		if (unlikely(!walk_single(&walk, chain, descriptor.address, descriptor.length, writable, head)))
+			break;
+		if (inflight && unlikely(!virtqueue_inflight_take(inflight, head, 0, 1))) {
+			walk.next--;
+			break;
+		}
+	}
+	*state = walk;
+	return chain;
+}
+
+static __attribute__((noinline)) struct chain *pop_readable(const guest_byte *table, const guest_byte *ring,
+							    uint32_t mask, uint32_t entry, struct chain *chain,
+							    const struct chain *stop, struct walk *walk)
+{
+	return pop_singles(table, ring, mask, entry, chain, stop, walk, false, NULL);
+}
+
+static __attribute__((noinline)) struct chain *pop_writable(const guest_byte *table, const guest_byte *ring,
+							    uint32_t mask, uint32_t entry, struct chain *chain,
+							    const struct chain *stop, struct walk *walk)
+{
+	return pop_singles(table, ring, mask, entry, chain, stop, walk, true, NULL);
+}
+
+static __attribute__((noinline)) struct chain *pop_tracked(struct virtqueue *queue, struct chain *chain,
+							   const struct chain *stop, struct walk *walk)
+{
+	const guest_byte *table = queue->config.descriptors, *ring = queue->config.driver_area + AVAIL_RING;
+	uint32_t mask = queue->config.size - 1U, entry = queue->avail_next;
+	struct virtqueue_inflight *inflight = queue->config.inflight;
+
+	return queue->writable ? pop_singles(table, ring, mask, entry, chain, stop, walk, true, inflight)
+			       : pop_singles(table, ring, mask, entry, chain, stop, walk, false, inflight);
+}
+
+/* Chains of one buffer, up to @end of the chains or the pool. Return: behind the last one. */
+static struct chain *pop_run(struct virtqueue *queue, struct chain *chain, const struct chain *end,
+			     struct segment_pool *pool)
+{
+	const guest_byte *table = queue->config.descriptors, *ring = queue->config.driver_area + AVAIL_RING;
 	uint32_t mask = queue->config.size - 1U;
-	uint16_t next = queue->avail_next;
+	struct chain *first = chain, *stop;
 	struct walk walk;
 
-	for (;;) {
-		walk_load(&walk, queue, pool);
-		/* Chains of one buffer. */
-		for (stop = chain + min((size_t)(end - chain), walk_room(&walk)); chain < stop; chain++, next++) {
-			uint16_t head = guest_load16(avail + 2U * (next & mask));
-			struct descriptor descriptor;
+	walk_load(&walk, queue, pool);
+	stop = chain + min((size_t)(end - chain), walk_room(&walk));
+	if (unlikely(queue->config.inflight))
+		chain = pop_tracked(queue, chain, stop, &walk);
+	else if (queue->writable)
+		chain = pop_writable(table, ring, mask, queue->avail_next, chain, stop, &walk);
+	else
+		chain = pop_readable(table, ring, mask, queue->avail_next, chain, stop, &walk);
+	walk_store(&walk, pool, queue->writable);
+	queue->avail_next = (uint16_t)(queue->avail_next + (chain - first));
+	return chain;
+}
 
-			if (unlikely(head > mask))
-				break;
-			walk_read_descriptor(table, head, &descriptor);
-			if (unlikely(descriptor.split.flags & (DESCRIPTOR_NEXT | DESCRIPTOR_INDIRECT)))
-				break;
-			if (unlikely(!walk_single(&walk, chain, descriptor.address, descriptor.length,
-						  descriptor.split.flags & DESCRIPTOR_WRITE, head)))
-				break;
-			if (tracked && unlikely(!virtqueue_inflight_take(queue->config.inflight, head, 0, 1))) {
-				walk.next--;
-				virtqueue_break(queue, VIRTQUEUE_BAD_HEAD);
-				end = chain;
-				break;
-			}
-		}
-		walk_store(&walk, pool);
-		/* And any other. */
-		if (chain == end || !pop_any(queue, next, chain, pool))
+/* Pop @count chains, which are available. */
+static unsigned pop_batch(struct virtqueue *queue, struct chain *chains, unsigned count, struct segment_pool *pool)
+{
+	struct chain *chain = chains, *end = chains + count;
+
+	for (;;) {
+		chain = pop_run(queue, chain, end, pool);
+		if (chain == end || !pop_any(queue, queue->avail_next, chain, pool))
 			break;
+		queue->avail_next++;
 		chain++;
-		next++;
 	}
-	queue->avail_next = next;
 	queue->outstanding += (uint32_t)(chain - chains);
 	return (unsigned)(chain - chains);
-}
-
-/* Two functions, for the sake of registers. */
-static __attribute__((noinline)) unsigned pop_tracked(struct virtqueue *queue, struct chain *chains, unsigned count,
-						      struct segment_pool *pool)
-{
-	return pop_batch(queue, chains, count, pool, true);
-}
-
-static __attribute__((noinline)) unsigned pop_untracked(struct virtqueue *queue, struct chain *chains, unsigned count,
-							struct segment_pool *pool)
-{
-	return pop_batch(queue, chains, count, pool, false);
 }
 
 unsigned split_pop(struct virtqueue *queue, struct chain *chains, unsigned count, struct segment_pool *pool)
@@ -181,8 +229,7 @@ unsigned split_pop(struct virtqueue *queue, struct chain *chains, unsigned count
 			return 0;
 		count = min(count, (unsigned)available);
 	}
-	popped = queue->config.inflight ? pop_tracked(queue, chains, min(count, room), pool)
-					: pop_untracked(queue, chains, min(count, room), pool);
+	popped = pop_batch(queue, chains, min(count, room), pool);
 	/* More available than it has given back: the chains before that are good. */
 	if (unlikely(count > room && popped == room))
 		virtqueue_break(queue, VIRTQUEUE_BAD_AVAIL_INDEX);

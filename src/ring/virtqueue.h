@@ -76,14 +76,35 @@ const char *virtqueue_break_reason_name(enum virtqueue_break_reason reason);
  * @segments:		first @readable_count readable, then @writable_count writable; live until the pool is reset
  * @id:			split: head index; packed: buffer id. Below the queue's size in both cases
  * @slots:		packed: ring positions that the chain occupies; split: 1
+ * @lengths, @counts:	the fields beside them as words, which are written and compared at once
  */
 struct chain {
 	struct guest_segment *segments;
-	uint32_t readable_length, writable_length;
-	uint16_t readable_count, writable_count;
-	uint16_t id;
-	uint16_t slots;
+	union {
+		struct {
+			uint32_t readable_length, writable_length;
+		};
+		uint64_t lengths;
+	};
+	union {
+		struct {
+			uint16_t readable_count, writable_count;
+			uint16_t id;
+			uint16_t slots;
+		};
+		uint64_t counts;
+	};
 };
+
+/** The low half of @counts of a chain of one segment. */
+#define CHAIN_ONE_READABLE 1U
+#define CHAIN_ONE_WRITABLE (1U << 16)
+
+/** Of @counts: where id and slots begin. */
+#define CHAIN_ID_SHIFT	  32
+#define CHAIN_SLOTS_SHIFT 48
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the first field of a word is its low part");
 
 /** chain_writable() - first of chain->writable_count writable segments. */
 static inline struct guest_segment *chain_writable(const struct chain *chain)
@@ -114,11 +135,15 @@ static inline uint64_t chain_cost(const struct chain *chain)
  *
  * A pool of VIRTQUEUE_POOL_SEGMENTS always holds at least one chain, whatever the driver does; pop stops early, without
  * harm, when the next chain does not fit.
+ *
+ * @readable_bytes, @writable_bytes:	of all chains popped since the owner last set them; nothing is taken off for
+ * those that are unpopped
  */
 struct segment_pool {
 	struct guest_segment *segments;
 	uint32_t capacity; /* at least CHAIN_SEGMENTS_MAX */
 	uint32_t used;
+	uint64_t readable_bytes, writable_bytes;
 };
 
 struct notifier;	   /* base/notifier.h */
@@ -161,11 +186,13 @@ struct virtqueue {
 	uint16_t used_settled;	/* up to here it is settled whether the driver wants an interrupt */
 	bool unsettled;		/* for used_settled to used_published it is not: see virtqueue_publish_early() */
 	bool avail_wrap, used_wrap; /* packed: wrap counters (virtio 1.3 2.8.1) */
-	bool first_valid;	/* packed: a held-back first used descriptor exists */
+	bool first_valid;	    /* packed: a held-back first used descriptor exists */
+	uint16_t popped;	    /* packed: chains of the last pop that found any */
 	uint16_t first_position, first_flags; /* packed: its place, and the flags that make the batch visible */
 	uint32_t outstanding;	/* popped and not yet pushed or unpopped, in slots */
 	uint8_t broken;		/* enum virtqueue_break_reason */
 	bool started;
+	bool writable;			 /* what the last chain was: the next one will be the same */
 	const struct guest_region *hint; /* translator's cache */
 
 	struct virtqueue_config config;

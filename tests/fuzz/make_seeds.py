@@ -62,6 +62,14 @@ def virtio_net_seeds():
 							seed += bytes([0, ip, offload, addresses]) + size + u16(500)
 				seed += turn + bytes([9, 3]) + bytes(24) + turn + bytes([13, 13, 14, 15]) + turn
 				yield seed
+	# Tame receivers: bursts of plain frames, and room that fits, lacks up to 16 bytes, or has as many to spare.
+	for form in (0x00, 0x01, 0x40, 0x41, 0x02):
+		for length in (0, 60, 200):
+			for less in range(0, 31, 3):
+				seed = u64(0) + bytes([0x14, form]) + u64(0) + bytes([0x14, form]) + bytes([0x7f, 0])
+				burst = bytes([0x30, 0x00, 0x00, 0x05, length]) + u16(0)	# four frames of the first, for the second
+				room = bytes([0x84, 0x07, 0x1f] + [less, less + 1] * 3 + [0x1f])
+				yield seed + (burst + room + turn) * 4
 
 
 def vhost_user_seeds():

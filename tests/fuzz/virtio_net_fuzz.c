@@ -15,12 +15,16 @@
  * - the source address is one of the two devices', and a sender's IPv4 address in IP or ARP is its own;
  * - tags are those of the observer's VLAN mode.
  *
+ * A driver may be tame: it keeps the rules, whatever the input says, and its buffers are about as long as the frames
+ * that the other one sent last. Then each byte of its memory is held against what the device may write (fuzz_guard.h).
+ *
  * Other oracles: bounds of a turn, no segment outside of guest memory (guard areas), a clean stop.
  */
 #include <linux/virtio_ring.h>
 
 #include "device/virtio_net_internal.h"
 #include "fuzz_engine.h"
+#include "fuzz_guard.h"
 #include "fuzz_guest.h"
 #include "net/segment.h"
 #include "net_fixture.h"
@@ -38,7 +42,9 @@ struct nic {
 	struct virtio_device *device;
 	struct guest_queue drivers[QUEUES];
 	uint8_t form;
-	bool bound;
+	bool bound, tame;
+	uint32_t sent; /* length of the last frame */
+	struct write_guard guard;
 };
 
 static struct fuzz_engine engine;
@@ -212,8 +218,8 @@ static uint32_t make_frame(struct nic *nic, struct fuzz_input *input, uint8_t fo
 	return size + at;
 }
 
-/* Send it in one piece or in uneven ones. */
-static void send_frame(struct nic *nic, struct fuzz_input *input)
+/* Send it in one piece or in uneven ones, once or several times. */
+static void send_frame(struct nic *nic, struct fuzz_input *input, unsigned times)
 {
 	struct guest_buffer buffers[GUEST_CHAIN_MAX];
 	uint8_t form = fuzz_u8(input);
@@ -227,7 +233,27 @@ static void send_frame(struct nic *nic, struct fuzz_input *input)
 		buffers[count - 1] = (struct guest_buffer){ GUEST_LOW + GUEST_DATA + at, piece, false };
 		at += piece;
 	}
-	guest_queue_add(&nic->drivers[TRANSMIT], buffers, count, form & 0x80);
+	nic->sent = length - virtio_net_of(nic->device)->header_size;
+	/* Tables of a tame driver are its receive queue's. */
+	while (times--)
+		guest_queue_add(&nic->drivers[TRANSMIT], buffers, count, form & 0x80 && !nic->tame);
+}
+
+/* Buffers that hold the other one's frames just so, or not quite. */
+static void offer_guarded_room(struct nic *nic, struct fuzz_input *input)
+{
+	uint32_t header = virtio_net_of(nic->device)->header_size, sent = nics[nic == nics].sent;
+	uint8_t form = fuzz_u8(input);
+
+	for (unsigned i = 0; i <= form % 8U; i++) {
+		uint8_t shape = fuzz_u8(input);
+		uint32_t length = header + (shape & 0x80 ? 1530 : sent);
+
+		length = max(length + (shape & 31), header + 24) - 16;
+		if (!guard_offer(&nic->guard, shape & 0x40 ? header + (shape & 0x20 ? shape & 7U : 0) : 0, length,
+				 form & 0x20))
+			break;
+	}
 }
 
 /* Buffers to receive into, far from what is sent. */
@@ -281,9 +307,13 @@ static void start_queue(struct nic *nic, unsigned index)
 	if (driver->packed) {
 		driver->next = 0;
 		driver->wrap = true;
+		if (nic->tame) /* what is left of the last time is not available again */
+			memset(nic->guest.bytes + driver->place, 0, 16U * driver->size);
 	} else {
 		config.used_base = guest_load16(config.device_area + 2);
 		config.avail_base = driver->avail = config.used_base;
+		if (nic->tame)
+			memcpy(nic->guest.bytes + driver->place + GUEST_DRIVER_AREA + 2, &driver->avail, 2);
 	}
 	/* There is no control queue unless it was negotiated. */
 	if (virtio_queue_start(&nic->device->queues[index], &config, -1))
@@ -302,6 +332,27 @@ static void stop_queue(struct nic *nic, unsigned index)
 	virtio_queue_stop(&nic->device->queues[index], note_stopped, &stopped);
 	fuzz_engine_settle(&engine);
 	fuzz_require(stopped);
+}
+
+/* After the receive queue's start. Of the control queue, the device writes acknowledgements: send_command(). */
+static void reset_guard(struct nic *nic)
+{
+	guard_reset(&nic->guard, &nic->guest, &nic->drivers[RECEIVE], nic->drivers, QUEUES);
+	guard_allow(&nic->guard, GUEST_LOW_SIZE + GUEST_HIGH_SIZE, 1, true);
+}
+
+static void round_of_the_sidecore(void)
+{
+	for (unsigned i = 0; i < NICS; i++) {
+		if (nics[i].tame)
+			guard_before(&nics[i].guard);
+	}
+	fuzz_engine_round(&engine);
+	for (unsigned i = 0; i < NICS; i++) {
+		if (nics[i].tame)
+			guard_after(&nics[i].guard);
+	}
+	observe();
 }
 
 static struct port_vlan vlan_mode(uint8_t form)
@@ -333,6 +384,8 @@ static void start_nic(unsigned number, struct fuzz_input *input)
 		options.ipv4_count = 1;
 		memcpy(options.ipv4, IPV4(number), 4);
 	}
+	nic->tame = ports & 0x10;
+	nic->sent = 0;
 	guest_clear(&nic->guest);
 	fuzz_require(!virtio_net_create(&options, engine.engine, network, &nic->device));
 	fuzz_require(!nic->device->ops->features_acked(nic->device, nic->device->features & ~features));
@@ -340,6 +393,7 @@ static void start_nic(unsigned number, struct fuzz_input *input)
 		guest_queue_init(&nic->drivers[i], &nic->guest, i, nic->form);
 		start_queue(nic, i);
 	}
+	reset_guard(nic);
 }
 
 static void note_gone(struct engine_completion *completion)
@@ -376,16 +430,23 @@ static void step(struct fuzz_input *input)
 	uint8_t action = fuzz_u8(input);
 	struct nic *nic = &nics[action >> 7];
 
-	switch ((action & 0x7f) % 16) {
+	unsigned kind = action % 16U;
+
+	if (nic->tame && kind >= 6 && kind <= 8) /* what a driver that keeps the rules does not do */
+		kind = 0;
+	switch (kind) {
 	case 0:
 	case 1:
 	case 2:
 	case 3:
-		send_frame(nic, input);
+		send_frame(nic, input, 1 + (action >> 4 & 3));
 		break;
 	case 4:
 	case 5:
-		offer_room(nic, input);
+		if (nic->tame)
+			offer_guarded_room(nic, input);
+		else
+			offer_room(nic, input);
 		break;
 	case 6:
 		guest_queue_offer(&nic->drivers[fuzz_u8(input) % QUEUES], input);
@@ -405,8 +466,7 @@ static void step(struct fuzz_input *input)
 		engine.turn.requests = 1 + fuzz_u8(input) % 64U;
 		engine.turn.bytes = 64U + fuzz_u16(input) * 8U;
 		observer.room = fuzz_u8(input);
-		fuzz_engine_round(&engine);
-		observe();
+		round_of_the_sidecore();
 		break;
 	case 13:
 		engine.turn.now += 600000; /* the network's patience is over after two of these */
@@ -418,6 +478,8 @@ static void step(struct fuzz_input *input)
 	case 15:
 		stop_queue(nic, action >> 4 & 1);
 		start_queue(nic, action >> 4 & 1);
+		if (!(action >> 4 & 1))
+			reset_guard(nic);
 		break;
 	}
 }
@@ -437,8 +499,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (unsigned i = 0; i < STEPS && input.left; i++)
 		step(&input);
 	observer.room = FAKE_FRAMES_MAX;
-	fuzz_engine_round(&engine);
-	observe();
+	round_of_the_sidecore();
 	network_remove_port(network, &observer.port);
 	stop_nic(&nics[0]);
 	stop_nic(&nics[1]);

@@ -62,7 +62,7 @@ class CrashClient(BlockDevice):
 		self.writes = [[Write(0, 0, 0)] for _ in range(blocks)]
 		self.reading = [0] * blocks
 		self.busy = {}			# (queue, identity) -> Slot
-		self.submitted = self.completed = self.replayed = 0
+		self.submitted = self.completed = self.replayed = self.verified = 0	# requests; the last one: bytes
 		options = options or Options()
 		options.inflight = True
 		options.queue_size = max(options.queue_size, 1 << (3 * depth - 1).bit_length())
@@ -94,6 +94,7 @@ class CrashClient(BlockDevice):
 			if found != block or number not in allowed or sector != sector_of(block, number):
 				raise IntegrityError(f"{where}: block {block}, sector {offset // SECTOR}: write {number} of block"
 						     f" {found}; allowed were {sorted(allowed)} of {self.numbers[block]}")
+		self.verified += self.block_size
 
 	def check_image(self, where):
 		with open(self.image, "rb") as file:

@@ -8,6 +8,7 @@ A `sidecore serve` daemon of a test's own: configuration, start, status, checks,
 The daemon runs in a temporary directory; socket names in the configuration are relative to it. Leaving the block stops
 it with SIGTERM and fails the test if it had died, ended with a status other than 0, or a sanitizer has spoken.
 """
+import contextlib
 import json
 import os
 import re
@@ -18,6 +19,8 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+from . import child
 
 ROOT = Path(__file__).resolve().parents[2]
 SANITIZER = re.compile(rb"(Address|Thread|Leak|Memory|UndefinedBehavior)Sanitizer|runtime error:|DEADLYSIGNAL")
@@ -35,6 +38,22 @@ def why_missing():
 	"""Return: the reason for a skip, or None."""
 	path = binary()
 	return None if os.access(path, os.X_OK) else f"no sidecore binary at {path} (set SIDECORE or build it)"
+
+
+@contextlib.contextmanager
+def without_quarantine():
+	"""
+	Daemons started in here give freed memory back at once. AddressSanitizer keeps it for a while otherwise, which looks like
+	a leak to whoever measures from outside.
+	"""
+	before = os.environ.get("ASAN_OPTIONS")
+	os.environ["ASAN_OPTIONS"] = ":".join(filter(None, [before, "quarantine_size_mb=0", "thread_local_quarantine_size_kb=0"]))
+	try:
+		yield
+	finally:
+		os.environ.pop("ASAN_OPTIONS")
+		if before is not None:
+			os.environ["ASAN_OPTIONS"] = before
 
 
 def configuration(interfaces=(), disks=None, networks=("lan",), sidecores=1, extra=""):
@@ -91,8 +110,8 @@ class Server:
 
 	def start(self, timeout=20.0, wait=True):
 		with open(self.log, "ab") as log:
-			self.process = subprocess.Popen([str(binary().resolve()), "serve", "config.yaml"], cwd=self.directory,
-							stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+			self.process = child.start([str(binary().resolve()), "serve", "config.yaml"], cwd=self.directory,
+						   stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 		deadline = time.monotonic() + timeout
 		while wait:
 			missing = [name for name in self.sockets() if not (self.directory / name).exists()]

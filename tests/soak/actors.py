@@ -5,7 +5,7 @@
     actors.py KIND FOLDER SEED
 
 FOLDER is where the daemon's sockets are. A line "rest" on standard input makes an actor let go of the daemon and print a
-JSON object of what it has seen since the last time; the next line sets it to work again; end of file ends it. An actor
+JSON object of what it has done and seen since the last time; the next line sets it to work again; end of file ends it. An actor
 that sees what must not be prints {"violation": "..."} and ends with status 1.
 
     probe     one small request at a time on a RAM disk, verified: what the others do must not show in its latency
@@ -17,11 +17,14 @@ that sees what must not be prints {"violation": "..."} and ends with status 1.
     crash     a daemon of its own, killed again and again (protocol/crash_client.py)
 """
 
+import faulthandler
 import json
 import os
 import pathlib
 import random
 import select
+import shutil
+import signal
 import socket
 import struct
 import sys
@@ -52,6 +55,7 @@ class Actor:
         self.folder = pathlib.Path(folder)
         self.random = random.Random(seed)
         self.done = 0
+        self.requests = self.verified = 0   # requests that were answered as they should; bytes that were compared
 
     def path(self, name):
         return str(self.folder / f"{name}.sock")
@@ -65,9 +69,17 @@ class Actor:
     def rest(self):
         """Let go of everything that the daemon has for us."""
 
+    def close(self):
+        """Leave nothing behind."""
+
+    def good(self, requests, verified):
+        self.requests += requests
+        self.verified += verified
+
     def report(self):
-        done, self.done = self.done, 0
-        return {"done": done}
+        seen = {"done": self.done, "requests": self.requests, "verified": self.verified}
+        self.done = self.requests = self.verified = 0
+        return seen
 
 
 class Probe(Actor):
@@ -75,29 +87,41 @@ class Probe(Actor):
 
     def start(self):
         self.disk = BlockDevice(self.path("probe"))
-        self.content, self.times = {}, []
+        self.content, self.times, self.own = {}, [], []
+        pid, _, _ = struct.unpack("3i", self.disk.connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        self.tasks = [pathlib.Path("/proc/self/schedstat"), *pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")]
+
+    def waited(self):
+        """Seconds that we and the daemon's threads have been ready to run and had no CPU: the machine's fault, not the daemon's."""
+        return sum(int(task.read_text().split()[1]) for task in self.tasks) / 1e9
 
     def step(self):
         block = self.random.randrange(256)
         data = self.content.get(block)
-        started = time.perf_counter()
+        waited, started = self.waited(), time.perf_counter()
         if data is None or self.random.random() < 0.5:
             data = self.content[block] = self.random.randbytes(4096)
-            result = self.disk.write(block * 8, data)
+            result, compared = self.disk.write(block * 8, data), 0
         else:
-            result = self.disk.read(block * 8, 4096)
+            result, compared = self.disk.read(block * 8, 4096), 4096
             if result.data != data:
                 raise Violation(f"block {block} of the probe's disk is not what was written")
         self.times.append(time.perf_counter() - started)
+        self.own.append(max(self.times[-1] - (self.waited() - waited), 0))
         if result.status != S_OK:
             raise Violation(f"status {result.status} for the probe")
+        self.good(1, compared)
         self.done += 1
         time.sleep(self.PACE)
 
     def report(self):
-        times, self.times = sorted(self.times), []
-        quantile = (lambda share: round(times[min(int(share * len(times)), len(times) - 1)] * 1e6)) if times else lambda share: 0
-        return {**super().report(), "p50_us": quantile(0.5), "p99_us": quantile(0.99), "max_us": quantile(1)}
+        times, own, self.times, self.own = sorted(self.times), sorted(self.own), [], []
+
+        def quantile(share, taken=times):
+            return round(taken[min(int(share * len(taken)), len(taken) - 1)] * 1e6) if taken else 0
+
+        return {**super().report(), "p50_us": quantile(0.5), "p99_us": quantile(0.99), "max_us": quantile(1),
+                "own_p50_us": quantile(0.5, own), "own_max_us": quantile(1, own)}
 
 
 class Mutator(Actor):
@@ -255,6 +279,7 @@ class Resizer(Actor):
         sector = self.size // 512 - 8
         if self.disk.write(sector, data).status != S_OK or self.disk.read(sector, 4096).data != data:
             raise Violation(f"the end of a disk of {self.size} bytes does not work")
+        self.good(2, len(data))
         self.done += 1
         time.sleep(0.5)
 
@@ -283,9 +308,11 @@ class Nbd(Actor):
             result = self.disk.read(block, 512)
             if result.status == S_OK and result.data not in [sector_of(block, number) for number in known]:
                 raise Violation(f"sector {block} of the NBD disk: {result.data[:16].hex()}, not a write of {sorted(known)}")
+            self.good(0, 512 if result.status == S_OK else 0)
         if result.status not in (S_OK, S_IOERR):
             raise Violation(f"status {result.status} of an NBD disk")
         self.errors += result.status == S_IOERR
+        self.good(result.status == S_OK, 0)
         self.done += 1
         time.sleep(0.005)
 
@@ -299,6 +326,7 @@ class Crash(Actor):
 
     def start(self):
         self.server = self.client = None
+        self.replayed = 0
         self.image = pathlib.Path(tempfile.mkdtemp(prefix="sidecore-soak-")) / "disk.raw"
 
     def step(self):
@@ -322,26 +350,38 @@ class Crash(Actor):
     def rest(self):
         if self.client is not None:
             self.client.settle()
+            self.good(self.client.completed, self.client.verified)
+            self.replayed += self.client.replayed
             self.client.close()
             self.server.stop()
             self.client = None
+
+    def close(self):
+        shutil.rmtree(self.image.parent)
+
+    def report(self):
+        replayed, self.replayed = self.replayed, 0
+        return {**super().report(), "replayed": replayed}
 
 
 KINDS = {kind.__name__.lower(): kind for kind in (Probe, Mutator, Garbage, Storm, Resizer, Nbd, Crash)}
 
 
 def main(kind, folder, seed):
+    faulthandler.register(signal.SIGUSR1)
     actor = KINDS[kind](folder, int(seed))
     try:
         actor.start()
         while True:
             if select.select([sys.stdin], [], [], 0)[0]:
-                if not sys.stdin.buffer.raw.read(16):
+                if not sys.stdin.buffer.raw.readline():
                     actor.rest()
+                    actor.close()
                     return 0
                 actor.rest()
                 print(json.dumps(actor.report()), flush=True)
-                if not sys.stdin.buffer.raw.read(16):
+                if not sys.stdin.buffer.raw.readline():
+                    actor.close()
                     return 0
             actor.step()
     except Exception as error:  # noqa: BLE001: whatever it was, it must not have been

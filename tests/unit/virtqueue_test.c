@@ -472,7 +472,7 @@ static void test_ring_writes_are_logged(void **state)
 static void test_one_buffer(void **state)
 {
 	const uint64_t end = FIXTURE_BASE + FIXTURE_REGION, last = FIXTURE_BASE + 2 * FIXTURE_REGION;
-	static const struct fixture_buffer good = { FIXTURE_BASE + FIXTURE_DATA, 8, false };
+	struct fixture_buffer good = { FIXTURE_BASE + FIXTURE_DATA, 8, false };
 	const struct {
 		struct fixture_buffer buffer;
 		enum virtqueue_break_reason reason;
@@ -493,9 +493,12 @@ static void test_one_buffer(void **state)
 		/* 12 */ { { UINT64_MAX - 1, UINT32_MAX, true }, VIRTQUEUE_BAD_ADDRESS, 0 },
 	};
 
-	for (unsigned i = 0; i < 2 * array_size(cases); i++) {
-		unsigned number = i / 2, expected = cases[number].reason == VIRTQUEUE_INTACT ? 3 : 1;
+	/* Each with both layouts, behind a chain of the same direction and of the other one. */
+	for (unsigned i = 0; i < 4 * array_size(cases); i++) {
+		unsigned number = i / 4, expected = cases[number].reason == VIRTQUEUE_INTACT ? 3 : 1;
 		struct ring_fixture fixture;
+
+		good.writable = i & 2;
 		struct chain chains[4];
 
 		ring_fixture_start(&fixture, i & 1, false, false);
@@ -522,7 +525,49 @@ static void test_one_buffer(void **state)
 			assert_int_equal(chains[2].id, 7);
 			assert_ptr_equal(chains[2].segments->base, fixture.memory->regions[0]->host + FIXTURE_DATA);
 			assert_int_equal(chains[2].segments->length, 8);
+			assert_int_equal(chains[2].writable_length, good.writable ? 8 : 0);
 		}
+		ring_fixture_stop(&fixture);
+	}
+}
+
+/* Directions change from chain to chain, around the ring's end too; the pool's sums are those of what was popped. */
+static void test_directions(void **state)
+{
+	for (unsigned packed = 0; packed < 2; packed++) {
+		uint64_t expected[2] = { 0 };
+		struct ring_fixture fixture;
+		struct chain chains[FIXTURE_SIZE];
+
+		ring_fixture_start(&fixture, packed, false, false);
+		for (unsigned round = 0; round < 40; round++) {
+			const unsigned count = 1 + round % 7;
+			uint32_t written[FIXTURE_SIZE];
+
+			for (unsigned i = 0; i < count; i++) {
+				bool writable = (round * 5 + i * i) % 3 == 0;
+				uint32_t length = 1 + round + i;
+
+				ring_fixture_offer(&fixture, (uint16_t)i,
+						   &(struct fixture_buffer){ DATA, length, writable }, 1, 0);
+				expected[writable] += length;
+				written[i] = writable ? length : 0;
+			}
+			fixture.pool.used = 0;
+			assert_int_equal(virtqueue_pop(&fixture.queue, chains, FIXTURE_SIZE, &fixture.pool), count);
+			for (unsigned i = 0; i < count; i++) {
+				assert_int_equal(chains[i].id, i);
+				assert_int_equal(chains[i].slots, 1);
+				assert_int_equal(chains[i].writable_length, written[i]);
+				assert_int_equal(chains[i].readable_length, written[i] ? 0 : 1 + round + i);
+				assert_int_equal(chains[i].readable_count + chains[i].writable_count, 1);
+			}
+			assert_int_equal(fixture.pool.readable_bytes, expected[0]);
+			assert_int_equal(fixture.pool.writable_bytes, expected[1]);
+			virtqueue_push_chains(&fixture.queue, chains, written, count);
+			virtqueue_publish(&fixture.queue);
+		}
+		assert_int_equal(fixture.queue.outstanding, 0);
 		ring_fixture_stop(&fixture);
 	}
 }
@@ -605,7 +650,8 @@ static void test_in_order(void **state)
 
 /*
  * Rings as a crash left them, a letter for each descriptor: A available, U used in the laps with wrap counter 1; a, u
- * the same with 0 (u also: never written). 0: available with a length of 0, which only the device stores.
+ * the same with 0 (u also: never written). 0: available with a length of 0, which only the device stores. What was not
+ * quite published is dropped by the driver: it may be a part of a frame.
  */
 static void test_packed_resume(void **state)
 {
@@ -613,6 +659,7 @@ static void test_packed_resume(void **state)
 		const char *before, *after;
 		uint16_t position;
 		bool wrap;
+		uint8_t dropped; /* bit i: descriptor i has a length of 0 */
 	} cases[] = {
 		/* 0 */ { "uuuuuuuu", "uuuuuuuu", 0, true }, /* new */
 		/* 1 */ { "AAAuuuuu", "AAAuuuuu", 0, true },
@@ -624,9 +671,9 @@ static void test_packed_resume(void **state)
 		/* 7 */ { "aaUUUUAA", "aaUUUUAA", 6, true }, /* across the end */
 		/* 8 */ { "uuaaUUUU", "uuaaUUUU", 2, false },
 		/* 9 */ { "aaaaAAAA", "aaaaAAAA", 4, true },
-		/* 10 */ { "UAUUAuuu", "UUUUAuuu", 4, true },  /* a batch that was not quite published */
-		/* 11 */ { "uaaUUUAU", "uaaUUUUU", 1, false }, /* across the end */
-		/* 12 */ { "UU0Auuuu", "UUUAuuuu", 3, true },
+		/* 10 */ { "UAUUAuuu", "UUUUAuuu", 4, true, 0x0e }, /* a batch that was not quite published */
+		/* 11 */ { "uaaUUUAU", "uaaUUUUU", 1, false, 0xc1 }, /* across the end */
+		/* 12 */ { "UU0Auuuu", "UUUAuuuu", 3, true, 0x04 },
 	};
 
 	(void)state;
@@ -652,6 +699,8 @@ static void test_packed_resume(void **state)
 
 			if (ring[j].flags != (flags | (j % 2 ? VRING_DESC_F_WRITE : 0)))
 				fail_msg("case %zu: flags of descriptor %u are %x", i, j, ring[j].flags);
+			if (!ring[j].len != !!(cases[i].dropped & 1U << j))
+				fail_msg("case %zu: length of descriptor %u is %x", i, j, ring[j].len);
 		}
 	}
 }
@@ -666,7 +715,7 @@ int main(void)
 		cmocka_unit_test(test_base),		 cmocka_unit_test(test_ring_writes_are_logged),
 		cmocka_unit_test(test_one_buffer),	 cmocka_unit_test(test_more_than_the_queue_holds),
 		cmocka_unit_test(test_in_order),	 cmocka_unit_test(test_settle),
-		cmocka_unit_test(test_packed_resume),
+		cmocka_unit_test(test_packed_resume),	 cmocka_unit_test(test_directions),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
