@@ -47,15 +47,15 @@
  * ----
  * A peer that only writes to memory which it shares with us (a doorbell page that a guest has mapped) cannot notify: its
  * poller is *silent*. While one is attached, step 6 waits for nap_ns at most. A nap that runs its length without an event or
- * a due timer is followed by step 4, with everything armed as it is, and then, when nothing is found, by the next nap, twice
- * as long, up to NAP_MAX_NS. So
+ * a due timer is followed by step 4, with everything armed as it is, and then, when nothing is found, by the next nap, which
+ * is a NAP_SHAREth of the time since the last work, between NAP_MIN_NS and NAP_MAX_NS. So
  *
  *  - nothing of the argument above changes for the others: they stay armed from step 2 to step 7, and each nap is a step 6
  *    that was preceded by a step 4;
  *  - what a silent peer does is seen by the next look, NAP_MAX_NS later at worst (and what the look takes). No ordering
  *    between its stores and our naps is needed, because no nap waits for it;
- *  - the delay is in proportion: naps are 1, 2, 4, ... times NAP_MIN_NS, so one that begins t after the last work is at
- *    most t + NAP_MIN_NS long. Who rings after a pause of 100 us waits for 100 us or so, not for a millisecond;
+ *  - the delay is in proportion: who rings after a pause of t waits for t / NAP_SHARE, or for NAP_MIN_NS, at most. A guest
+ *    that asks and waits for the answer is not made much slower by naps, however fast it is;
  *  - idleness costs at most one look every NAP_MAX_NS: no spinning, no rounds, no arming in between. Only work brings
  *    nap_ns back to its start, and only work restarts the spinning. Kicks in vain cut a nap short, and do not make the next
  *    one longer: each of them is followed by a look itself.
@@ -96,6 +96,7 @@
 
 #define NAP_MIN_NS (20 * NANOSECONDS_PER_MICROSECOND)
 #define NAP_MAX_NS NANOSECONDS_PER_MILLISECOND
+#define NAP_SHARE  8
 
 /* The size of the last look before a sleep, which is not the scheduler's: it must reach every poller. */
 #define LOOK_REQUESTS 64
@@ -299,7 +300,7 @@ static bool wait_for_events(struct sidecore *sidecore)
 		return false;
 	}
 	counter_add(&sidecore->counters.wakes_nap, 1);
-	counter_set(&sidecore->nap_ns, min(2 * sidecore->nap_ns, NAP_MAX_NS));
+	counter_set(&sidecore->nap_ns, min(max((end - sidecore->idle_since) / NAP_SHARE, NAP_MIN_NS), NAP_MAX_NS));
 	return true;
 }
 
