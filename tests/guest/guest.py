@@ -15,6 +15,7 @@ No QEMU survives its test: it is ended by close(), at the exit of Python, and by
 
 import atexit
 import base64
+import ctypes
 import fcntl
 import functools
 import json
