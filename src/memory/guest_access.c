@@ -59,7 +59,7 @@ int guest_memory_segments(const struct guest_memory *memory, const struct guest_
 
 		if (unlikely(!base))
 			return -EFAULT;
-		/* Contiguous for the host: the same region, as guard areas lie between any two. */
+		/* Contiguous for the host: in one region, or in two that are windows of one mapping. */
 		if (used && segments[used - 1].base + segments[used - 1].length == base) {
 			segments[used - 1].length += available;
 		} else {
