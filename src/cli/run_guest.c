@@ -12,6 +12,12 @@
 
 #define ARGUMENTS_MAX 96
 
+/*
+ * For emulated CPUs. A host that takes one away at the wrong moment makes the kernel find that its timer does not tick, and
+ * panic; so it is not to look.
+ */
+#define TCG_WORDS " norandmaps no_timer_check"
+
 struct command_line {
 	char *arguments[ARGUMENTS_MAX];
 	unsigned count;
@@ -110,7 +116,7 @@ static void add_kernel(struct command_line *line, const struct run *run, unsigne
 		add(line,
 		    "console=ttyS0 panic=-1 quiet loglevel=4 random.trust_cpu=on mitigations=off tsc=nowatchdog%s%s "
 		    "sidecore.name=%s%s %s",
-		    clock, strcmp(run->accelerator, "kvm") ? " norandmaps" : "", run->guests[index].name,
+		    clock, strcmp(run->accelerator, "kvm") ? TCG_WORDS : "", run->guests[index].name,
 		    console ? " sidecore.shell" : "", options->append ? options->append : "");
 }
 

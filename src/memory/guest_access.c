@@ -56,13 +56,12 @@ int guest_memory_segments(const struct guest_memory *memory, const struct guest_
 	while (length) {
 		uint64_t available;
 		guest_byte *base = memory ? guest_memory_translate(memory, hint, address, length, &available) : NULL;
-		struct guest_segment *last = used ? &segments[used - 1] : NULL;
 
 		if (unlikely(!base))
 			return -EFAULT;
-		/* Contiguous for the host: the same region, as guard areas lie between any two. */
-		if (last && last->base + last->length == base) {
-			last->length += available;
+		/* Contiguous for the host: in one region, or in two that are windows of one mapping. */
+		if (used && segments[used - 1].base + segments[used - 1].length == base) {
+			segments[used - 1].length += available;
 		} else {
 			if (unlikely(used == capacity))
 				return -ENOSPC;

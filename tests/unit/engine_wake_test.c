@@ -23,6 +23,14 @@ static void attach(struct engine *engine, unsigned sidecore, struct channel *cha
 	assert_int_equal(engine_attach(engine, engine_sidecore(engine, sidecore), &channel->poller, NULL), 0);
 }
 
+/* On a busy machine it takes a while until an idle sidecore has had its last turns. */
+static void wait_until_asleep(const struct sidecore *sidecore)
+{
+	for (unsigned naps = 0; naps < 10000 && !counter_read(&sidecore->asleep_since); naps++)
+		usleep(1000);
+	assert_true(counter_read(&sidecore->asleep_since));
+}
+
 static void test_idle_sidecore_sleeps(void **state)
 {
 	struct engine *engine = start_engine(1, 0);
@@ -35,7 +43,9 @@ static void test_idle_sidecore_sleeps(void **state)
 		channel_init(&channels[i]);
 		attach(engine, 0, &channels[i]);
 	}
+	barrier_and_wait(engine); /* it knows all of them */
 	usleep(50000);
+	wait_until_asleep(sidecore);
 	sidecore_read_counters(sidecore, &before);
 	used = cpu_time(sidecore);
 	usleep(200000);
