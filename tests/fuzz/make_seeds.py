@@ -104,6 +104,21 @@ def vhost_user_seeds():
 		yield seed
 
 
+def vfio_user_seeds():
+	for device in range(3):
+		for session in (0, 1, 2, 4, 8):
+			# A session with memory, then every message once, a burst of memory, registers of each width, and turns.
+			seed = bytes([0x81 + 3 * 10 + (device + 2) % 3, session])
+			every = b"".join(bytes([0, 0, command]) + bytes(8) for command in range(1, 19))
+			burst = bytes([0, 0, 3, 1, 0, 0, 1]) * 3
+			burst += bytes([0, 0, 2, 1, 0, 0x80, 1, 0x87]) + bytes([0, 0, 2, 1, 0, 0x80, 1, 0x83])
+			registers = b"".join(bytes([0, 0, 10, offset, 0, width]) + bytes(width)
+					     for offset in (0, 20, 36, 0x8c, 0x8f) for width in (1, 2, 4, 8))
+			deferred = bytes([17, 1, 1]) + bytes([0, 0, 13, 16, 16]) + burst + bytes([16] * 4)
+			pin = bytes([0, 0, 10, 0x91, 0, 4, 1, 0, 0, 0, 15, 15])
+			yield seed + every + burst + registers + bytes([11, 0]) + u16(8) + bytes([3, 13, 13]) + deferred + pin
+
+
 def segment_seeds():
 	for form in (0x00, 0x08, 0x01, 0x22, 0x4a, 0x6a, 0xe8, 0x18):
 		for kind in range(6):

@@ -42,13 +42,42 @@ bool intel_in_window(const struct intel_variant *variant, uint32_t offset)
 	return offset >= 0x2000 && offset < 0x4000; /* ring registers of the 82540EM */
 }
 
+/* Bits that a register on a page has. Of one that is really mapped, the guest sees the others, too: nobody is asked. */
+static uint32_t page_mask(uint32_t offset)
+{
+	uint32_t in_ring = offset >= RING_RECEIVE_HIGH ? offset & 0x3f : offset & 0xff;
+
+	if (offset == FCRTL || offset == FCRTH)
+		return 0x8000fff8;
+	if ((offset & 0xf800) != RING_RECEIVE && (offset & 0xf800) != RING_TRANSMIT && offset < RING_RECEIVE_HIGH)
+		return UINT32_MAX;
+	switch (in_ring) {
+	case RING_BASE_LOW:
+		return 0xfffffff0;
+	case RING_LENGTH:
+		return 0x000fff80;
+	case RING_HEAD:
+	case RING_TAIL:
+		return 0xffff;
+	default:
+		if (offset == RDTR || offset == RADV || offset == TIDV || offset == TADV)
+			return 0xffff;
+		return UINT32_MAX;
+	}
+}
+
 void intel_bar_doorbell(struct pci_device *device, unsigned bar, uint32_t offset, unsigned size)
 {
 	struct intel_nic *nic = intel_nic_of(device);
 	struct intel_when when;
+	uint32_t mask;
 
 	if (bar || size != 4)
 		return;
+	/* The 82576 has TXDCTL where the others have TADV; all of its masks are left to the pages. */
+	mask = nic->variant->generation == INTEL_82576 ? UINT32_MAX : page_mask(offset);
+	if (mask != UINT32_MAX)
+		intel_page_store(nic, offset, intel_page_load(nic, offset) & mask);
 	if (offset >= EICS && offset <= EIMC && nic->variant->generation == INTEL_82576) {
 		when = intel_when_control(nic);
 		intel_interrupts_take(nic, &when);
@@ -146,6 +175,15 @@ static enum pci_result write_key(struct intel_nic *nic, uint32_t offset, uint32_
 	return PCI_DONE;
 }
 
+/* The upper halves have fewer bits: address, what it is compared with, 82576: pools, and valid. */
+static enum pci_result write_address(struct intel_nic *nic, uint32_t offset, uint32_t value)
+{
+	if (offset & 4)
+		value &= nic->variant->generation == INTEL_82576 ? 0x83ffffff : 0x8003ffff;
+	intel_store(nic, offset, value);
+	return PCI_DONE;
+}
+
 /* The semaphore between drivers: whoever reads it as clear has it. */
 static uint32_t read_semaphore(struct intel_nic *nic, uint32_t offset)
 {
@@ -187,7 +225,7 @@ static const struct intel_register registers_of_all[] = {
 	{ STATISTICS, STATISTICS_END - 4, 0, intel_statistics_read },
 	{ RXCSUM, RFCTL, UINT32_MAX },
 	{ MTA, MTA + 0x1fc, UINT32_MAX },
-	{ RAL0, RAL0 + 0xfc, UINT32_MAX },
+	{ RAL0, RAL0 + 0x11c, UINT32_MAX, NULL, write_address }, /* 82576: with RAL16 and on */
 	{ VFTA, VFTA + 0x1fc, UINT32_MAX },
 	{ SWSM, SWSM, UINT32_MAX, read_semaphore },
 	{ FWSM, FWSM, 0 },

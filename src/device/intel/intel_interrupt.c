@@ -111,14 +111,16 @@ static uint64_t must_wait(const struct intel_nic *nic, const struct intel_when *
 			  uint64_t spacing)
 {
 	uint64_t fired = atomic_load_explicit(&nic->interrupts.fired[vector], memory_order_relaxed);
-	uint64_t distance = interval(nic, way, vector), next = fired + max(distance, spacing);
+	uint64_t distance = interval(nic, way, vector), since;
 
-	/* The clock of another sidecore's round may be a little behind; one that is far behind began again. */
+	distance = max(distance, spacing);
+	if (!distance || !fired)
+		return 0;
 	if (!when->sidecore && !intel_nic_looked_after(nic)) /* nobody could look again */
 		return 0;
-	if (!fired || when->now >= next || next - when->now > NANOSECONDS_PER_SECOND)
-		return 0;
-	return next - when->now;
+	/* Clocks of rounds are a little behind: what fired after ours began has just fired. */
+	since = when->now > fired ? when->now - fired : 0;
+	return since < distance ? distance - since : 0;
 }
 
 /* Look again after @delay. The control thread has no timers: lane 0 looks, which it is woken for. */

@@ -112,10 +112,10 @@ static bool touch(struct intel_nic *nic, struct intel_ring *ring, unsigned queue
 /* The driver's tail. Return: false: nonsense. */
 static bool load_tail(struct intel_nic *nic, struct intel_ring *ring)
 {
-	uint32_t tail = intel_page_load(nic, ring->registers + RING_TAIL) & 0xffff;
+	/* Head and tail count 16 bytes, however long a descriptor is (82574 7.1.6). */
+	uint32_t tail = (intel_page_load(nic, ring->registers + RING_TAIL) & 0xffff) * 16 / ring->size;
 
 	if (unlikely(tail >= ring->count)) {
-		/* One that is just being set up, or none: the driver clears what it left there before. */
 		pci_device_fault(&nic->device, "receive tail beyond the ring");
 		return false;
 	}
@@ -440,7 +440,7 @@ static void receive_flush(struct port *port, const struct turn *turn)
 			continue;
 		ring->used = false;
 		write_back(nic, ring, queue);
-		intel_page_store(nic, ring->registers + RING_HEAD, ring->head);
+		intel_page_store(nic, ring->registers + RING_HEAD, ring->head * ring->size / 16);
 		intel_raise_queue(nic, &when, true, queue, spacing(nic));
 	}
 }

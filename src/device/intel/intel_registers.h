@@ -94,6 +94,8 @@
 #define RCTL_VFE       (1U << 18)
 #define RCTL_BSEX      (1U << 25)
 #define RCTL_SECRC     (1U << 26)
+#define FCRTL	       0x2160U
+#define FCRTH	       0x2168U
 #define PSRCTL	       0x2170U /* 82574 */
 #define RXCSUM	       0x5000U
 #define RXCSUM_IPOFL   (1U << 8)

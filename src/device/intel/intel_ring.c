@@ -42,7 +42,7 @@ static __attribute__((noinline)) bool take_up(struct intel_nic *nic, struct inte
 	ring->waiting = false;
 	ring->hint = NULL;
 	if (!ring->known) {
-		ring->head = intel_page_load(nic, ring->registers + RING_HEAD) & 0xffff;
+		ring->head = (intel_page_load(nic, ring->registers + RING_HEAD) & 0xffff) * DESCRIPTOR_SIZE / size;
 		ring->segments_done = 0;
 		memset(&ring->contexts, 0, sizeof(ring->contexts));
 	}

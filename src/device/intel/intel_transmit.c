@@ -16,7 +16,8 @@
  *  4. write back: descriptors of what is done, that asked for it (RS); the head moves to where the plan says, and contexts
  *     become what they were there. What the switch left is fetched anew next time.
  *
- * *Budgets.* Each descriptor counts: a turn ends after turn->requests of them (or a batch, if that is more) or turn->bytes.
+ * *Budgets.* A turn ends after turn->requests frames (or runs of context descriptors without one), or turn->bytes, towards
+ * which each descriptor counts, too.
  * A frame of more than INTEL_DESCRIPTORS_MAX descriptors stops the card, by name; so does a tail beyond the ring and a
  * buffer outside of memory. A frame whose end the driver has not rung for yet waits for a new tail, and is not looked at
  * again before. Descriptors of no bytes are used up like others.
@@ -54,6 +55,7 @@ struct planner {
 	struct intel_nic *nic;
 	struct intel_lane *lane;
 	struct intel_ring *ring;
+	unsigned want;	      /* units */
 	unsigned descriptors; /* fetched */
 	unsigned position;    /* next one to be looked at */
 	unsigned plans, frames, contexts;
@@ -287,7 +289,7 @@ static bool plan_next(struct planner *planner)
 static void make_plan(struct planner *planner, const struct turn *turn)
 {
 	planner->lane->contexts[0] = planner->ring->contexts;
-	while (planner->position < planner->descriptors && planner->plans < array_size(planner->lane->plans) &&
+	while (planner->position < planner->descriptors && planner->plans < planner->want &&
 	       planner->bytes < turn->bytes && planner->segments + 2 < INTEL_SEGMENTS_MAX) {
 		if (!plan_next(planner))
 			break;
@@ -401,13 +403,14 @@ static unsigned plans_done(const struct planner *planner, unsigned frames)
 	return plans;
 }
 
-/* One batch of a queue. Return: descriptors that are done; @more: come again in this turn. */
+/* One batch of a queue, of @requests units at most. Return: units that are done; @more: come again in this turn. */
 static unsigned transmit_batch(struct intel_lane *lane, unsigned queue, const struct turn *turn, uint64_t *bytes,
-			       bool *more)
+			       unsigned requests, bool *more)
 {
 	struct intel_nic *nic = lane->nic;
 	struct intel_ring *ring = &nic->transmit[queue];
-	struct planner planner = { .nic = nic, .lane = lane, .ring = ring };
+	struct planner planner = { .nic = nic, .lane = lane, .ring = ring,
+				   .want = min(requests, (unsigned)array_size(lane->plans)) };
 	uint32_t tail = intel_page_load(nic, ring->registers + RING_TAIL) & 0xffff;
 	unsigned frames, plans;
 
@@ -445,7 +448,7 @@ static unsigned transmit_batch(struct intel_lane *lane, unsigned queue, const st
 	finish(&planner, queue, plans, turn);
 	*bytes += planner.bytes + (uint64_t)planner.position * DESCRIPTOR_COST;
 	*more = plans == planner.plans && !planner.broken && planner.descriptors;
-	return plans ? lane->plans[plans - 1].end : 0;
+	return plans;
 }
 
 static unsigned transmit_queue(struct intel_lane *lane, unsigned queue, const struct turn *turn, uint64_t *bytes,
@@ -455,7 +458,7 @@ static unsigned transmit_queue(struct intel_lane *lane, unsigned queue, const st
 	bool more = true;
 
 	while (more && work < requests && *bytes < turn->bytes)
-		work += transmit_batch(lane, queue, turn, bytes, &more);
+		work += transmit_batch(lane, queue, turn, bytes, requests - work, &more);
 	return work;
 }
 
