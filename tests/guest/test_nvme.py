@@ -170,13 +170,13 @@ def test_file_system(machine):
                                  "echo 1 >/sys/class/nvme/nvme0/device/remove; sleep 0.3; echo 1 >/sys/bus/pci/rescan"])
 def test_reset_under_load(machine, way):
     machine.run(f"""
-        dd if={NODES["nothing"]} of=/dev/null bs=4k iflag=direct 2>/dev/null &
+        dd if={NODES["nothing"]} of=/dev/null bs=4k iflag=direct 2>/dev/null & load=$!
         sleep 0.3
         for i in 1 2 3 4 5 6 7 8 9 10; do
             ({way}) 2>/dev/null && break || sleep 0.5
-            kill %1 2>/dev/null
+            kill $load 2>/dev/null
         done
-        kill %1 2>/dev/null
+        kill $load 2>/dev/null
         for i in $(seq 100); do
             [ "$(cat /sys/class/nvme/nvme0/state)" = live ] && [ -b {NODES["nothing"]} ] && break
             sleep 0.1

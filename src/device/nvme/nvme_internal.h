@@ -110,7 +110,6 @@ struct nvme_sq {
 	uint16_t id;
 	uint8_t page_shift; /* CC.MPS */
 	bool in_turn;	    /* the turn interrupts by itself when it ends */
-	bool blocked;	    /* no slot of the completion queue was free at the last look */
 	uint64_t submitted; /* namespaces with submissions that were not handed over, a bit each */
 	const struct guest_memory *memory;
 	const struct guest_region *hint;

@@ -94,6 +94,9 @@ static void drop_queues(struct nvme *nvme)
 /* The controller is as after power-on or as CC.EN = 0 leaves it. */
 static void forget(struct nvme *nvme, bool power)
 {
+	/* Power went while the driver had not said that it would (Base 5.16.1.3, unsafe shutdowns). */
+	if (power && nvme->state == NVME_READY && nvme->shutdown != NVME_CSTS_SHST_DONE)
+		nvme->unsafe_shutdowns++;
 	drop_queues(nvme);
 	release_disks(nvme);
 	nvme_set_defaults(nvme, power);

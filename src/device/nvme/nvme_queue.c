@@ -309,4 +309,6 @@ void nvme_report(struct engine_completion *completion)
 		nvme_log_error(nvme, sq->id, 0xffffU, 0, 0, 0);
 		nvme_event(nvme, NVME_EVENT_ERROR, NVME_EVENT_INVALID_DOORBELL_VALUE, NVME_LOG_ERROR);
 	}
+	/* After a fault of the controller the other queues rest, too. */
+	nvme_update(nvme);
 }
