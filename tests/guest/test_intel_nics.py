@@ -125,7 +125,7 @@ def test_jumbo_frames(card):
 
 
 def test_promiscuous_and_multicast(card):
-    sniffer = card.guest.spawn("tcpdump -n -i eth0 -c 3 -w /dev/null ether dst 02:00:00:00:77:77")
+    sniffer = card.guest.spawn("tcpdump -Z root -n -i eth0 -c 3 -w /dev/null ether dst 02:00:00:00:77:77")
     sniffer.wait_output("listening")
     try:
         card.peer.run("ip neigh replace 10.5.0.77 lladdr 02:00:00:00:77:77 dev eth0; ping -c 5 -i 0.1 -W 1 10.5.0.77",
