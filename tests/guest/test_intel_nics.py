@@ -125,7 +125,7 @@ def test_jumbo_frames(card):
 
 
 def test_promiscuous_and_multicast(card):
-    sniffer = card.guest.spawn("tcpdump -n -i eth0 -c 3 -w /dev/null ether dst 02:00:00:00:77:77")
+    sniffer = card.guest.spawn("tcpdump -Z root -n -i eth0 -c 3 -w /dev/null ether dst 02:00:00:00:77:77")
     sniffer.wait_output("listening")
     try:
         card.peer.run("ip neigh replace 10.5.0.77 lladdr 02:00:00:00:77:77 dev eth0; ping -c 5 -i 0.1 -W 1 10.5.0.77",
@@ -138,7 +138,7 @@ def test_promiscuous_and_multicast(card):
 
 def test_self_test(card):
     """The driver's own: registers, EEPROM, interrupts, loopback, link."""
-    output = card.guest.run("ethtool -t eth0 offline", timeout=180, check=False)
+    output = card.guest.run("ethtool -t eth0 offline", timeout=180, check=False).output
     results = {name.strip(): int(value) for name, value in re.findall(r"^(.*\(o.*\))\s+(\d+)$", output, re.M)}
     assert len(results) == 5, output
     if card.driver == "e1000e" and "posted" not in card.name and card.name != "e1000e-pin":

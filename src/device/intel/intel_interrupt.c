@@ -4,38 +4,42 @@
  *
  * Theory of operation
  * -------------------
- * *Two pairs of registers*, each of causes and of a mask: ICR and IMS, which all models have, and EICR and EIMS (82576),
- * with a bit for each MSI-X vector. A pair is one 64-bit word, changed by compare-and-swap, because causes come from
- * whatever sidecore sends to the card, masks from its own sidecore (registers in mapped pages) and from the control thread
- * (trapped ones): whoever changes the word so that an interrupt is due sends it.
+ * *Two pairs of registers*, each of causes and of a mask: ICR and IMS, which all models have, and EICR and EIMS
+ * (82576), with a bit for each MSI-X vector. A pair is one 64-bit word, changed by compare-and-swap, because causes
+ * come from whatever sidecore sends to the card, masks from its own sidecore (registers in mapped pages) and from the
+ * control thread (trapped ones): whoever changes the word so that an interrupt is due sends it.
  *
  * *Three ways out*
  * - The line: pin or MSI, or MSI-X with one vector only (82576 with GPIE.Multiple_MSIX clear). It is asserted while a
- *   cause is not masked, which ICR's own bit INT_ASSERTED remembers. A message is sent when that bit becomes set. The pin's
- *   level is set and looked at again until it is what the word says, so the last one to set it has seen the last change.
+ *   cause is not masked, which ICR's own bit INT_ASSERTED remembers. A message is sent when that bit becomes set. The
+ * pin's level is set and looked at again until it is what the word says, so the last one to set it has seen the last
+ * change.
  * - Vectors of the 82574: bits 20 to 24 of ICR, given to vectors by IVAR. All but queues is "other".
  * - Vectors of the 82576: bits of EICR, given to queues and to "other" by IVAR and IVAR_MISC.
- * A vector fires when its cause and mask bits are set: with the same change, the cause is cleared (EIAC) and the mask bit,
- * too (EIAM with GPIE.EIAME; 82574: EIAC's bits, unless CTRL_EXT.IAME; IAM with CTRL_EXT.EIAME). Then the driver unmasks.
+ * A vector fires when its cause and mask bits are set: with the same change, the cause is cleared (EIAC) and the mask
+ * bit, too (EIAM with GPIE.EIAME; 82574: EIAC's bits, unless CTRL_EXT.IAME; IAM with CTRL_EXT.EIAME). Then the driver
+ * unmasks.
  *
- * *Moderation* (EITR, ITR, and TIDV, TADV, RDTR, RADV) is a distance from the interrupt before: the first one after a quiet
- * time is sent at once, and the next ones not before the programmed interval has passed since. What has to wait is left
- * pending, and a timer of the sidecore that raised it looks again. So nothing is delayed when idle, and the rate that the
- * driver programmed is never exceeded. Where the data sheets count from an event (RDTR restarts with each packet), this is
- * earlier, never later.
+ * *Moderation* (EITR, ITR, and TIDV, TADV, RDTR, RADV) is a distance from the interrupt before: the first one after a
+ * quiet time is sent at once, and the next ones not before the programmed interval has passed since. What has to wait
+ * is left pending, and a timer of the sidecore that raised it looks again. So nothing is delayed when idle, and the
+ * rate that the driver programmed is never exceeded. Where the data sheets count from an event (RDTR restarts with each
+ * packet), this is earlier, never later.
  *
  * *Mapped pages (82576).* EIMS, EIMC and EICS lie in memory that the driver writes without telling. They are commands:
- * write-1-to-set or -clear. intel_interrupts_take() takes what it finds with an atomic exchange and leaves what the driver
- * shall read: for EIMS the mask, with a mark in a reserved bit, so that what the driver stores differs from what we left.
- * Trapped accesses take first, so that a driver that flushes its writes with a read finds them done. Two threads may take at
- * a time: a value of ours that one takes for the driver's only unmasks what was unmasked shortly before. EICR cannot be done
- * so, for a driver clears bits by writing what it read. Therefore every cause is cleared when it fires, as EIAC would, and
- * EICR shows those that fired last and that EIAC leaves to the driver; what the driver writes there has no effect, nor need it.
+ * write-1-to-set or -clear. intel_interrupts_take() takes what it finds with an atomic exchange and leaves what the
+ * driver shall read: for EIMS the mask, with a mark in a reserved bit, so that what the driver stores differs from what
+ * we left. Trapped accesses take first, so that a driver that flushes its writes with a read finds them done. Two
+ * threads may take at a time: a value of ours that one takes for the driver's only unmasks what was unmasked shortly
+ * before. EICR cannot be done so, for a driver clears bits by writing what it read. Therefore every cause is cleared
+ * when it fires, as EIAC would, and EICR shows those that fired last and that EIAC leaves to the driver; what the
+ * driver writes there has no effect, nor need it.
  *
- * EIMS is shared by the vectors. When two CPUs store their own bits between two looks, the first store is lost. So whenever
- * a store is seen, every other vector that masked itself when it fired (@resting) and did not come back becomes a *suspect*:
- * if it has a cause pending SUSPICION_NS later, it is unmasked as if its bit had been there. If it was not lost, that is a
- * spurious interrupt to a driver that still polls, which is harmless; a lost one would be a hang.
+ * EIMS is shared by the vectors. When two CPUs store their own bits between two looks, the first store is lost. So
+ * whenever a store is seen, every other vector that masked itself when it fired (@resting) and did not come back
+ * becomes a *suspect*: if it has a cause pending SUSPICION_NS later, it is unmasked as if its bit had been there. If it
+ * was not lost, that is a spurious interrupt to a driver that still polls, which is harmless; a lost one would be a
+ * hang.
  *
  * Context: any thread; struct intel_when tells which. Registers are loaded relaxed: a moderation interval that is one
  * interrupt late is none the worse.
@@ -47,7 +51,7 @@
 #define SUSPICION_NS NANOSECONDS_PER_MILLISECOND
 
 /** A reserved bit of EIMS in MSI-X mode: this value is ours. */
-#define MARK	   (1U << 31)
+#define MARK		(1U << 31)
 #define EXTENDED_CAUSES ((1U << INTEL_VECTORS_MAX) - 1)
 
 #define CAUSES_82574 (3 * ICR_RXQ0 | 3 * ICR_TXQ0 | ICR_OTHER)
@@ -151,8 +155,8 @@ static void signal_message(struct intel_nic *nic, const struct intel_when *when,
 }
 
 /*
- * Bring the pin to where the word says. Each caller looks again after it set the level: so whoever sets it last has seen
- * the last change of the word, or would set it once more.
+ * Bring the pin to where the word says. Each caller looks again after it set the level: so whoever sets it last has
+ * seen the last change of the word, or would set it once more.
  */
 static void set_pin(struct intel_nic *nic, const struct intel_when *when)
 {
@@ -256,7 +260,8 @@ static uint32_t in_time(const struct intel_nic *nic, const struct intel_when *wh
 }
 
 /* Of the causes in @try, send those that are pending, not masked and in time. */
-static void fire_vectors(struct intel_nic *nic, const struct intel_when *when, enum way way, uint32_t try, uint64_t spacing)
+static void fire_vectors(struct intel_nic *nic, const struct intel_when *when, enum way way, uint32_t try,
+			 uint64_t spacing)
 {
 	struct intel_interrupts *interrupts = &nic->interrupts;
 	_Atomic uint64_t *pair = way == WAY_82576 ? &interrupts->extended : &interrupts->legacy;
@@ -293,15 +298,16 @@ static void raise_vectors(struct intel_nic *nic, const struct intel_when *when, 
 	uint32_t before, new;
 
 	/*
-	 * The fence: descriptors are written back before the look at the causes. Who finds its cause pending may leave it at
-	 * that, since it will fire when it is unmasked, or fires just now, and then the driver sees the descriptors.
+	 * The fence: descriptors are written back before the look at the causes. Who finds its cause pending may leave
+	 * it at that, since it will fire when it is unmasked, or fires just now, and then the driver sees the
+	 * descriptors.
 	 */
 	atomic_thread_fence(memory_order_seq_cst);
 	before = causes_of(atomic_load_explicit(pair, memory_order_relaxed));
 	if (!(causes & ~before)) /* nearly always while the driver polls */
 		return;
 	new = causes & ~causes_of(atomic_fetch_or(pair, causes));
-	fire_vectors(nic, when, way, way == WAY_82574 ? new & CAUSES_82574 : new, spacing);
+	fire_vectors(nic, when, way, way == WAY_82574 ? new &CAUSES_82574 : new, spacing);
 }
 
 /* ---- causes ---- */
@@ -344,7 +350,8 @@ void intel_raise(struct intel_nic *nic, const struct intel_when *when, uint32_t 
 	}
 }
 
-void intel_raise_queue(struct intel_nic *nic, const struct intel_when *when, bool receive, unsigned queue, uint64_t spacing)
+void intel_raise_queue(struct intel_nic *nic, const struct intel_when *when, bool receive, unsigned queue,
+		       uint64_t spacing)
 {
 	uint32_t cause = receive ? ICR_RXT0 : ICR_TXDW;
 	enum way way = way_out(nic);
@@ -452,10 +459,21 @@ bool intel_interrupts_take(struct intel_nic *nic, const struct intel_when *when)
 	return mask | unmask | set;
 }
 
-bool intel_interrupts_waiting(const struct intel_nic *nic)
+/* The control thread left something to lane 0, on @home, or the timer of a sidecore was lost in a rest. */
+static bool left_over(const struct intel_nic *nic, const struct sidecore *home)
 {
 	const struct intel_interrupts *interrupts = &nic->interrupts;
 
+	return (atomic_load(&interrupts->deferred) || atomic_load(&interrupts->line_deferred)) &&
+	       nic->timers[sidecore_index(home)].timer.position == ENGINE_TIMER_IDLE;
+}
+
+bool intel_interrupts_waiting(const struct intel_nic *nic, const struct sidecore *home)
+{
+	const struct intel_interrupts *interrupts = &nic->interrupts;
+
+	if (left_over(nic, home))
+		return true;
 	if (nic->variant->generation != INTEL_82576)
 		return false;
 	return intel_page_load(nic, EIMC) || intel_page_load(nic, EICS) ||
@@ -464,34 +482,28 @@ bool intel_interrupts_waiting(const struct intel_nic *nic)
 
 void intel_interrupts_look(struct intel_nic *nic, const struct intel_when *when)
 {
-	struct intel_interrupts *interrupts = &nic->interrupts;
-	const struct engine_timer *timer = &nic->timers[sidecore_index(when->sidecore)].timer;
-
 	intel_interrupts_take(nic, when);
-	if (unlikely(atomic_load_explicit(&interrupts->suspects, memory_order_relaxed)))
+	if (unlikely(atomic_load_explicit(&nic->interrupts.suspects, memory_order_relaxed)))
 		look_at_suspects(nic, when);
-	/* The control thread left them to us, or the timer of a sidecore was lost in a rest. */
-	if (unlikely(atomic_load_explicit(&interrupts->deferred, memory_order_relaxed) ||
-		     atomic_load_explicit(&interrupts->line_deferred, memory_order_relaxed)) &&
-	    timer->position == ENGINE_TIMER_IDLE)
+	if (unlikely(left_over(nic, when->sidecore)))
 		look_again(nic, when, 0);
 }
 
 /* ---- trapped registers ---- */
 
 /*
- * ICR is cleared by a read when the mask is empty or the interrupt was asserted (or GPIE.NSICR says so), else it stays as it
- * is (82574 10.2.4.1, 82576 8.8.9): a driver that shares the pin and asks in vain must not lose what comes next. The 8254x
- * clears always. With the interrupt asserted, IAM masks.
+ * ICR is cleared by a read when the mask is empty or the interrupt was asserted (or GPIE.NSICR says so), else it stays
+ * as it is (82574 10.2.4.1, 82576 8.8.9): a driver that shares the pin and asks in vain must not lose what comes next.
+ * The 8254x clears always. With the interrupt asserted, IAM masks.
  */
 uint32_t intel_icr_read(struct intel_nic *nic, uint32_t offset)
 {
 	struct intel_when when = intel_when_control(nic);
 	enum intel_generation generation = nic->variant->generation;
-	bool always = generation == INTEL_8254X ||
-		      (generation == INTEL_82576 && intel_page_load(nic, GPIE) & GPIE_NSICR);
-	bool masks = generation == INTEL_82576 ||
-		     (generation == INTEL_82574 && intel_load(nic, CTRL_EXT) & CTRL_EXT_IAME);
+	bool always =
+		generation == INTEL_8254X || (generation == INTEL_82576 && intel_page_load(nic, GPIE) & GPIE_NSICR);
+	bool masks =
+		generation == INTEL_82576 || (generation == INTEL_82574 && intel_load(nic, CTRL_EXT) & CTRL_EXT_IAME);
 	uint64_t word = atomic_load(&nic->interrupts.legacy);
 	uint32_t causes, mask;
 

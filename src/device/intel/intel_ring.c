@@ -4,15 +4,16 @@
  *
  * Theory of operation
  * -------------------
- * The registers of a ring lie in one cache line, most of them in pages that the driver may write without telling. So nobody
- * is told that a ring was set up: its user looks at the registers before each use (intel_ring_ready()), which costs loads
- * of a line that it needs for the tail anyhow, and takes the ring up when they have changed. A ring that the driver disables
- * (82576: RXDCTL and TXDCTL) is let alone from the next use on; what must have ended before the driver goes on, is ended by
- * trapped registers: RCTL.EN, TCTL.EN, CTRL.RST.
+ * The registers of a ring lie in one cache line, most of them in pages that the driver may write without telling. So
+ * nobody is told that a ring was set up: its user looks at the registers before each use (intel_ring_ready()), which
+ * costs loads of a line that it needs for the tail anyhow, and takes the ring up when they have changed. A ring that
+ * the driver disables (82576: RXDCTL and TXDCTL) is let alone from the next use on; what must have ended before the
+ * driver goes on, is ended by trapped registers: RCTL.EN, TCTL.EN, CTRL.RST.
  *
  * Heads are ours. What is in the register is a copy for the driver, read only when a ring was disabled before.
  *
- * Context: transmit rings: their lane. Receive rings: under the port's claim. intel_rings_forget(): control thread, at rest.
+ * Context: transmit rings: their lane. Receive rings: under the port's claim. intel_rings_forget(): control thread, at
+ * rest.
  */
 #include "device/intel/intel_internal.h"
 
@@ -44,6 +45,7 @@ static __attribute__((noinline)) bool take_up(struct intel_nic *nic, struct inte
 	if (!ring->known) {
 		ring->head = (intel_page_load(nic, ring->registers + RING_HEAD) & 0xffff) * DESCRIPTOR_SIZE / size;
 		ring->segments_done = 0;
+		ring->cut_done = 0;
 		memset(&ring->contexts, 0, sizeof(ring->contexts));
 	}
 	if (ring->head >= ring->count) {
@@ -104,6 +106,7 @@ void intel_rings_forget(struct intel_nic *nic, bool reset_transmit, bool reset_r
 		if (receive ? reset_receive : reset_transmit) {
 			ring->known = false;
 			ring->segments_done = 0;
+			ring->cut_done = 0;
 		}
 	}
 }

@@ -4,26 +4,26 @@
  *
  * Theory of operation
  * -------------------
- * A lane is a poller with some of the card's transmit queues. A turn looks at the tail of each active queue (at the others
- * now and then), and goes by batches:
+ * A lane is a poller with some of the card's transmit queues. A turn looks at the tail of each active queue (at the
+ * others now and then), and goes by batches:
  *
  *  1. fetch: descriptors between head and tail are copied, once, INTEL_DESCRIPTORS_MAX at most.
- *  2. plan: the copies are gone through once, in order. Context descriptors set the offload context as it is from there on;
- *     data descriptors are translated and appended, up to the end of the frame; then intel_offload_build() makes a frame of
- *     it, or a reason to drop it. The plan says for each frame where its descriptors end and what the contexts are behind
- *     it. Nothing is looked at a second time: what follows is told from the plan.
+ *  2. plan: the copies are gone through once, in order. Context descriptors set the offload context as it is from there
+ * on; data descriptors are translated and appended, up to the end of the frame; then intel_offload_build() makes a
+ * frame of it, or a reason to drop it. The plan says for each frame where its descriptors end and what the contexts are
+ * behind it. Nothing is looked at a second time: what follows is told from the plan.
  *  3. forward: the switch takes frames in order, and may leave some with us when a receiver is full.
- *  4. write back: descriptors of what is done, that asked for it (RS); the head moves to where the plan says, and contexts
- *     become what they were there. What the switch left is fetched anew next time.
+ *  4. write back: descriptors of what is done, that asked for it (RS); the head moves to where the plan says, and
+ * contexts become what they were there. What the switch left is fetched anew next time.
  *
- * *Budgets.* A turn ends after turn->requests frames (or runs of context descriptors without one), or turn->bytes, towards
- * which each descriptor counts, too.
- * A frame of more than INTEL_DESCRIPTORS_MAX descriptors stops the card, by name; so does a tail beyond the ring and a
- * buffer outside of memory. A frame whose end the driver has not rung for yet waits for a new tail, and is not looked at
- * again before. Descriptors of no bytes are used up like others.
+ * *Budgets.* A turn ends after turn->requests frames (or runs of context descriptors without one), or turn->bytes,
+ * towards which each descriptor counts, too. A frame of more than INTEL_DESCRIPTORS_MAX descriptors stops the card, by
+ * name; so does a tail beyond the ring and a buffer outside of memory. A frame whose end the driver has not rung for
+ * yet waits for a new tail, and is not looked at again before. Descriptors of no bytes are used up like others.
  *
- * *Loopback* (MII control, RCTL.LBM; drivers test themselves with it) gives frames to our own port's receive side, under
- * its claim, as if they had come from the switch. No register is ever touched from here, so nothing is re-entered.
+ * *Loopback* (MII control, RCTL.LBM; drivers test themselves with it) gives frames to our own port's receive side,
+ * under its claim, as if they had come from the switch. No register is ever touched from here, so nothing is
+ * re-entered.
  *
  * Context: the lane's sidecore.
  */
@@ -62,7 +62,9 @@ struct planner {
 	unsigned segments; /* in use */
 	uint64_t bytes;
 	bool broken;
-	bool cut; /* what is left is the beginning of a frame */
+	bool cut;		    /* what is left is the beginning of a frame */
+	bool alone;		    /* the last unit is one for intel_cut() */
+	struct intel_packet packet; /* this one */
 };
 
 /* ---- fetch ---- */
@@ -74,7 +76,9 @@ static enum descriptor_kind kind_of(const struct intel_nic *nic, const struct in
 	if (!(descriptor->command & TXD_DEXT))
 		return DESCRIPTOR_LEGACY;
 	if (nic->variant->generation == INTEL_82576)
-		return type == 2 ? DESCRIPTOR_ADVANCED_CONTEXT : type == 3 ? DESCRIPTOR_ADVANCED_DATA : DESCRIPTOR_UNKNOWN;
+		return type == 2   ? DESCRIPTOR_ADVANCED_CONTEXT
+		       : type == 3 ? DESCRIPTOR_ADVANCED_DATA
+				   : DESCRIPTOR_UNKNOWN;
 	return type == 0 ? DESCRIPTOR_CONTEXT : type == 1 ? DESCRIPTOR_DATA : DESCRIPTOR_UNKNOWN;
 }
 
@@ -174,7 +178,7 @@ static void end_packet(const struct planner *planner, const struct intel_descrip
 		packet->tag = (uint16_t)(descriptor->status >> 16);
 	if (kind == DESCRIPTOR_LEGACY && packet->command & TXD_LEGACY_IC) {
 		packet->options |= TXD_TXSM;
-		packet->context.l4_start = (uint16_t)(descriptor->status >> 8 & 0xff); /* CSS */
+		packet->context.l4_start = (uint16_t)(descriptor->status >> 8 & 0xff);	 /* CSS */
 		packet->context.l4_field = (uint16_t)(descriptor->command >> 16 & 0xff); /* CSO */
 	}
 }
@@ -188,7 +192,7 @@ static bool append(struct planner *planner, const struct intel_descriptor *descr
 	unsigned room = INTEL_SEGMENTS_MAX - (unsigned)(packet->segments - lane->segments);
 	int error;
 
-	packet->length += length; /* at most 256 times 2^20 */
+	packet->length += length;			  /* at most 256 times 2^20 */
 	if (!length || packet->length > FRAME_LENGTH_MAX) /* too long: will be dropped, so nothing needs its bytes */
 		return true;
 	error = guest_memory_segments(planner->nic->device.memory, &planner->ring->hint, descriptor->address, length,
@@ -222,6 +226,25 @@ static struct intel_plan *add_plan(struct planner *planner)
 static void keep_contexts(struct planner *planner)
 {
 	planner->lane->contexts[++planner->contexts] = planner->ring->contexts;
+}
+
+/* A unit for intel_cut() is a plan by itself: if it is not the first, it is left for the next one. */
+static bool plan_alone(struct planner *planner, struct intel_plan *plan, const struct intel_packet *packet,
+		       unsigned start, unsigned contexts)
+{
+	planner->alone = planner->plans == 1;
+	if (planner->alone) {
+		plan->cut = true;
+		plan->drop = PORT_DROPS;
+		planner->packet = *packet;
+		planner->bytes += packet->length;
+		return false;
+	}
+	planner->plans--;
+	planner->ring->contexts = planner->lane->contexts[contexts];
+	planner->contexts = contexts;
+	planner->position = start;
+	return false;
 }
 
 /*
@@ -270,6 +293,8 @@ static bool plan_next(struct planner *planner)
 		planner->segments = (unsigned)(packet.segments - lane->segments) + packet.segment_count;
 		plan->drop = intel_offload_build(planner->nic, &packet, &lane->frames[planner->frames],
 						 lane->headers[planner->frames]);
+		if (unlikely(plan->drop == INTEL_OFFLOAD_CUT))
+			return plan_alone(planner, plan, &packet, start, before);
 		planner->frames += plan->drop == PORT_DROPS;
 		planner->bytes += packet.length;
 		return true;
@@ -298,7 +323,8 @@ static void make_plan(struct planner *planner, const struct turn *turn)
 
 /* ---- what is done ---- */
 
-/* Tell the driver of the descriptors up to @end. Return: whether one wants an interrupt; @delayed: none wants it at once. */
+/* Tell the driver of the descriptors up to @end. Return: whether one wants an interrupt; @delayed: none wants it at
+ * once. */
 static bool write_back(struct intel_nic *nic, const struct intel_lane *lane, struct intel_ring *ring, unsigned end,
 		       bool *delayed)
 {
@@ -317,7 +343,7 @@ static bool write_back(struct intel_nic *nic, const struct intel_lane *lane, str
 			continue;
 		asked = true;
 		*delayed &= descriptor->command >> 31; /* IDE; the bit is another one in advanced descriptors */
-		if (unlikely(low & 1)) /* the head is written instead */
+		if (unlikely(low & 1))		       /* the head is written instead */
 			continue;
 		/* Release: the frame was read before its buffer is given back. */
 		__atomic_store_n(status, (descriptor->status & ~15U) | TXD_DD, __ATOMIC_RELEASE);
@@ -327,7 +353,8 @@ static bool write_back(struct intel_nic *nic, const struct intel_lane *lane, str
 	if (unlikely(low & 1 && asked)) {
 		uint64_t high = intel_page_load(nic, ring->registers + RING_HEAD_WRITE_BACK_HIGH);
 
-		if (!guest_memory_write(nic->device.memory, &ring->hint, high << 32 | (low & ~3U), &index, sizeof(index)))
+		if (!guest_memory_write(nic->device.memory, &ring->hint, high << 32 | (low & ~3U), &index,
+					sizeof(index)))
 			pci_device_fault(&nic->device, "head write-back outside of memory");
 	}
 	return asked;
@@ -357,7 +384,7 @@ static void finish(const struct planner *planner, unsigned queue, unsigned plans
 
 		if (unlikely(plan->drop != PORT_DROPS)) {
 			port_drop(&planner->nic->port, turn, plan->drop, 1);
-		} else if (!plan->empty) {
+		} else if (!plan->empty && !plan->cut) {
 			intel_count(&lane->traffic, lane->frames[plan->frame].header, lane->frames[plan->frame].length);
 			if (plan->segmented)
 				counter_add(&lane->traffic.segmented, 1);
@@ -403,14 +430,49 @@ static unsigned plans_done(const struct planner *planner, unsigned frames)
 	return plans;
 }
 
+static unsigned forward(struct intel_nic *nic, struct frame *frames, unsigned count, const struct turn *turn)
+{
+	if (!count)
+		return 0;
+	if (unlikely(atomic_load_explicit(&nic->loopback, memory_order_relaxed)))
+		return loop_back(nic, frames, count, turn);
+	return network_forward(&nic->port, frames, count, turn);
+}
+
+/* The plan is one frame that has to be cut. Return: true when all of it is sent. */
+static bool forward_cut(struct planner *planner, const struct turn *turn)
+{
+	uint32_t total = intel_cut_count(&planner->packet);
+	struct intel_lane *lane = planner->lane;
+	struct intel_ring *ring = planner->ring;
+	unsigned built, done;
+
+	/* The driver may have changed what it asked for before: then there may be fewer. */
+	while (ring->cut_done < total) {
+		built = intel_cut(planner->nic, lane, &planner->packet, ring->cut_done);
+		done = forward(planner->nic, lane->frames, built, turn);
+		for (unsigned i = 0; i < done; i++)
+			intel_count(&lane->traffic, lane->frames[i].header, lane->frames[i].length);
+		ring->cut_done += done;
+		if (done < built || !built) {
+			lane->queue.poller.pending = true;
+			return false;
+		}
+	}
+	counter_add(&lane->traffic.segmented, 1);
+	ring->cut_done = 0;
+	return true;
+}
+
 /* One batch of a queue, of @requests units at most. Return: units that are done; @more: come again in this turn. */
 static unsigned transmit_batch(struct intel_lane *lane, unsigned queue, const struct turn *turn, uint64_t *bytes,
 			       unsigned requests, bool *more)
 {
 	struct intel_nic *nic = lane->nic;
 	struct intel_ring *ring = &nic->transmit[queue];
-	struct planner planner = { .nic = nic, .lane = lane, .ring = ring,
-				   .want = min(requests, (unsigned)array_size(lane->plans)) };
+	struct planner planner = {
+		.nic = nic, .lane = lane, .ring = ring, .want = min(requests, (unsigned)array_size(lane->plans))
+	};
 	uint32_t tail = intel_page_load(nic, ring->registers + RING_TAIL) & 0xffff;
 	unsigned frames, plans;
 
@@ -434,13 +496,16 @@ static unsigned transmit_batch(struct intel_lane *lane, unsigned queue, const st
 		return 0;
 	}
 
-	lane->frames[0].segments_done = ring->segments_done;
-	ring->segments_done = 0;
-	if (unlikely(atomic_load_explicit(&nic->loopback, memory_order_relaxed)))
-		frames = loop_back(nic, lane->frames, planner.frames, turn);
-	else
-		frames = planner.frames ? network_forward(&nic->port, lane->frames, planner.frames, turn) : 0;
-	plans = plans_done(&planner, frames);
+	if (unlikely(planner.alone)) {
+		frames = 0;
+		plans = forward_cut(&planner, turn);
+	} else {
+		lane->frames[0].segments_done = ring->segments_done;
+		ring->segments_done = 0;
+		ring->cut_done = 0;
+		frames = forward(nic, lane->frames, planner.frames, turn);
+		plans = plans_done(&planner, frames);
+	}
 	if (unlikely(frames < planner.frames)) {
 		ring->segments_done = lane->frames[frames].segments_done;
 		lane->queue.poller.pending = true;
@@ -464,6 +529,15 @@ static unsigned transmit_queue(struct intel_lane *lane, unsigned queue, const st
 
 /* ---- the poller ---- */
 
+/* Queues of lanes that are not attached may have been enabled, which nobody was told: the control thread attaches them.
+ */
+static void look_for_lanes(struct intel_nic *nic)
+{
+	if (intel_nic_lanes_wanted(nic) & ~atomic_load_explicit(&nic->lanes_attached, memory_order_relaxed) &&
+	    !atomic_exchange(&nic->attach_posted, true))
+		engine_complete(nic->device.engine, &nic->attach);
+}
+
 /* Which queues of this lane are set up? */
 static void look_for_queues(struct intel_lane *lane)
 {
@@ -475,11 +549,14 @@ static void look_for_queues(struct intel_lane *lane)
 			active |= 1U << queue;
 	}
 	lane->active = active;
+	if (!lane->index && nic->lane_count > 1)
+		look_for_lanes(nic);
 }
 
 static unsigned lane_poll(struct poller *poller, const struct turn *turn)
 {
-	struct intel_lane *lane = container_of(container_of(poller, struct device_queue, poller), struct intel_lane, queue);
+	struct intel_lane *lane =
+		container_of(container_of(poller, struct device_queue, poller), struct intel_lane, queue);
 	struct intel_nic *nic = lane->nic;
 	const struct intel_when when = { turn->sidecore, sidecore_notifier(turn->sidecore), turn->now };
 	unsigned work = 0, passes;
@@ -510,11 +587,12 @@ static unsigned lane_poll(struct poller *poller, const struct turn *turn)
 
 static bool lane_arm(struct poller *poller)
 {
-	struct intel_lane *lane = container_of(container_of(poller, struct device_queue, poller), struct intel_lane, queue);
+	struct intel_lane *lane =
+		container_of(container_of(poller, struct device_queue, poller), struct intel_lane, queue);
 	struct intel_nic *nic = lane->nic;
 
 	device_queue_arm(&lane->queue);
-	if (!lane->index && intel_interrupts_waiting(nic))
+	if (!lane->index && intel_interrupts_waiting(nic, lane->queue.home))
 		return true;
 	if (!atomic_load(&nic->transmitting) || intel_faulted(nic))
 		return false;
@@ -531,7 +609,8 @@ static bool lane_arm(struct poller *poller)
 
 static void lane_disarm(struct poller *poller)
 {
-	struct intel_lane *lane = container_of(container_of(poller, struct device_queue, poller), struct intel_lane, queue);
+	struct intel_lane *lane =
+		container_of(container_of(poller, struct device_queue, poller), struct intel_lane, queue);
 
 	device_queue_disarm(&lane->queue);
 	lane->looks = 0;
