@@ -388,7 +388,7 @@ void intel_op_command_changed(struct pci_device *device);
 
 #define INTEL_OPS(name)                                                                                                \
 	{                                                                                                              \
-		.type = name, .read = intel_bar_read, .write = intel_bar_write, .doorbell = intel_bar_doorbell,        \
+		.type = (name), .read = intel_bar_read, .write = intel_bar_write, .doorbell = intel_bar_doorbell,        \
 		.pause = intel_op_pause, .resume = intel_op_resume, .reset = intel_op_reset,                           \
 		.command_changed = intel_op_command_changed,                                                           \
 	}
