@@ -156,12 +156,13 @@ def test_settings(card):
     card.guest.run("ethtool -G eth0 rx 128 tx 128", timeout=60)
     card.wait_carrier()
     card.ping()
-    card.guest.run("ethtool -C eth0 rx-usecs 200", timeout=60)
-    card.wait_carrier()
+    if card.driver != "e1000":  # its driver has none for this model
+        card.guest.run("ethtool -C eth0 rx-usecs 200", timeout=60)
+        card.wait_carrier()
     card.streams()
     statistics = dict(re.findall(r"(\w+): (\d+)", card.guest.run("ethtool -S eth0")))
     assert int(statistics["rx_packets"]) > 0 and int(statistics["tx_packets"]) > 0
-    if card.driver == "igb":
+    if card.driver == "igb" and card.cpus > 1:
         card.guest.run("ethtool -X eth0 equal 1; ethtool -X eth0 equal 2", timeout=60)
         card.ping()
 
