@@ -8,7 +8,7 @@ ARGS   =
 
 PYTHON = /usr/bin/python3
 
-.PHONY: all build run test fuzz soak bench install clean distclean help
+.PHONY: all build run test fuzz soak bench bench-guests install clean distclean help
 
 all: build
 
@@ -41,6 +41,13 @@ bench: build
 	tools/setup.sh bench
 	$(PYTHON) bench/run.py $(ARGS)
 
+# The same guest with QEMU's devices and with ours: long, and for a machine without other work.
+bench-guests: build
+	tools/setup.sh run bench
+	guest/build.sh build/guest
+	tools/qemu.sh build/qemu
+	$(PYTHON) bench/guests.py $(ARGS)
+
 # DESTDIR is honoured. A configuration that is there stays as it is.
 install: build
 	meson configure $(BUILD) -Dprefix=$(PREFIX) -Dsysconfdir=/etc
@@ -63,6 +70,7 @@ help:
 	@echo "make fuzz       search for inputs that break anything (ARGS=seconds for each target)"
 	@echo "make soak       kill, spoil and verify at random, half an hour long (ARGS=\"--minutes N\")"
 	@echo "make bench      measure side by side with DPDK and QEMU (results in build/bench/)"
+	@echo "make bench-guests  the same guest with QEMU's devices and with ours, in rounds"
 	@echo "make install    install to PREFIX ($(PREFIX)), with manual pages and the systemd unit; DESTDIR is honoured"
 	@echo "make clean      remove what was built; make distclean also the guest image"
 	@echo

@@ -22,9 +22,9 @@ set -euo pipefail
 # Programs that go into the guest; anything else comes from busybox. Debian's busybox runs its own applets when it is
 # asked for a program of the same name (its ip, its ping), so what starts programs is not busybox's: shell, env, xargs.
 packages=(linux-image-amd64 busybox-static dash iproute2 iputils-ping iperf3 fio ethtool tcpdump e2fsprogs util-linux
-	coreutils findutils libc-bin socat)
+	coreutils findutils libc-bin socat nvme-cli)
 programs=(dash ip tc ss bridge ping iperf3 fio ethtool tcpdump mkfs.ext4 e2fsck lsblk blkdiscard blockdev taskset chrt
-	setsid unshare nsenter env nice nohup timeout find xargs getent socat)
+	setsid unshare nsenter env nice nohup timeout find xargs getent socat nvme)
 
 # Modules that go into the guest, with what they depend on.
 modules=(

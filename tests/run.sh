@@ -11,7 +11,8 @@
 #	unit-tsan	what runs on several threads, with ThreadSanitizer
 #	fuzz		inputs that once failed, then a short search for new ones (tests/fuzz/run.sh)
 #	protocol	an independent vhost-user client against the daemon (AddressSanitizer build)
-#	guest		real guests under QEMU against the daemon (release build)
+#	timing		those of them that compare latencies, and run alone
+#	guest		real guests under QEMU against the daemon (AddressSanitizer build)
 #	tour		what `make run` shows, step by step (release build)
 #	lint		warnings as errors, clang-tidy, scripts that can be parsed (tests/lint.sh)
 #
@@ -23,7 +24,7 @@ cd "$(dirname "$0")/.." || exit 1
 
 python=/usr/bin/python3
 results=build/test-results
-suites=(unit unit-asan unit-tsan fuzz protocol guest tour)
+suites=(unit unit-asan unit-tsan fuzz protocol timing guest tour)
 known=("${suites[@]}" lint)
 # Lint takes minutes and tells a user nothing: by name, and in CI.
 [ -z "${CI-}" ] || suites+=(lint)
@@ -34,7 +35,7 @@ suite_seconds=900
 
 case ${1-} in
 -h | --help)
-	sed -n 's/^# \{0,1\}//; 4,21p' "$0"
+	sed -n 's/^# \{0,1\}//; 4,22p' "$0"
 	exit 0
 	;;
 esac
@@ -116,10 +117,11 @@ make_guest() {
 	guest/build.sh build/guest
 }
 
-# run_pytest SUITE FOLDER
+# run_pytest SUITE FOLDER [OPTION]...
 run_pytest() {
-	timeout "$suite_seconds" "$python" -m pytest -p no:cacheprovider -q -rs --durations=5 \
-		--junitxml="$results/$1.xml" "$2" 2>&1 | tee "$results/$1.log"
+	# A test that hangs is named by the stacks of all threads.
+	timeout "$suite_seconds" "$python" -m pytest -p no:cacheprovider -q -rs --durations=5 -o faulthandler_timeout=300 \
+		--junitxml="$results/$1.xml" "${@:2}" 2>&1 | tee "$results/$1.log"
 	finish "$1" "${PIPESTATUS[0]}"
 }
 
@@ -154,18 +156,23 @@ for suite in "${suites[@]}"; do
 		;;
 	protocol)
 		build_asan || { finish "$suite" build; continue; }
+		# They wait more than they work, each for its own daemon: two at a time.
 		say "protocol tests"
-		SIDECORE=$PWD/build/asan/sidecore run_pytest "$suite" tests/protocol
+		SIDECORE=$PWD/build/asan/sidecore run_pytest "$suite" tests/protocol -m "not alone" -n 2 --dist loadgroup
+		;;
+	timing)
+		build_asan || { finish "$suite" build; continue; }
+		say "timing tests"
+		SIDECORE=$PWD/build/asan/sidecore run_pytest "$suite" tests/protocol -m alone
 		;;
 	guest)
-		build_release || { finish "$suite" build; continue; }
+		build_asan || { finish "$suite" build; continue; }
 		make_guest || { finish "$suite" "guest image"; continue; }
 		# Without it, the tests that need it are skipped by name.
 		say "newer QEMU"
 		tools/qemu.sh build/qemu || echo "going on without a newer QEMU"
-		# Not the sanitizer build: a daemon that takes a second to start again is not what TCP's patience is tested with.
 		say "guest tests"
-		SIDECORE=$PWD/build/release/sidecore run_pytest "$suite" tests/guest
+		SIDECORE=$PWD/build/asan/sidecore run_pytest "$suite" tests/guest
 		;;
 	tour)
 		build_release || { finish "$suite" build; continue; }

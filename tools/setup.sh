@@ -23,7 +23,7 @@ run=(
 	iproute2 iperf3					# the host's ends of the uplink
 )
 test=(
-	libcmocka-dev python3-pytest
+	libcmocka-dev python3-pytest python3-pytest-xdist
 	iproute2 iputils-ping iperf3 socat
 	nbdkit libnbd-bin e2fsprogs util-linux tcpdump
 	clang clang-tidy libclang-rt-14-dev	# fuzzers, sanitizers, lint

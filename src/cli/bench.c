@@ -2,8 +2,8 @@
 /*
  * sidecore bench: loads a server from one polling thread and prints one line, or one JSON object.
  *
- * It measures any server, not only this one: net and block speak plain vhost-user and vfio-user (src/client/). "copy" measures what
- * the machine's memory allows, the limit of everything that copies once.
+ * It measures any server, not only this one: net and block speak plain vhost-user and vfio-user (src/client/). "copy"
+ * measures what the machine's memory allows, the limit of everything that copies once.
  */
 #include "cli/commands.h"
 
@@ -491,7 +491,8 @@ static void print_net(const struct bench *bench, const struct net_load_result *r
 				  "frames_per_second", rate, "bytes_per_second", bytes, "seconds", result->seconds, "frames",
 				  (json_int_t)result->frames, "client_busy_share", result->busy_share,
 				  "client_cycles_per_frame", result->cycles_per_frame, "kicks",
-				  (json_int_t)result->kicks, "interrupts", (json_int_t)result->waits, "sent", (json_int_t)result->sent, "lost",
+				  (json_int_t)result->kicks, "interrupts", (json_int_t)result->waits, "sent",
+				  (json_int_t)result->sent, "lost",
 				  (json_int_t)result->lost, "unexpected", (json_int_t)result->unexpected, "checked",
 				  (json_int_t)result->checked, "corrupt", (json_int_t)result->corrupt, "reordered",
 				  (json_int_t)result->reordered);
@@ -524,7 +525,8 @@ static void print_block(const struct bench *bench, const struct block_load_resul
 				  "p99_ns", (json_int_t)result->p99_ns, "maximum_ns", (json_int_t)result->maximum_ns,
 				  "client_busy_share", result->busy_share, "client_cycles_per_request",
 				  result->cycles_per_request, "kicks", (json_int_t)result->kicks, "interrupts",
-				  (json_int_t)result->waits, "errors", (json_int_t)result->errors, "verified", (json_int_t)result->verified, "mismatches",
+				  (json_int_t)result->waits, "errors", (json_int_t)result->errors, "verified",
+				  (json_int_t)result->verified, "mismatches",
 				  (json_int_t)result->mismatches);
 
 		add_server(object, &bench->server, result->seconds);

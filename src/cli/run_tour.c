@@ -203,9 +203,9 @@ void tour_measure(struct tour *tour, bool disk, struct tour_sample *difference)
 	calls = disk ? &d->disk : &d->net;
 	units = calls->virtio_units + calls->emulated_units;
 	/* A guest that took no part heard a broadcast or two, by which nothing can be divided. */
-	if (calls->virtio_units > units / 10)
+	if (calls->virtio_units > units / 100)
 		tour->row->kicks = calls->kicks / calls->virtio_units;
-	if (calls->emulated_units > units / 10)
+	if (calls->emulated_units > units / 100)
 		tour->row->messages = calls->messages / calls->emulated_units;
 	if (units > 0)
 		tour->row->interrupts = calls->interrupts / units;

@@ -4,8 +4,8 @@
  *
  * Theory of operation
  * -------------------
- * A request that completes is sent again for another random place. What the disk's rings look like is its driver's affair
- * (client/block_driver.h).
+ * A request that completes is sent again for another random place. What the disk's rings look like is its driver's
+ * affair (client/block_driver.h).
  *
  * Time is taken once for each batch, when it is published and when it is collected; latency is therefore what a
  * polling guest would see, the batch's own length included.
@@ -54,8 +54,8 @@ struct block_load {
 
 __attribute__((format(printf, 3, 4))) static int fail(struct block_load *load, int error, const char *format, ...)
 {
-	size_t used = (size_t)snprintf(load->result->error, sizeof(load->result->error), "%s: ",
-				       load->options->socket_path);
+	size_t used =
+		(size_t)snprintf(load->result->error, sizeof(load->result->error), "%s: ", load->options->socket_path);
 	va_list arguments;
 
 	if (used < sizeof(load->result->error)) {
@@ -293,8 +293,8 @@ static int choose_blocks(struct block_load *load)
 static int attach(struct block_load *load)
 {
 	const struct block_load_options *options = load->options;
-	struct block_driver *driver = options->device == BLOCK_LOAD_NVME ? block_nvme_create(options) :
-									    block_virtio_create(options);
+	struct block_driver *driver =
+		options->device == BLOCK_LOAD_NVME ? block_nvme_create(options) : block_virtio_create(options);
 	int error;
 
 	load->driver = driver;
@@ -365,7 +365,8 @@ static int prepare(struct block_load *load)
 	if (!error)
 		error = start_requests(load);
 	if (error && !load->result->error[0])
-		fail(load, error, "%s", load->driver && load->driver->error[0] ? load->driver->error : strerror(-error));
+		fail(load, error, "%s",
+		     load->driver && load->driver->error[0] ? load->driver->error : strerror(-error));
 
 	return error;
 }

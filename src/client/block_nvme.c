@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * NVMe for a block load: namespace 1 of a controller. The identifier of a request is its command identifier, and its command is
- * prebuilt; PRP entries never change, only the starting block and the opcode do.
+ * NVMe for a block load: namespace 1 of a controller. The identifier of a request is its command identifier, and its
+ * command is prebuilt; PRP entries never change, only the starting block and the opcode do.
  */
 #include "client/block_driver.h"
 #include "client/nvme_driver.h"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * virtio-blk for a block load. Each request is a fixed buffer of three segments: header (read by the device), data, status
- * (written). Header and status share a cache line of their own, so that only that line changes from request to request; reads
- * and writes differ in the direction of the data segment, which is changed when they alternate.
+ * virtio-blk for a block load. Each request is a fixed buffer of three segments: header (read by the device), data,
+ * status (written). Header and status share a cache line of their own, so that only that line changes from request to
+ * request; reads and writes differ in the direction of the data segment, which is changed when they alternate.
  */
 #include "client/block_driver.h"
 #include "client/vhost_user_client.h"
@@ -205,7 +205,8 @@ static int virtio_submit(struct block_driver *driver, unsigned int index, const 
 	return 0;
 }
 
-static int virtio_take(struct block_driver *driver, unsigned int index, struct driver_buffer *buffers, unsigned int count)
+static int virtio_take(struct block_driver *driver, unsigned int index, struct driver_buffer *buffers,
+		       unsigned int count)
 {
 	struct virtio_queue *queue = &virtio_of(driver)->queues[index];
 	int taken = virtqueue_driver_take(&queue->ring, buffers, count);
@@ -262,10 +263,9 @@ struct block_driver *block_virtio_create(const struct block_load_options *option
 
 	if (!virtio)
 		return NULL;
-	virtio->driver = (struct block_driver){ .ops = &virtio_ops,
-						.options = options,
-						.memory = &virtio->client.memory,
-						.error = virtio->client.error };
+	virtio->driver = (struct block_driver){
+		.ops = &virtio_ops, .options = options, .memory = &virtio->client.memory, .error = virtio->client.error
+	};
 	virtio->client.socket = -1;
 	virtio->client.memory.fd = -1;
 

@@ -2,12 +2,13 @@
 /*
  * Theory of operation
  * -------------------
- * A card does what is in a ring in its order, so buffers come back in the order in which they were given: the oldest one's last
- * descriptor is the only one to look at. Each buffer's last descriptor asks for a report (RS), as Linux's drivers have it.
- * A write-back changes the descriptor, so all of it is written again each time; that also clears the done bit.
+ * A card does what is in a ring in its order, so buffers come back in the order in which they were given: the oldest
+ * one's last descriptor is the only one to look at. Each buffer's last descriptor asks for a report (RS), as Linux's
+ * drivers have it. A write-back changes the descriptor, so all of it is written again each time; that also clears the
+ * done bit.
  *
- * The tail is stored with release order after the descriptors. The done bit is loaded with acquire order before the rest of
- * the write-back and before the frame. Context: one thread.
+ * The tail is stored with release order after the descriptors. The done bit is loaded with acquire order before the
+ * rest of the write-back and before the frame. Context: one thread.
  */
 #include "client/intel_ring.h"
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What an endpoint asks of its network card's driver, whatever the card is: virtio-net over vhost-user, or one of Intel's
- * over vfio-user. The functions are chosen once and move batches, so that they cost next to nothing for a frame.
+ * What an endpoint asks of its network card's driver, whatever the card is: virtio-net over vhost-user, or one of
+ * Intel's over vfio-user. The functions are chosen once and move batches, so that they cost next to nothing for a
+ * frame.
  */
 #ifndef CLIENT_NET_DRIVER_H
 #define CLIENT_NET_DRIVER_H
@@ -12,7 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define NET_DRIVER_EVENTS 2
+#define NET_DRIVER_EVENTS   2
 #define NET_DRIVER_MTU_ROOM 1526u /* an Ethernet frame with a VLAN tag, and some */
 
 struct net_endpoint_options;
@@ -42,10 +43,12 @@ struct net_buffers {
  * @start:	take the buffers, start the queues, give all receive buffers to the card if that is wanted
  * @send:	send buffers, at once. Return: 0, or a negative errno
  * @reap:	collect buffers that were sent. Return: how many; a negative errno
- * @receive:	collect what was received; DRIVER_BUFFER_MORE in a length: the frame goes on. Return: how many; a negative errno
+ * @receive:	collect what was received; DRIVER_BUFFER_MORE in a length: the frame goes on. Return: how many; a
+ * negative errno
  * @refill:	give receive buffers back, in the order in which they were collected. Return: 0, or a negative errno
  * @arm:	ask to be told by an eventfd. Return: 1 if something is there already, 0, or a negative errno
- * @disarm:	go on by polling; @signalled has a bit for each eventfd that was signalled. Return: 0, or a negative errno
+ * @disarm:	go on by polling; @signalled has a bit for each eventfd that was signalled. Return: 0, or a negative
+ * errno
  * @detach:	what attach has seen, and free the driver
  */
 struct net_driver_ops {

@@ -4,18 +4,19 @@
  *
  * Theory of operation
  * -------------------
- * Transmit: each buffer of the ring holds a whole frame, behind a header if the card has one, written once. A buffer that comes back
- * goes to the end of a FIFO of idle ones and is sent again from its head; nothing in it changes, except for one buffer
- * in PROBE_EVERY, which gets a fresh sequence number each time.
+ * Transmit: each buffer of the ring holds a whole frame, behind a header if the card has one, written once. A buffer
+ * that comes back goes to the end of a FIFO of idle ones and is sent again from its head; nothing in it changes, except
+ * for one buffer in PROBE_EVERY, which gets a fresh sequence number each time.
  *
- * Receive: buffers are counted by the length that the card reports and given back at once. By sample, the content is checked: the
- * receiver looks at frames until it meets one with a sequence number (one in PROBE_EVERY has one), compares all of it,
- * and then lets CHECK_PAUSE frames pass unread. The sequence must rise, by at least as many as were received since;
- * that finds duplicates and reordering, and counting finds losses. Frames of a length that was not sent are
- * counted apart, as "unexpected".
+ * Receive: buffers are counted by the length that the card reports and given back at once. By sample, the content is
+ * checked: the receiver looks at frames until it meets one with a sequence number (one in PROBE_EVERY has one),
+ * compares all of it, and then lets CHECK_PAUSE frames pass unread. The sequence must rise, by at least as many as were
+ * received since; that finds duplicates and reordering, and counting finds losses. Frames of a length that was not sent
+ * are counted apart, as "unexpected".
  *
- * Long frames (TCP segments of up to 64 KiB) cross whole between virtio cards. Intel's cards take them whole, and deliver
- * them cut to the MTU; PSH, which the sender sets, is left by segmentation in the last one only and so ends a frame.
+ * Long frames (TCP segments of up to 64 KiB) cross whole between virtio cards. Intel's cards take them whole, and
+ * deliver them cut to the MTU; PSH, which the sender sets, is left by segmentation in the last one only and so ends a
+ * frame.
  *
  * Buffers lie as close as cache lines allow, so that the client's footprint is small and what is measured is the server
  * rather than the client's cache misses. A real guest's is larger; it is the same for every server under test.
@@ -30,17 +31,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CACHE_LINE   64u
-#define PROBE_EVERY  32u
-#define CHECK_PAUSE  1000u
-#define PROBE_MAGIC  0x65646973u
-#define ETHER_LEN    14u
-#define IPV4_LEN     20u
-#define TCP_LEN	     20u
-#define HEADERS_LEN  (ETHER_LEN + IPV4_LEN + TCP_LEN)
-#define TCP_FLAGS    (ETHER_LEN + IPV4_LEN + 13)
-#define TCP_PSH	     8u
-#define TCP_ACK	     16u
+#define CACHE_LINE  64u
+#define PROBE_EVERY 32u
+#define CHECK_PAUSE 1000u
+#define PROBE_MAGIC 0x65646973u
+#define ETHER_LEN   14u
+#define IPV4_LEN    20u
+#define TCP_LEN	    20u
+#define HEADERS_LEN (ETHER_LEN + IPV4_LEN + TCP_LEN)
+#define TCP_FLAGS   (ETHER_LEN + IPV4_LEN + 13)
+#define TCP_PSH	    8u
+#define TCP_ACK	    16u
 
 /* IEEE 802 "Local Experimental Ethertype 1": never meant for anyone else */
 #define ETHERTYPE_EXPERIMENT 0x88b5u
@@ -154,7 +155,8 @@ static int prepare_transmit(struct net_endpoint *endpoint)
 	uint32_t header = driver->ops->header;
 
 	endpoint->tx_stride = align_line(header + endpoint->options.frame_size);
-	endpoint->tx_buffers = client_memory_allocate(driver->memory, (size_t)driver->tx_count * endpoint->tx_stride, 4096);
+	endpoint->tx_buffers =
+		client_memory_allocate(driver->memory, (size_t)driver->tx_count * endpoint->tx_stride, 4096);
 	endpoint->idle = calloc(driver->tx_count, sizeof(*endpoint->idle));
 	if (!endpoint->tx_buffers || !endpoint->idle)
 		return -ENOMEM;
@@ -182,7 +184,8 @@ static int prepare_receive(struct net_endpoint *endpoint)
 	/* A line more: strides that are a power of two put the heads of all frames in a few sets of the cache. */
 	if ((endpoint->rx_stride & (endpoint->rx_stride - 1)) == 0)
 		endpoint->rx_stride += CACHE_LINE;
-	endpoint->rx_buffers = client_memory_allocate(driver->memory, (size_t)driver->rx_count * endpoint->rx_stride, 4096);
+	endpoint->rx_buffers =
+		client_memory_allocate(driver->memory, (size_t)driver->rx_count * endpoint->rx_stride, 4096);
 	endpoint->expected = malloc(endpoint->options.frame_size);
 	if (!endpoint->rx_buffers || !endpoint->expected)
 		return -ENOMEM;
@@ -220,8 +223,8 @@ int net_endpoint_attach(struct net_endpoint *endpoint, const struct net_endpoint
 		return -EINVAL;
 
 	endpoint->probe_offset = options->gso ? HEADERS_LEN : ETHER_LEN;
-	endpoint->driver = options->device == NET_ENDPOINT_VIRTIO ? net_virtio_create(&endpoint->options) :
-								     net_intel_create(&endpoint->options);
+	endpoint->driver = options->device == NET_ENDPOINT_VIRTIO ? net_virtio_create(&endpoint->options)
+								  : net_intel_create(&endpoint->options);
 	if (!endpoint->driver)
 		return -ENOMEM;
 	error = endpoint->driver->ops->attach(endpoint->driver);
@@ -265,6 +268,23 @@ void net_endpoint_detach(struct net_endpoint *endpoint)
 const char *net_endpoint_error(const struct net_endpoint *endpoint)
 {
 	return endpoint->driver ? endpoint->driver->error : "";
+}
+
+/**
+ * net_endpoint_buffers() - how many receive buffers a frame takes.
+ * @endpoint:	attached endpoint
+ *
+ * Return: 1 or more.
+ */
+uint32_t net_endpoint_buffers(const struct net_endpoint *endpoint)
+{
+	const struct net_driver *driver = endpoint->driver;
+	uint32_t size = endpoint->options.frame_size;
+
+	if (endpoint->options.gso && driver->ops->segments)
+		return (size - HEADERS_LEN + NET_ENDPOINT_SEGMENT - 1) / NET_ENDPOINT_SEGMENT;
+
+	return (driver->ops->header + size + driver->rx_size - 1) / driver->rx_size;
 }
 
 /* ---- transmit ---- */
@@ -410,8 +430,8 @@ static inline void receive_frame(struct net_endpoint *endpoint, const struct dri
 }
 
 /*
- * One buffer of a frame that lies in several, or one segment of it: only the first is looked at. Counted when the last one is
- * there.
+ * One buffer of a frame that lies in several, or one segment of it: only the first is looked at. Counted when the last
+ * one is there.
  */
 static void receive_part(struct net_endpoint *endpoint, const struct driver_buffer *buffer)
 {

@@ -135,6 +135,7 @@ void net_endpoint_detach(struct net_endpoint *endpoint);
 int net_endpoint_send(struct net_endpoint *endpoint, uint64_t budget);
 int net_endpoint_reap(struct net_endpoint *endpoint);
 int net_endpoint_receive(struct net_endpoint *endpoint);
+uint32_t net_endpoint_buffers(const struct net_endpoint *endpoint);
 const char *net_endpoint_error(const struct net_endpoint *endpoint);
 
 #endif

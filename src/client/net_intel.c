@@ -4,17 +4,19 @@
  *
  * Theory of operation
  * -------------------
- * Registers are written in the order that Linux's drivers have, with one queue: reset, link, address, queues, receiver and
- * transmitter. After that a frame costs its descriptors and the batch's tail.
+ * Registers are written in the order that Linux's drivers have, with one queue: reset, link, address, queues, receiver
+ * and transmitter. After that a frame costs its descriptors and the batch's tail.
  *
- * Descriptors: 82576: advanced, with one buffer for each; 82574: extended for receive; all others legacy; TCP segmentation
- * by a context descriptor of the variant in front of the data, whose pieces are as large as the drivers make them.
+ * Descriptors: 82576: advanced, with one buffer for each; 82574: extended for receive; all others legacy; TCP
+ * segmentation by a context descriptor of the variant in front of the data, whose pieces are as large as the drivers
+ * make them.
  *
  * Interrupts, as the drivers re-arm them (the whole of the difference between the three):
  *
  *	igb	MSI-X vector 1 for both rings, masked when it fires (EIAM) and cleared (EIAC): a store to EIMS
- *	e1000e	MSI-X vector 0 for receive, 1 for transmit, masked and cleared likewise: a store to IMS for each that fired
- *	e1000	the pin: read ICR, unmask at the VMM, write IMC, flush; at the end write IMS, flush
+ *	e1000e	MSI-X vector 0 for receive, 1 for transmit, masked and cleared likewise: a store to IMS for each
+ *		that fired
+ * fired e1000	the pin: read ICR, unmask at the VMM, write IMC, flush; at the end write IMS, flush
  *
  * Context: one thread owns a card.
  */
@@ -30,47 +32,47 @@
 #include <string.h>
 #include <time.h>
 
-#define RX_BUFFER    2048u
-#define HEADERS	     54u /* Ethernet, IPv4, TCP: what an endpoint's segments have */
-#define LINK_TRIES   2000
+#define RX_BUFFER  2048u
+#define HEADERS	   54u /* Ethernet, IPv4, TCP: what an endpoint's segments have */
+#define LINK_TRIES 2000
 
 /* Registers: 82576 datasheet 8, 82574 datasheet 10, 8254x manual 13. */
-#define CTRL	 0x0000u
-#define STATUS	 0x0008u
-#define CTRL_EXT 0x0018u
-#define ICR	 0x00c0u
-#define IMS	 0x00d0u
-#define IMC	 0x00d8u
+#define CTRL	   0x0000u
+#define STATUS	   0x0008u
+#define CTRL_EXT   0x0018u
+#define ICR	   0x00c0u
+#define IMS	   0x00d0u
+#define IMC	   0x00d8u
 #define EIAC_82574 0x00dcu
-#define IAM	 0x00e0u
+#define IAM	   0x00e0u
 #define IVAR_82574 0x00e4u
-#define RCTL	 0x0100u
-#define TCTL	 0x0400u
-#define TIPG	 0x0410u
-#define GPIE	 0x1514u
-#define EIMS	 0x1524u
-#define EIMC	 0x1528u
-#define EIAC	 0x152cu
-#define EIAM	 0x1530u
-#define EITR1	 0x1684u
-#define IVAR0	 0x1700u
-#define IVAR_MISC 0x1740u
-#define RDBAL	 0x2800u
-#define RDBAH	 0x2804u
-#define RDLEN	 0x2808u
-#define SRRCTL	 0x280cu
-#define RDH	 0x2810u
-#define RDT	 0x2818u
-#define RXDCTL	 0x2828u
-#define TDBAL	 0x3800u
-#define TDBAH	 0x3804u
-#define TDLEN	 0x3808u
-#define TDH	 0x3810u
-#define TDT	 0x3818u
-#define TXDCTL	 0x3828u
-#define RFCTL	 0x5008u
-#define RAL0	 0x5400u
-#define RAH0	 0x5404u
+#define RCTL	   0x0100u
+#define TCTL	   0x0400u
+#define TIPG	   0x0410u
+#define GPIE	   0x1514u
+#define EIMS	   0x1524u
+#define EIMC	   0x1528u
+#define EIAC	   0x152cu
+#define EIAM	   0x1530u
+#define EITR1	   0x1684u
+#define IVAR0	   0x1700u
+#define IVAR_MISC  0x1740u
+#define RDBAL	   0x2800u
+#define RDBAH	   0x2804u
+#define RDLEN	   0x2808u
+#define SRRCTL	   0x280cu
+#define RDH	   0x2810u
+#define RDT	   0x2818u
+#define RXDCTL	   0x2828u
+#define TDBAL	   0x3800u
+#define TDBAH	   0x3804u
+#define TDLEN	   0x3808u
+#define TDH	   0x3810u
+#define TDT	   0x3818u
+#define TXDCTL	   0x3828u
+#define RFCTL	   0x5008u
+#define RAL0	   0x5400u
+#define RAH0	   0x5404u
 
 #define CTRL_SLU	 (1u << 6)
 #define CTRL_RST	 (1u << 26)
@@ -78,20 +80,22 @@
 #define CTRL_EXT_PBA_CLR (1u << 31)
 #define CTRL_EXT_EIAME	 (1u << 24)
 #define CTRL_EXT_LOADED	 (1u << 28)
-#define RCTL_SETTING	 (1u << 26 | 1u << 15 | 1u << 5 | 1u << 1) /* CRC stripped, broadcast, long packets, enabled; 2 KiB */
-#define TCTL_SETTING	 (0x40u << 12 | 0xfu << 4 | 1u << 3 | 1u << 1) /* collisions, short packets padded, enabled */
-#define TIPG_SETTING	 0x00602008u
-#define RFCTL_EXTENDED	 (1u << 15)
-#define DCTL_ENABLE	 (1u << 25)
-#define SRRCTL_SETTING	 (RX_BUFFER >> 10 | 1u << 25) /* advanced, one buffer */
-#define RAH_VALID	 (1u << 31)
-#define GPIE_SETTING	 (1u << 31 | 1u << 30 | 1u << 4 | 1u) /* PBA, EIAME, MSI-X with several vectors, non-selective clear */
-#define IVAR_VALID	 0x80u
-#define EITR_SETTING	 (56u | 1u << 31) /* 70,000 interrupts/s at most: igb's lowest latency */
+#define RCTL_SETTING                                                                                                   \
+	(1u << 26 | 1u << 15 | 1u << 5 | 1u << 1) /* CRC stripped, broadcast, long packets, enabled; 2 KiB */
+#define TCTL_SETTING   (0x40u << 12 | 0xfu << 4 | 1u << 3 | 1u << 1) /* collisions, short packets padded, enabled */
+#define TIPG_SETTING   0x00602008u
+#define RFCTL_EXTENDED (1u << 15)
+#define DCTL_ENABLE    (1u << 25)
+#define SRRCTL_SETTING (RX_BUFFER >> 10 | 1u << 25) /* advanced, one buffer */
+#define RAH_VALID      (1u << 31)
+#define GPIE_SETTING                                                                                                   \
+	(1u << 31 | 1u << 30 | 1u << 4 | 1u) /* PBA, EIAME, MSI-X with several vectors, non-selective clear */
+#define IVAR_VALID	   0x80u
+#define EITR_SETTING	   (56u | 1u << 31) /* 70,000 interrupts/s at most: igb's lowest latency */
 #define IVAR_82574_SETTING (1u << 31 | (8u | 2u) << 16 | (8u | 1u) << 8 | 8u)
-#define IMS_RXQ0	 (1u << 20)
-#define IMS_TXQ0	 (1u << 22)
-#define IMS_PIN		 (1u << 7 | 1u << 4 | 1u << 2 | 1u) /* receive timer, threshold, link, transmit done */
+#define IMS_RXQ0	   (1u << 20)
+#define IMS_TXQ0	   (1u << 22)
+#define IMS_PIN		   (1u << 7 | 1u << 4 | 1u << 2 | 1u) /* receive timer, threshold, link, transmit done */
 
 /* Bits of a data descriptor's upper half, alike in all three formats. */
 #define CMD_EOP	 (1ULL << 24)
@@ -105,7 +109,8 @@ struct variant {
 	unsigned int irq_index, vectors;
 	int rx_event, tx_event; /* vectors */
 	int (*configure)(struct vfio_user_client *client);
-	void (*prepare)(struct intel_descriptor *descriptors, uint64_t address, uint32_t size, uint32_t piece, bool gso);
+	void (*prepare)(struct intel_descriptor *descriptors, uint64_t address, uint32_t size, uint32_t piece,
+			bool gso);
 };
 
 struct net_intel {
@@ -153,7 +158,8 @@ static void prepare_pieces(struct intel_descriptor *descriptors, uint64_t addres
 }
 
 /* 82576 7.2.2: context and data descriptors; PAYLEN is without headers where the card segments. */
-static void prepare_advanced(struct intel_descriptor *descriptors, uint64_t address, uint32_t size, uint32_t piece, bool gso)
+static void prepare_advanced(struct intel_descriptor *descriptors, uint64_t address, uint32_t size, uint32_t piece,
+			     bool gso)
 {
 	const uint64_t data = 3ULL << 20 | CMD_IFCS | CMD_DEXT;
 
@@ -162,14 +168,15 @@ static void prepare_advanced(struct intel_descriptor *descriptors, uint64_t addr
 		return;
 	}
 	descriptors->low = htole64(14u << 9 | 20u);
-	descriptors->high = htole64(2ULL << 20 | CMD_DEXT | 1ULL << 10 | 1ULL << 11 | (uint64_t)NET_ENDPOINT_SEGMENT << 48 |
-				    20ULL << 40);
+	descriptors->high = htole64(2ULL << 20 | CMD_DEXT | 1ULL << 10 | 1ULL << 11 |
+				    (uint64_t)NET_ENDPOINT_SEGMENT << 48 | 20ULL << 40);
 	prepare_pieces(descriptors + 1, address, size, piece,
 		       data | 1ULL << 31 | 3ULL << 40 | (uint64_t)(size - HEADERS) << 46);
 }
 
 /* 8254x 3.3: a legacy descriptor, or TCP/IP context and data. */
-static void prepare_legacy(struct intel_descriptor *descriptors, uint64_t address, uint32_t size, uint32_t piece, bool gso)
+static void prepare_legacy(struct intel_descriptor *descriptors, uint64_t address, uint32_t size, uint32_t piece,
+			   bool gso)
 {
 	if (!gso) {
 		prepare_pieces(descriptors, address, size, piece, CMD_IFCS);
@@ -179,7 +186,8 @@ static void prepare_legacy(struct intel_descriptor *descriptors, uint64_t addres
 	descriptors->low = htole64(14ULL | 24ULL << 8 | 33ULL << 16 | 34ULL << 32 | 50ULL << 40);
 	descriptors->high = htole64((uint64_t)(size - HEADERS) | 7ULL << 24 | CMD_DEXT | (uint64_t)HEADERS << 40 |
 				    (uint64_t)NET_ENDPOINT_SEGMENT << 48);
-	prepare_pieces(descriptors + 1, address, size, piece, 1ULL << 20 | CMD_IFCS | CMD_DEXT | 1ULL << 26 | 3ULL << 40);
+	prepare_pieces(descriptors + 1, address, size, piece,
+		       1ULL << 20 | CMD_IFCS | CMD_DEXT | 1ULL << 26 | 3ULL << 40);
 }
 
 /* ---- registers ---- */
@@ -188,9 +196,14 @@ static int configure_igb(struct vfio_user_client *client)
 {
 	/* Vector 1 for queue 0's receive and transmit, 0 for the rest. */
 	const struct setting settings[] = {
-		{ CTRL_EXT, CTRL_EXT_LOADED }, { EIMC, UINT32_MAX },	 { GPIE, GPIE_SETTING },
-		{ IVAR0, (IVAR_VALID | 1u) << 8 | IVAR_VALID | 1u },	 { IVAR_MISC, IVAR_VALID << 8 },
-		{ EITR1, EITR_SETTING },       { EIAC, 3 },		 { EIAM, 3 },
+		{ CTRL_EXT, CTRL_EXT_LOADED },
+		{ EIMC, UINT32_MAX },
+		{ GPIE, GPIE_SETTING },
+		{ IVAR0, (IVAR_VALID | 1u) << 8 | IVAR_VALID | 1u },
+		{ IVAR_MISC, IVAR_VALID << 8 },
+		{ EITR1, EITR_SETTING },
+		{ EIAC, 3 },
+		{ EIAM, 3 },
 		{ SRRCTL, SRRCTL_SETTING },
 	};
 
@@ -200,10 +213,8 @@ static int configure_igb(struct vfio_user_client *client)
 static int configure_e1000e(struct vfio_user_client *client)
 {
 	const struct setting settings[] = {
-		{ RFCTL, RFCTL_EXTENDED },
-		{ IVAR_82574, IVAR_82574_SETTING },
-		{ EIAC_82574, IMS_RXQ0 | IMS_TXQ0 },
-		{ CTRL_EXT, CTRL_EXT_PBA_CLR | CTRL_EXT_EIAME | CTRL_EXT_LOADED },
+		{ RFCTL, RFCTL_EXTENDED },	     { IVAR_82574, IVAR_82574_SETTING },
+		{ EIAC_82574, IMS_RXQ0 | IMS_TXQ0 }, { CTRL_EXT, CTRL_EXT_PBA_CLR | CTRL_EXT_EIAME | CTRL_EXT_LOADED },
 		{ IAM, IMS_RXQ0 | IMS_TXQ0 },
 	};
 
@@ -217,16 +228,19 @@ static int configure_e1000(struct vfio_user_client *client)
 
 static const struct variant variants[] = {
 	[NET_ENDPOINT_IGB] = {
-		.piece = 32768, .rx_done_shift = 0, .rx_length_shift = 32, .irq_index = VFIO_PCI_MSIX_IRQ_INDEX, .vectors = 2,
-		.rx_event = 1, .tx_event = -1, .configure = configure_igb, .prepare = prepare_advanced,
+		.piece = 32768, .rx_done_shift = 0, .rx_length_shift = 32,
+		.irq_index = VFIO_PCI_MSIX_IRQ_INDEX, .vectors = 2, .rx_event = 1, .tx_event = -1,
+		.configure = configure_igb, .prepare = prepare_advanced,
 	},
 	[NET_ENDPOINT_E1000E] = {
-		.piece = 8192, .rx_done_shift = 0, .rx_length_shift = 32, .irq_index = VFIO_PCI_MSIX_IRQ_INDEX, .vectors = 3,
-		.rx_event = 0, .tx_event = 1, .configure = configure_e1000e, .prepare = prepare_legacy,
+		.piece = 8192, .rx_done_shift = 0, .rx_length_shift = 32,
+		.irq_index = VFIO_PCI_MSIX_IRQ_INDEX, .vectors = 3, .rx_event = 0, .tx_event = 1,
+		.configure = configure_e1000e, .prepare = prepare_legacy,
 	},
 	[NET_ENDPOINT_E1000] = {
-		.piece = 4096, .rx_done_shift = 32, .rx_length_shift = 0, .irq_index = VFIO_PCI_INTX_IRQ_INDEX, .vectors = 1,
-		.rx_event = 0, .tx_event = -1, .configure = configure_e1000, .prepare = prepare_legacy,
+		.piece = 4096, .rx_done_shift = 32, .rx_length_shift = 0,
+		.irq_index = VFIO_PCI_INTX_IRQ_INDEX, .vectors = 1, .rx_event = 0, .tx_event = -1,
+		.configure = configure_e1000, .prepare = prepare_legacy,
 	},
 };
 

@@ -74,9 +74,9 @@ static void open_flow(struct net_load *load, struct flow *flow, struct net_endpo
 
 	if (window == NET_LOAD_WINDOW_RING)
 		window = to->driver->rx_count;
-	/* A receiver of segments has buffers for that many fewer frames. */
-	if (options->window == NET_LOAD_WINDOW_RING && to->options.gso && to->driver->ops->segments)
-		window /= to->options.frame_size / NET_ENDPOINT_SEGMENT + 1;
+	/* A frame that takes several buffers leaves room for fewer. */
+	if (options->window == NET_LOAD_WINDOW_RING)
+		window /= net_endpoint_buffers(to);
 	if (window == 0 && options->window != 0)
 		window = 1;
 	*flow = (struct flow){ .from = from, .to = to, .window = window };
@@ -139,7 +139,8 @@ static int turn_receive(struct net_load *load)
 	return received < 0 ? explain(load, &load->endpoints[0], received) : received;
 }
 
-/* Never more than the window, since only what fits is sent. Frames that were given up may come after all: none, then. */
+/* Never more than the window, since only what fits is sent. Frames that were given up may come after all: none, then.
+ */
 static uint64_t under_way(const struct flow *flow)
 {
 	uint64_t arrived = flow->to->counters.received + flow->to->counters.unexpected + flow->given_up;
@@ -209,7 +210,8 @@ static int turn(struct net_load *load, bool sending, uint64_t now)
 	return work;
 }
 
-/* Nothing to do: let the other side have the lines for a moment, or arm the cards and sleep. Return: 0 or a negative errno. */
+/* Nothing to do: let the other side have the lines for a moment, or arm the cards and sleep. Return: 0 or a negative
+ * errno. */
 static int rest(struct net_load *load)
 {
 	int events[2 * NET_DRIVER_EVENTS];
@@ -231,7 +233,8 @@ static int rest(struct net_load *load)
 		pending |= armed;
 		memcpy(&events[i * NET_DRIVER_EVENTS], driver->events, sizeof(driver->events));
 	}
-	load->waits += load_events_wait(events, load->endpoint_count * NET_DRIVER_EVENTS, pending ? 0 : WAIT_MS, &signalled);
+	load->waits +=
+		load_events_wait(events, load->endpoint_count * NET_DRIVER_EVENTS, pending ? 0 : WAIT_MS, &signalled);
 	for (unsigned int i = 0; i < load->endpoint_count; i++) {
 		struct net_driver *driver = load->endpoints[i].driver;
 		uint64_t own = signalled >> (i * NET_DRIVER_EVENTS) & ((1u << NET_DRIVER_EVENTS) - 1);
@@ -274,8 +277,8 @@ static int run_for(struct net_load *load, uint64_t cycles, bool sending)
 }
 
 /*
- * Until all that was sent has come, or nothing more comes. What is taken for lost and comes after all would be counted as
- * doubled: a server that shares its CPU may stand still for a while.
+ * Until all that was sent has come, or nothing more comes. What is taken for lost and comes after all would be counted
+ * as doubled: a server that shares its CPU may stand still for a while.
  */
 static int wait_for_rest(struct net_load *load, const struct flow *flow, const struct load_clock *clock)
 {
@@ -402,7 +405,7 @@ static void sum_up(struct net_load *load)
 		if (sent >= received)
 			result->lost += sent - received;
 		else
-			result->reordered += received - sent;	/* more than was sent: doubled */
+			result->reordered += received - sent; /* more than was sent: doubled */
 	}
 }
 
@@ -414,8 +417,7 @@ static void sum_up(struct net_load *load)
  *
  * Return: 0, or a negative errno with the reason in @result->error. Lost or corrupt frames are a result, not an error.
  */
-int net_load_run(const struct net_load_options *options, const struct load_hooks *hooks,
-		 struct net_load_result *result)
+int net_load_run(const struct net_load_options *options, const struct load_hooks *hooks, struct net_load_result *result)
 {
 	struct net_load load = { .options = options, .result = result };
 	struct load_clock clock;

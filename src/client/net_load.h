@@ -22,7 +22,7 @@ enum net_load_mode {
 /**
  * struct net_load_options - a load.
  * @mode:	which way
- * @endpoint:	both cards alike: device, socket, addresses and the use of queues are filled in from the fields below
+ * @endpoint:	both cards alike: device, socket, addresses and the use of queues come from the fields below
  * @devices:	what the cards are
  * @sockets:	their sockets; the second one for forwarding only
  * @addresses:	MAC addresses of the cards

@@ -134,13 +134,13 @@ static int virtio_start(struct net_driver *driver, const struct net_buffers *buf
 	virtio->rx_buffers = buffers->rx;
 	virtio->rx_stride = buffers->rx_stride;
 	for (unsigned int i = 0; i < driver->tx_count; i++)
-		virtqueue_driver_set_segment(&virtio->tx, i, 0,
-					     client_memory_address(memory, buffers->tx + (size_t)i * buffers->tx_stride),
-					     buffers->tx_size, false);
+		virtqueue_driver_set_segment(
+			&virtio->tx, i, 0, client_memory_address(memory, buffers->tx + (size_t)i * buffers->tx_stride),
+			buffers->tx_size, false);
 	for (unsigned int i = 0; i < driver->rx_count; i++)
-		virtqueue_driver_set_segment(&virtio->rx, i, 0,
-					     client_memory_address(memory, buffers->rx + (size_t)i * buffers->rx_stride),
-					     driver->rx_size, true);
+		virtqueue_driver_set_segment(
+			&virtio->rx, i, 0, client_memory_address(memory, buffers->rx + (size_t)i * buffers->rx_stride),
+			driver->rx_size, true);
 
 	error = start_queue(virtio, &virtio->rx, RX_QUEUE);
 	if (!error)

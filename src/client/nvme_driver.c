@@ -4,13 +4,14 @@
  *
  * Theory of operation
  * -------------------
- * Bring-up as in base 3.5.1: disable, wait for CSTS.RDY to fall, admin queues, enable, wait for RDY; Identify controller
- * and namespace 1; Number of Queues; then pairs of I/O queues, each of the same size with one completion queue for each
- * submission queue.
+ * Bring-up as in base 3.5.1: disable, wait for CSTS.RDY to fall, admin queues, enable, wait for RDY; Identify
+ * controller and namespace 1; Number of Queues; then pairs of I/O queues, each of the same size with one completion
+ * queue for each submission queue.
  *
- * Commands are prebuilt, one for each command identifier; submitting one copies its 64 bytes into the next entry. A batch is
- * one store to the tail's doorbell, and one to the head's for what was taken. The doorbell is stored with release order: the
- * entries are visible before it. A completion is looked at by its phase bit, with acquire order, before the rest of it.
+ * Commands are prebuilt, one for each command identifier; submitting one copies its 64 bytes into the next entry. A
+ * batch is one store to the tail's doorbell, and one to the head's for what was taken. The doorbell is stored with
+ * release order: the entries are visible before it. A completion is looked at by its phase bit, with acquire order,
+ * before the rest of it.
  *
  * The pairs know nothing of the driver, so that a test can play the controller. Context: one thread owns a driver.
  */
@@ -33,10 +34,10 @@
 #define REGISTER_ACQ  0x30u
 #define DOORBELLS     0x1000u
 
-#define CC_ENABLE     1u
-#define CC_ENTRIES    (6u << 16 | 4u << 20) /* of 64 and 16 bytes */
-#define CSTS_READY    1u
-#define CSTS_FATAL    2u
+#define CC_ENABLE  1u
+#define CC_ENTRIES (6u << 16 | 4u << 20) /* of 64 and 16 bytes */
+#define CSTS_READY 1u
+#define CSTS_FATAL 2u
 
 /* base 5 "Admin command set" */
 #define ADMIN_CREATE_SQ	   0x01u
@@ -136,7 +137,8 @@ bool nvme_pair_is_ready(const struct nvme_pair *pair)
  * @buffers:	receives identifiers; the length is the status field, 0 if all went well
  * @count:	how many at most
  *
- * Return: how many; -EPROTO if the controller completes a command that it does not have; errors of the doorbell's message.
+ * Return: how many; -EPROTO if the controller completes a command that it does not have; errors of the doorbell's
+ * message.
  */
 int nvme_pair_take(struct nvme_pair *pair, struct driver_buffer *buffers, unsigned int count)
 {
@@ -241,7 +243,8 @@ static int enable(struct nvme_driver *driver)
  * @command:	its identifier is chosen here
  * @result:	receives dword 0 of the completion; may be NULL
  *
- * Return: 0, -EREMOTEIO if the controller refuses it, or another negative errno, with the reason in @driver->client.error.
+ * Return: 0, -EREMOTEIO if the controller refuses it, or another negative errno, with the reason in
+ * @driver->client.error.
  */
 int nvme_driver_admin(struct nvme_driver *driver, const struct nvme_command *command, uint32_t *result)
 {
@@ -398,9 +401,11 @@ int nvme_driver_create_pair(struct nvme_driver *driver, uint16_t entries)
 	struct nvme_pair *pair = &driver->pairs[index];
 	bool interrupts = driver->client.event_count > index;
 	uint32_t form = (uint32_t)(entries - 1) << 16 | index;
-	/* Physically contiguous; completion queue: vector and interrupts enabled; submission queue: its completion queue. */
+	/* Physically contiguous; completion queue: vector and interrupts enabled; submission queue: its completion
+	 * queue. */
 	struct nvme_command create = { .opcode = ADMIN_CREATE_CQ,
-				       .cdw10 = { htole32(form), htole32((uint32_t)index << 16 | interrupts << 1 | 1u) } };
+				       .cdw10 = { htole32(form),
+						  htole32((uint32_t)index << 16 | interrupts << 1 | 1u) } };
 	int error;
 
 	if (index > driver->pairs_max)

@@ -4,17 +4,17 @@
  *
  * Theory of operation
  * -------------------
- * Order of attaching, as QEMU does it: VERSION, DMA_MAP of guest memory, DEVICE_GET_INFO, DEVICE_GET_REGION_INFO of each
- * region (asked again with more room where it has capabilities), DEVICE_RESET, and bus mastering enabled in the
+ * Order of attaching, as QEMU does it: VERSION, DMA_MAP of guest memory, DEVICE_GET_INFO, DEVICE_GET_REGION_INFO of
+ * each region (asked again with more room where it has capabilities), DEVICE_RESET, and bus mastering enabled in the
  * configuration space. Guest memory is one memfd and one mapping.
  *
  * The areas that a region offers for mapping are mapped one by one, at the file's offset of the region plus the
- * area's. Accesses there are loads and stores; all others are messages. If nothing is mapped writes are posted: they want no
- * reply, and the order of the socket is what keeps them in order. With any mapping that order says nothing about
- * stores, so each write waits for its answer, as in QEMU.
+ * area's. Accesses there are loads and stores; all others are messages. If nothing is mapped writes are posted: they
+ * want no reply, and the order of the socket is what keeps them in order. With any mapping that order says nothing
+ * about stores, so each write waits for its answer, as in QEMU.
  *
- * Messages that the server sends of its own (DMA_READ, DMA_WRITE) are for servers that cannot map memory: an error here.
- * Context: one thread for each client.
+ * Messages that the server sends of its own (DMA_READ, DMA_WRITE) are for servers that cannot map memory: an error
+ * here. Context: one thread for each client.
  */
 #include "client/vfio_user_client.h"
 
@@ -50,10 +50,10 @@ enum {
 };
 
 /* vfio-user "Message Format": type in bits 0-3 */
-#define FLAGS_REPLY	 1u
-#define FLAGS_TYPE_MASK	 0xfu
-#define FLAGS_NO_REPLY	 (1u << 4)
-#define FLAGS_ERROR	 (1u << 5)
+#define FLAGS_REPLY	1u
+#define FLAGS_TYPE_MASK 0xfu
+#define FLAGS_NO_REPLY	(1u << 4)
+#define FLAGS_ERROR	(1u << 5)
 
 struct header {
 	uint16_t id;
@@ -83,7 +83,8 @@ struct region_access {
 	uint32_t region, count;
 };
 
-__attribute__((format(printf, 3, 4))) static int fail(struct vfio_user_client *client, int error, const char *format, ...)
+__attribute__((format(printf, 3, 4))) static int fail(struct vfio_user_client *client, int error, const char *format,
+						      ...)
 {
 	va_list arguments;
 
@@ -202,8 +203,8 @@ static int receive_reply(struct vfio_user_client *client, struct message *messag
 		return error;
 	if (message->header.id != id || message->header.command != command ||
 	    (message->header.flags & FLAGS_TYPE_MASK) != FLAGS_REPLY)
-		return fail(client, -EPROTO, "%s: answered by message %u, command %u, flags 0x%x", name, message->header.id,
-			    message->header.command, message->header.flags);
+		return fail(client, -EPROTO, "%s: answered by message %u, command %u, flags 0x%x", name,
+			    message->header.id, message->header.command, message->header.flags);
 	if (message->header.size < sizeof(message->header) || message->header.size > sizeof(*message))
 		return fail(client, -EPROTO, "%s: reply of %u bytes", name, message->header.size);
 
@@ -278,8 +279,9 @@ static int negotiate(struct vfio_user_client *client)
 {
 	struct version version = { .major = 0,
 				   .minor = 0,
-				   .capabilities = "{\"capabilities\":{\"max_msg_fds\":16,\"max_data_xfer_size\":1048576,"
-						   "\"pgsizes\":4096}}" };
+				   .capabilities =
+					   "{\"capabilities\":{\"max_msg_fds\":16,\"max_data_xfer_size\":1048576,"
+					   "\"pgsizes\":4096}}" };
 	size_t size = offsetof(struct version, capabilities) + strlen(version.capabilities) + 1;
 	struct message message;
 	int error = ask(client, &message, VERSION, &version, size, -1, offsetof(struct version, capabilities), NULL);
@@ -345,7 +347,8 @@ static int map_areas(struct vfio_user_client *client, struct vfio_user_client_re
 			return fail(client, -EPROTO, "region capability at %u of %zu bytes", at, size);
 		memcpy(&sparse, payload + at, sizeof(sparse));
 		at += (uint32_t)sizeof(sparse);
-		for (uint32_t i = 0; i < sparse.nr_areas; i++, at += (uint32_t)sizeof(struct vfio_region_sparse_mmap_area)) {
+		for (uint32_t i = 0; i < sparse.nr_areas;
+		     i++, at += (uint32_t)sizeof(struct vfio_region_sparse_mmap_area)) {
 			struct vfio_region_sparse_mmap_area area;
 			int error;
 
@@ -426,7 +429,8 @@ int vfio_user_client_reset(struct vfio_user_client *client)
 	int error = ask(client, &message, DEVICE_RESET, NULL, 0, -1, 0, NULL);
 
 	if (!error)
-		error = vfio_user_client_write(client, VFIO_PCI_CONFIG_REGION_INDEX, PCI_COMMAND, &command, sizeof(command));
+		error = vfio_user_client_write(client, VFIO_PCI_CONFIG_REGION_INDEX, PCI_COMMAND, &command,
+					       sizeof(command));
 
 	return error;
 }
@@ -507,7 +511,8 @@ static uint8_t *mapped_at(const struct vfio_user_client_region *region, uint64_t
  *
  * Return: 0, or a negative errno with the reason in @client->error.
  */
-int vfio_user_client_read(struct vfio_user_client *client, unsigned int region, uint64_t offset, void *data, uint32_t size)
+int vfio_user_client_read(struct vfio_user_client *client, unsigned int region, uint64_t offset, void *data,
+			  uint32_t size)
 {
 	struct region_access access = { .offset = offset, .region = region, .count = size };
 	struct message message;
@@ -603,7 +608,8 @@ int vfio_user_client_write32(struct vfio_user_client *client, uint32_t offset, u
  */
 struct vfio_user_register vfio_user_client_register(struct vfio_user_client *client, uint32_t offset)
 {
-	return (struct vfio_user_register){ .mapped = (uint32_t *)mapped_at(&client->regions[0], offset, sizeof(uint32_t)),
+	return (struct vfio_user_register){ .mapped = (uint32_t *)mapped_at(&client->regions[0], offset,
+									    sizeof(uint32_t)),
 					    .client = client,
 					    .offset = offset };
 }

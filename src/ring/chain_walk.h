@@ -100,11 +100,13 @@ static inline void walk_store(const struct walk *walk, struct segment_pool *pool
 		pool->readable_bytes += walk->bytes;
 }
 
-/** walk_count() - the bytes of a chain that walk_split() or walk_packed() walked, when it is taken. */
-static inline void walk_count(const struct chain *chain, struct segment_pool *pool)
+/** walk_taken() - a chain that walk_split() or walk_packed() walked is taken: its bytes, and what the next may be. */
+static inline void walk_taken(struct virtqueue *queue, const struct chain *chain, struct segment_pool *pool)
 {
 	pool->readable_bytes += chain->readable_length;
 	pool->writable_bytes += chain->writable_length;
+	queue->single = chain->readable_count + chain->writable_count == 1;
+	queue->writable = chain->writable_count;
 }
 
 /**

@@ -21,8 +21,6 @@
 #define DESCRIPTOR_LENGTH_OFFSET 8U /* of the word with length, id and flags */
 #define DESCRIPTOR_FLAGS_OFFSET	 14U
 
-#define DESCRIPTORS_PER_LINE (CACHE_LINE / (unsigned)sizeof(struct descriptor))
-
 #define EVENT_POSITION 0U
 #define EVENT_FLAGS    2U
 
@@ -90,7 +88,7 @@ static unsigned pop_replays(struct virtqueue *queue, struct chain *chains, unsig
 		}
 		chain->id = replay.id;
 		chain->slots = replay.slots;
-		walk_count(chain, pool);
+		walk_taken(queue, chain, pool);
 		virtqueue_inflight_take_replay(inflight);
 		queue->outstanding += replay.slots;
 		popped++;
@@ -130,8 +128,7 @@ static __attribute__((noinline)) bool pop_any(struct virtqueue *queue, struct ch
 		     !virtqueue_inflight_take(queue->config.inflight, chain->id, next, chain->slots)))
 		goto break_queue;
 	advance(queue, chain->slots);
-	walk_count(chain, pool);
-	queue->writable = chain->writable_count;
+	walk_taken(queue, chain, pool);
 	return true;
 
 break_queue:
@@ -234,30 +231,15 @@ static struct chain *pop_run(struct virtqueue *queue, struct chain *chain, const
 	return chain;
 }
 
-/*
- * There is a chain, and probably as many as last time, @count: have the lines of their descriptors come all at once. To
- * be written, which is what happens to them soon. No more of them than that: the driver is writing there.
- */
-static inline void fetch_lines(const struct virtqueue *queue, uint32_t count)
-{
-	uint32_t first = queue->avail_next + DESCRIPTORS_PER_LINE;
-	uint32_t end = min(queue->avail_next + count, (uint32_t)queue->config.size);
-
-	for (uint32_t position = first; position < end; position += DESCRIPTORS_PER_LINE)
-		guest_prefetch_write(slot(queue, position));
-}
-
 unsigned packed_pop(struct virtqueue *queue, struct chain *chains, unsigned count, struct segment_pool *pool)
 {
 	struct chain *chain = chains, *end = chains + count;
 
 	if (unlikely(queue->config.inflight && virtqueue_inflight_replays(queue->config.inflight)))
 		return pop_replays(queue, chains, count, pool);
-	if (!slot_available(queue, queue->avail_next, available_flags(queue->avail_wrap)))
-		return 0;
-	fetch_lines(queue, min(count, (unsigned)queue->popped));
 	for (;;) {
-		chain = pop_run(queue, chain, end, pool);
+		if (likely(queue->single))
+			chain = pop_run(queue, chain, end, pool);
 		if (chain == end)
 			break;
 		if (!slot_available(queue, queue->avail_next, available_flags(queue->avail_wrap)))
@@ -266,7 +248,6 @@ unsigned packed_pop(struct virtqueue *queue, struct chain *chains, unsigned coun
 			break;
 		chain++;
 	}
-	queue->popped = (uint16_t)(chain - chains);
 	return (unsigned)(chain - chains);
 }
 

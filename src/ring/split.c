@@ -67,7 +67,7 @@ static unsigned pop_replays(struct virtqueue *queue, struct chain *chains, unsig
 			break;
 		}
 		chains[popped].id = replay.id;
-		walk_count(&chains[popped++], pool);
+		walk_taken(queue, &chains[popped++], pool);
 		virtqueue_inflight_take_replay(inflight);
 		queue->outstanding++;
 	}
@@ -101,8 +101,7 @@ static __attribute__((noinline)) bool pop_any(struct virtqueue *queue, uint16_t 
 		return false;
 	}
 	chain->id = head;
-	walk_count(chain, pool);
-	queue->writable = chain->writable_count;
+	walk_taken(queue, chain, pool);
 	return true;
 }
 
@@ -198,7 +197,8 @@ static unsigned pop_batch(struct virtqueue *queue, struct chain *chains, unsigne
 	struct chain *chain = chains, *end = chains + count;
 
 	for (;;) {
-		chain = pop_run(queue, chain, end, pool);
+		if (likely(queue->single))
+			chain = pop_run(queue, chain, end, pool);
 		if (chain == end || !pop_any(queue, queue->avail_next, chain, pool))
 			break;
 		queue->avail_next++;

@@ -192,7 +192,7 @@ struct virtqueue {
 	uint32_t outstanding;	/* popped and not yet pushed or unpopped, in slots */
 	uint8_t broken;		/* enum virtqueue_break_reason */
 	bool started;
-	bool writable;			 /* what the last chain was: the next one will be the same */
+	bool single, writable; /* the last chain was of one buffer, was writable: the next one will be the same */
 	const struct guest_region *hint; /* translator's cache */
 
 	struct virtqueue_config config;

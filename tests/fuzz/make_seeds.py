@@ -30,6 +30,20 @@ def chain_seeds():
 			yield seed
 
 
+def nvme_seeds():
+	turn, queues = bytes([5, 63]), bytes([12, 0x3c])
+	prp = bytes([0x80]) + bytes([3, 1])		# the data, and the page after it
+	for command in (1, 2, 4, 8, 0x0f):
+		for kind in range(8):
+			io = bytes([2, kind | 0x38, 1]) + prp + bytes([0])
+			seed = queues + turn * 3 + bytes([8]) + io * 4 + bytes([10, 2]) + io + turn * 2
+			seed += bytes([9, command]) + turn + bytes([10, 0x40]) + turn * 2 + bytes([8])
+			yield seed + bytes([11, 1]) + u16(0) + bytes([8, kind]) + bytes([3, 2] * 8) + io + turn
+	for opcode in (0, 1, 2, 4, 5, 6, 8, 9, 10, 12):
+		admin = bytes([2, opcode, 0]) + prp + bytes([1])
+		yield queues + turn * 2 + admin * 3 + turn * 2 + bytes([8]) + turn + bytes([7, 0, 1, 0]) + u16(opcode) + turn
+
+
 def virtio_blk_seeds():
 	turn = bytes([6, 63]) + u16(0xffff)
 	for form in (0x00, 0x01, 0x02, 0x03, 0x07, 0x08, 0x09, 0x61):
@@ -103,6 +117,21 @@ def vhost_user_seeds():
 		seed += bytes([0, 1, 12, 0, 0, 0, 0, 0]) + bytes([0, 1, 13, 0, 0, 0, 0, 0])
 		seed += bytes([0, 1, 18, 0, 1, 12])
 		yield seed
+
+
+def vfio_user_seeds():
+	for device in range(3):
+		for session in (0, 1, 2, 4, 8):
+			# A session with memory, then every message once, a burst of memory, registers of each width, and turns.
+			seed = bytes([0x81 + 3 * 10 + (device + 2) % 3, session])
+			every = b"".join(bytes([0, 0, command]) + bytes(8) for command in range(1, 19))
+			burst = bytes([0, 0, 3, 1, 0, 0, 1]) * 3
+			burst += bytes([0, 0, 2, 1, 0, 0x80, 1, 0x87]) + bytes([0, 0, 2, 1, 0, 0x80, 1, 0x83])
+			registers = b"".join(bytes([0, 0, 10, offset, 0, width]) + bytes(width)
+					     for offset in (0, 20, 36, 0x8c, 0x8f) for width in (1, 2, 4, 8))
+			deferred = bytes([17, 1, 1]) + bytes([0, 0, 13, 16, 16]) + burst + bytes([16] * 4)
+			pin = bytes([0, 0, 10, 0x91, 0, 4, 1, 0, 0, 0, 15, 15])
+			yield seed + every + burst + registers + bytes([11, 0]) + u16(8) + bytes([3, 13, 13]) + deferred + pin
 
 
 def segment_seeds():

@@ -8,11 +8,12 @@ import signal
 import socket
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 
 from guest import IMAGE
-from sidecore import require, server, wait_until
+from sidecore import NEWER_QEMU, require, server, wait_until
 
 
 class Run:
@@ -91,3 +92,34 @@ def changed(run, pid):
         return found if found != pid else None
     except (OSError, ValueError):
         return None
+
+
+# A boot sector that writes its last words to the first serial port, and halts.
+SECTOR = bytes.fromhex("31c08ed8be147cbaf803ac84c07403eeebf8faf4") + b"booted from the disk\r\n\0"
+
+
+@pytest.mark.parametrize("model", ["virtio", "nvme"])
+def test_boot_from_disk(tmp_path, model):
+    """An image of one's own, from either kind of disk, by QEMU's firmware."""
+    require()
+    if model == "nvme" and not os.access(NEWER_QEMU, os.X_OK):
+        pytest.skip("no newer QEMU in build/qemu (make it with: tools/qemu.sh build/qemu)")
+    image = tmp_path / "boot.img"
+    image.write_bytes((SECTOR.ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0"))
+    command = [str(server.binary().resolve()), "run", "--image", str(image), "--disk", model, "--memory", "128"]
+    if model == "nvme":
+        command += ["--qemu", str(NEWER_QEMU)]
+    with open(tmp_path / "output", "w+", encoding="utf-8") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            wait_until(lambda: "Ctrl-C ends it" in (tmp_path / "output").read_text(), "the guest is started", timeout=30)
+            folder = re.search(r"--control (\S+)/control.sock", (tmp_path / "output").read_text())[1]
+            console = os.path.join(folder, "guest0.console.log")
+            wait_until(lambda: os.path.exists(console) and b"booted from the disk" in Path(console).read_bytes(),
+                       "the boot sector runs", timeout=60)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0, (tmp_path / "output").read_text()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()

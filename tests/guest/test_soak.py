@@ -6,12 +6,22 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+
+import pytest
 
 from guest import REPOSITORY
 from sidecore import require, server, wait_until
 
 SOAK = REPOSITORY / "tests" / "soak" / "soak.py"
+
+
+@pytest.fixture
+def short_folder():
+    """For the sockets of a soak that will not live to remove them."""
+    with tempfile.TemporaryDirectory(prefix="sidecore-test-") as folder:
+        yield pathlib.Path(folder)
 
 
 def test_soak_in_short():

@@ -13,6 +13,8 @@ DEADLINE = 60
 
 def pytest_configure(config):
 	config.addinivalue_line("markers", f"deadline(seconds): the test fails after that time (default {DEADLINE} s)")
+	config.addinivalue_line("markers", "alone: measures time, and must not run beside other tests")
+	config.addinivalue_line("markers", "xdist_group(name): tests of one name run one after the other (pytest-xdist)")
 
 
 @pytest.hookimpl(hookwrapper=True)

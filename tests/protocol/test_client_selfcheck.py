@@ -19,6 +19,8 @@ from .memory import PAGE, GuestMemory, free_huge_pages
 from .rings import F_NEXT, Raw, make_queue, need_event
 from .vhost_user import Connection, Protocol, ProtocolError, Request
 
+pytestmark = pytest.mark.xdist_group("huge_pages")
+
 DISK_SIZE = 8 << 20
 TESTPMD = shutil.which("dpdk-testpmd") or shutil.which("testpmd")
 

@@ -18,9 +18,11 @@ from .lab import region
 from .memory import PAGE
 from .vhost_user import HEADER, LOG, U64, VERSION, VRING_STATE, Closed, Connection, Late, Protocol, Request, pack_table
 
-pytestmark = pytest.mark.deadline(120)
+# Latencies are compared: nothing else of ours should want the CPUs.
+pytestmark = [pytest.mark.deadline(120), pytest.mark.alone]
 
 TERABYTE = 1 << 40
+
 
 
 def latencies(neighbour, seconds):

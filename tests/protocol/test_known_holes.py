@@ -245,6 +245,7 @@ def test_row_10_remaining_count_underflow(lab):
 	assert disk.read(0, 512).data == data
 	one = bytes.fromhex("025400000009")
 	for table in (b"", bytes(3), bytes(4), bytes(7), U64.pack(1), struct.pack("<I", 0xffffffff), struct.pack("<I", 0x2aaaaaab) + bytes(8),
+		      struct.pack("<I", 0x2aaaaaaa) + bytes(8), struct.pack("<I", 0x10000000) + bytes(8),
 		      struct.pack("<I", 2) + one, struct.pack("<I", 1) + one[:5], struct.pack("<I", 1) + one + struct.pack("<I", 0xffffffff)):
 		began = time.monotonic()
 		assert net.command(MAC_TABLE_SET + table) == 1, table
@@ -264,7 +265,7 @@ def test_row_11_number_of_queues_in_an_inflight_region(lab):
 	fd = os.memfd_create("inflight", os.MFD_CLOEXEC)	# all the room in the world: it is the numbers that are wrong
 	os.truncate(fd, 64 << 20)
 	for claimed, queues, queue_size in ((size, 2, 128), (size, 0xffff, 128), (size, 1, 256), (size, 1, 0x8000), (size, 0, 128),
-					     (64 << 20, 0xffff, 0x8000), (size - 1, 1, 128), (64, 1, 128), (0, 1, 128)):
+					     (64 << 20, 0xffff, 0x8000), (64 << 20, 17, 128), (64 << 20, 256, 128), (size - 1, 1, 128), (64, 1, 128), (0, 1, 128)):
 		payload = INFLIGHT_PADDED.pack(claimed, offset, queues, queue_size)
 		assert lab.connect("a-disk").refused(Request.SET_INFLIGHT_FD, payload, [fd]) in REFUSED, (claimed, queues, queue_size)
 	os.close(fd)

@@ -45,6 +45,7 @@ class World:
 		self.channel = socket.socketpair()
 		self.inflight = None
 		self.device = None
+		self.idle = self.server.settled(self.measure, None, 0.3)[:2]
 
 	def plug(self, name):
 		"""A device whose queues run, with every protocol feature."""
@@ -58,6 +59,8 @@ class World:
 		if self.device:
 			self.device.close()
 		self.device = None
+		# The end of a connection takes a moment.
+		assert self.server.settled(lambda: self.measure()[:2], self.idle) == self.idle, "(descriptors, mappings) of nobody"
 
 	def ring(self):
 		queue = self.device.queues[0]

@@ -558,7 +558,7 @@ def test_unmask_eventfd_that_is_full(lab):
 	os.set_blocking(unmask, True)
 	connection.set_irqs(DATA_EVENTFD | UNMASK, INTX, fds=[unmask])
 	pin(connection, 1)
-	assert signalled(interrupt, 1) == 1
+	assert signalled(interrupt, 1) in (1, 2)	# what is in it already may count as one unmasking
 	connection.info()
 	connection.set_irqs(DATA_EVENTFD | UNMASK, INTX)
 	os.close(interrupt)

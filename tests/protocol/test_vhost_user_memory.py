@@ -287,6 +287,7 @@ def test_ways_to_start(lab, options):
 			assert disk.read(sector, 4096).data == data
 
 
+@pytest.mark.xdist_group("huge_pages")
 def test_huge_pages(lab):
 	"""Regions need not begin at a multiple of the page that backs them."""
 	if free_huge_pages() < 32:

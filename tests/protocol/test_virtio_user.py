@@ -23,6 +23,9 @@ MACS = ["52:54:00:00:00:01", "52:54:00:00:00:02"]	# as configuration() deals the
 BURST = 32
 F_MRG_RXBUF, F_PACKED, F_IN_ORDER = 1 << 15, 1 << 34, 1 << 35
 
+# There is one number of huge pages for the whole machine: those who need them go one after the other.
+pytestmark = pytest.mark.xdist_group("huge_pages")
+
 
 @pytest.fixture(scope="module")
 def huge_pages():

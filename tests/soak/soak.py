@@ -53,8 +53,8 @@ COMMAND_SECONDS = 120   # what a guest does in 20 s at most, unless something is
 FIO_BYTES = 8 << 20
 EVENTS = ("kills", "fio", "streams", "stream MB", "QEMUs")
 DONE = {"crashes": "crash", "mutations": "mutator", "garbage": "garbage", "connects": "storm", "resizes": "resizer", "NBD": "nbd"}
-COLUMNS = ("minute", *EVENTS, *DONE, "errors", "requests", "replayed", "verified MB", "probe p50", "p99", "max", "own p50", "own max µs", "fds", "maps",
-           "MiB")
+COLUMNS = ("minute", *EVENTS, *DONE, "errors", "requests", "replayed", "verified MB", "probe p50", "p99", "max", "own p50",
+           "own max µs", "fds", "maps", "MiB")
 
 
 class Violation(Exception):
@@ -113,6 +113,8 @@ class NbdServer:
         self.socket.unlink(missing_ok=True)
         self.process = child.start(["nbdkit", "-f", "-U", str(self.socket), *filters, "file", str(self.image), *faults],
                                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # It replaces the signal that child.start() asks for by SIGTERM, which one that is stopped does not see.
+        self.watch = subprocess.Popen(["sh", "-c", f"read word; kill -KILL {self.process.pid}"], stdin=subprocess.PIPE)
         wait_until(self.socket.exists, "nbdkit listens")
 
     def disturb(self):
@@ -126,6 +128,9 @@ class NbdServer:
         self.start()
 
     def close(self):
+        self.watch.kill()
+        self.watch.wait()
+        self.watch.stdin.close()
         self.process.kill()
         self.process.wait()
 
@@ -219,17 +224,19 @@ class Soak:
         self.counts["fio"] += 1
 
     def stream(self):
-        # A server whose last client's farewell was lost with a daemon is busy until TCP has sent it again.
+        # A server whose last client's farewell was lost with a daemon is busy until TCP has sent it again: it answers
+        # with "busy", or resets the connection. A stream that has begun must come to its end.
         deadline, result = time.monotonic() + COMMAND_SECONDS, None
-        while result is None or "busy" in result.output and time.monotonic() < deadline:
+        while result is None or not result.ok and " sec " not in result.output and time.monotonic() < deadline:
             self.ending.wait(2 if result else 0)
-            result = self.a.spawn("iperf3 -c 10.0.0.2 -t 10").wait(COMMAND_SECONDS)
+            result = self.a.spawn("iperf3 -c 10.0.0.2 -t 10 --forceflush").wait(COMMAND_SECONDS)
         if not result.ok:
             raise Violation(f"iperf3: {result.output}")
         self.counts["streams"] += 1
         received = re.search(r"([\d.]+) ([KMG]?)Bytes .* receiver", result.output)
         if received:
-            self.counts["stream MB"] += round(float(received[1]) * {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[received[2]] / 1e6)
+            unit = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[received[2]]
+            self.counts["stream MB"] += round(float(received[1]) * unit / 1e6)
 
     def kill_qemu(self):
         self.pause(5, 10 if self.quick else 60)
@@ -311,7 +318,8 @@ class Soak:
         verified = sum(report["verified"] for report in reports.values()) + counts["fio"] * FIO_BYTES
         row = (round(minute, 2), *counts.values(), *(reports[kind]["done"] for kind in DONE.values()), reports["nbd"]["errors"],
                sum(report["requests"] for report in reports.values()), reports["crash"]["replayed"], round(verified / 1e6),
-               probe["p50_us"], probe["p99_us"], probe["max_us"], probe["own_p50_us"], probe["own_max_us"], now["fds"], now["maps"], round(now["bytes"] / (1 << 20), 1))
+               *(probe[key] for key in ("p50_us", "p99_us", "max_us", "own_p50_us", "own_max_us")),
+               now["fds"], now["maps"], round(now["bytes"] / (1 << 20), 1))
         self.rows.append(dict(zip(COLUMNS, row)))
         print("| " + " | ".join(str(value) for value in row) + " |", flush=True)
 

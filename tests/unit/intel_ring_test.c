@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The driver's side of descriptor rings against a card of a few lines, written here from the data sheets: buffers of one and
- * several descriptors, rings whose size is no multiple of that, uneven batches, both forms of receive write-back.
+ * The driver's side of descriptor rings against a card of a few lines, written here from the data sheets: buffers of
+ * one and several descriptors, rings whose size is no multiple of that, uneven batches, both forms of receive
+ * write-back.
  */
 #include "client/intel_ring.h"
 
@@ -54,7 +55,8 @@ static unsigned int work(struct card *card, unsigned int count, uint64_t high)
 
 		assert_int_equal(le64toh(descriptor->high), 0); /* written again, the done bit of last time is gone */
 		assert_in_range(le64toh(descriptor->low), 0x1000, 0x1000 + card->ring.buffers * card->ring.step - 1u);
-		assert_int_equal((le64toh(descriptor->low) - 0x1000) % card->ring.step, card->descriptors % card->ring.step);
+		assert_int_equal((le64toh(descriptor->low) - 0x1000) % card->ring.step,
+				 card->descriptors % card->ring.step);
 		descriptor->high = htole64(high);
 		card->descriptors++;
 		done++;
@@ -175,7 +177,8 @@ static void refuses_bad_forms(void **state)
 		uint16_t size, step;
 		int error;
 	} forms[] = {
-		{ 0, 1, -EINVAL }, { 12, 1, -EINVAL }, { 8, 0, -EINVAL }, { 8, 8, -EINVAL }, { 8, 7, 0 }, { 4096, 1, 0 },
+		{ 0, 1, -EINVAL }, { 12, 1, -EINVAL }, { 8, 0, -EINVAL },
+		{ 8, 8, -EINVAL }, { 8, 7, 0 },	       { 4096, 1, 0 },
 	};
 	struct client_memory memory;
 	char error[160];

@@ -36,11 +36,11 @@ static void registers(void **state)
 	uint64_t cap = driver_read(&driver, NVME_REG_CAP, 8);
 
 	assert_int_equal(cap & 0xffff, 1023);
-	assert_int_equal(cap >> 16 & 1, 1);	   /* CQR */
-	assert_int_equal(cap >> 32 & 15, 3);	   /* DSTRD: a cache line for each pair */
+	assert_int_equal(cap >> 16 & 1, 1);  /* CQR */
+	assert_int_equal(cap >> 32 & 15, 3); /* DSTRD: a cache line for each pair */
 	assert_int_equal(cap >> 37 & 0xff, 1 << 6 | 1);
-	assert_int_equal(cap >> 48 & 15, 0);	   /* MPSMIN */
-	assert_int_equal(cap >> 52 & 15, 4);	   /* MPSMAX */
+	assert_int_equal(cap >> 48 & 15, 0); /* MPSMIN */
+	assert_int_equal(cap >> 52 & 15, 4); /* MPSMAX */
 	assert_int_equal(driver_read(&driver, NVME_REG_VS, 4), 0x20000);
 	assert_true(driver_read(&driver, NVME_REG_CRTO, 2) > 0);
 	assert_int_equal(driver_read(&driver, 0x38, 4), 0); /* CMBLOC: none */
@@ -103,14 +103,17 @@ static void enabling(void **state)
 		driver_write(&driver, NVME_REG_CC, 4, setups[i].cc);
 		nvme_driver_run(&driver);
 		if (driver_read(&driver, NVME_REG_CSTS, 4) != setups[i].csts)
-			fail_msg("setup %u: CSTS %lx, not %x", i, driver_read(&driver, NVME_REG_CSTS, 4), setups[i].csts);
+			fail_msg("setup %u: CSTS %lx, not %x", i, driver_read(&driver, NVME_REG_CSTS, 4),
+				 setups[i].csts);
 	}
 }
 
 static void shutdown_and_resets(void **state)
 {
 	uint32_t cc = (uint32_t)driver_read(&driver, NVME_REG_CC, 4);
-	struct nvme_command identify = { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = DRIVER_DATA, .dw10 = NVME_CNS_CONTROLLER };
+	struct nvme_command identify = { .opcode = NVME_ADMIN_IDENTIFY,
+					 .prp1 = DRIVER_DATA,
+					 .dw10 = NVME_CNS_CONTROLLER };
 	struct nvme_completion completion;
 
 	driver_write(&driver, NVME_REG_CC, 4, cc | 1U << 14);
@@ -146,7 +149,8 @@ static void shutdown_and_resets(void **state)
 	assert_true(driver_take(&driver, 0, &completion));
 }
 
-/* ---- admin commands: what they answer ------------------------------------------------------------------------------ */
+/* ---- admin commands: what they answer ------------------------------------------------------------------------------
+ */
 
 #define D DRIVER_DATA
 
@@ -155,8 +159,8 @@ static const struct {
 	uint16_t status;
 } commands[] = {
 	/* 0 */ { { .opcode = 0x03 }, NVME_INVALID_OPCODE | DNR },
-	/* 1 */ { { .opcode = 0x0d, .nsid = 1 }, NVME_INVALID_OPCODE | DNR }, /* namespace management */
-	/* 2 */ { { .opcode = 0x80, .nsid = 1 }, NVME_INVALID_OPCODE | DNR }, /* format */
+	/* 1 */ { { .opcode = 0x0d, .nsid = 1 }, NVME_INVALID_OPCODE | DNR },		 /* namespace management */
+	/* 2 */ { { .opcode = 0x80, .nsid = 1 }, NVME_INVALID_OPCODE | DNR },		 /* format */
 	/* 3 */ { { .opcode = 0x7c, .prp1 = D, .prp2 = D }, NVME_INVALID_OPCODE | DNR }, /* doorbell buffers */
 	/* 4 */ { { .opcode = 0xff }, NVME_INVALID_OPCODE | DNR },
 	/* 5 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D, .dw10 = 1, .flags = 0x40 }, NVME_INVALID_FIELD | DNR },
@@ -165,35 +169,51 @@ static const struct {
 	/* 8 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D, .dw10 = 0 }, NVME_INVALID_NAMESPACE | DNR },
 	/* 9 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D, .dw10 = 0, .nsid = 3 }, NVME_INVALID_NAMESPACE | DNR },
 	/* 10 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D, .dw10 = 0, .nsid = NVME_NSID_ALL }, NVME_SUCCESS },
-	/* 11 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D, .dw10 = 2, .nsid = NVME_NSID_ALL }, NVME_INVALID_NAMESPACE | DNR },
-	/* 12 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D, .dw10 = 3, .nsid = NVME_NSID_ALL }, NVME_INVALID_NAMESPACE | DNR },
+	/* 11 */
+	{ { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D, .dw10 = 2, .nsid = NVME_NSID_ALL },
+	  NVME_INVALID_NAMESPACE | DNR },
+	/* 12 */
+	{ { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D, .dw10 = 3, .nsid = NVME_NSID_ALL },
+	  NVME_INVALID_NAMESPACE | DNR },
 	/* 13 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D, .dw10 = 5, .nsid = 1 }, NVME_SUCCESS },
-	/* 14 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D, .dw10 = 5, .nsid = 1, .dw11 = 2U << 24 }, NVME_INVALID_FIELD | DNR },
+	/* 14 */
+	{ { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D, .dw10 = 5, .nsid = 1, .dw11 = 2U << 24 },
+	  NVME_INVALID_FIELD | DNR },
 	/* 15 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D, .dw10 = 6 }, NVME_SUCCESS },
 	/* 16 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D, .dw10 = 7 }, NVME_SUCCESS },
 	/* 17 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D, .dw10 = 8, .nsid = 2 }, NVME_SUCCESS },
 	/* 18 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D, .dw10 = 0xffff001c }, NVME_SUCCESS },
 	/* 19 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = 0x1000, .dw10 = 1 }, NVME_DATA_TRANSFER_ERROR | DNR },
-	/* 20 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D + 8, .prp2 = 0x1000, .dw10 = 1 }, NVME_DATA_TRANSFER_ERROR | DNR },
-	/* 21 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D + 8, .prp2 = D + 8, .dw10 = 1 }, NVME_INVALID_PRP_OFFSET | DNR },
-	/* 22 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D + 2, .prp2 = D, .dw10 = 1 }, NVME_INVALID_PRP_OFFSET | DNR },
+	/* 20 */
+	{ { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D + 8, .prp2 = 0x1000, .dw10 = 1 }, NVME_DATA_TRANSFER_ERROR | DNR },
+	/* 21 */
+	{ { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D + 8, .prp2 = D + 8, .dw10 = 1 }, NVME_INVALID_PRP_OFFSET | DNR },
+	/* 22 */
+	{ { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D + 2, .prp2 = D, .dw10 = 1 }, NVME_INVALID_PRP_OFFSET | DNR },
 	/* 23 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D + 0xff0, .prp2 = D + 0x1000, .dw10 = 1 }, NVME_SUCCESS },
 	/* 24 */ { { .opcode = NVME_ADMIN_KEEP_ALIVE }, NVME_SUCCESS },
 	/* 25 */ { { .opcode = NVME_ADMIN_ABORT, .dw10 = 1 }, NVME_INVALID_FIELD | DNR },
 	/* 26 */ { { .opcode = NVME_ADMIN_ABORT, .dw10 = 0xffff0000 }, NVME_SUCCESS },
 	/* 27 */ { { .opcode = NVME_ADMIN_GET_LOG_PAGE, .prp1 = D, .dw10 = 0x007f00f0 }, NVME_INVALID_LOG_PAGE | DNR },
-	/* 28 */ { { .opcode = NVME_ADMIN_GET_LOG_PAGE, .prp1 = D, .dw10 = 0x007f0002, .nsid = 1 }, NVME_INVALID_FIELD | DNR },
-	/* 29 */ { { .opcode = NVME_ADMIN_GET_LOG_PAGE, .prp1 = D, .dw10 = 0x007f0002, .dw12 = 513 }, NVME_INVALID_FIELD | DNR },
-	/* 30 */ { { .opcode = NVME_ADMIN_GET_LOG_PAGE, .prp1 = D, .dw10 = 0x007f0002, .dw12 = 516 }, NVME_INVALID_FIELD | DNR },
+	/* 28 */
+	{ { .opcode = NVME_ADMIN_GET_LOG_PAGE, .prp1 = D, .dw10 = 0x007f0002, .nsid = 1 }, NVME_INVALID_FIELD | DNR },
+	/* 29 */
+	{ { .opcode = NVME_ADMIN_GET_LOG_PAGE, .prp1 = D, .dw10 = 0x007f0002, .dw12 = 513 }, NVME_INVALID_FIELD | DNR },
+	/* 30 */
+	{ { .opcode = NVME_ADMIN_GET_LOG_PAGE, .prp1 = D, .dw10 = 0x007f0002, .dw12 = 516 }, NVME_INVALID_FIELD | DNR },
 	/* 31 */ { { .opcode = NVME_ADMIN_GET_LOG_PAGE, .prp1 = D, .dw10 = 0x007f0002, .dw12 = 512 }, NVME_SUCCESS },
-	/* 32 */ { { .opcode = NVME_ADMIN_GET_LOG_PAGE, .prp1 = D, .dw10 = 0x007f0002, .dw13 = 1 }, NVME_INVALID_FIELD | DNR },
-	/* 33 */ { { .opcode = NVME_ADMIN_GET_LOG_PAGE, .prp1 = D, .dw10 = 0xffff0002, .dw11 = 0xffff }, NVME_INVALID_FIELD | DNR },
+	/* 32 */
+	{ { .opcode = NVME_ADMIN_GET_LOG_PAGE, .prp1 = D, .dw10 = 0x007f0002, .dw13 = 1 }, NVME_INVALID_FIELD | DNR },
+	/* 33 */
+	{ { .opcode = NVME_ADMIN_GET_LOG_PAGE, .prp1 = D, .dw10 = 0xffff0002, .dw11 = 0xffff },
+	  NVME_INVALID_FIELD | DNR },
 	/* 34 */ { { .opcode = NVME_ADMIN_GET_FEATURES, .dw10 = 0x03 }, NVME_INVALID_FIELD | DNR },
 	/* 35 */ { { .opcode = NVME_ADMIN_GET_FEATURES, .dw10 = 0xc0 }, NVME_INVALID_FIELD | DNR },
 	/* 36 */ { { .opcode = NVME_ADMIN_GET_FEATURES, .dw10 = 0x407 }, NVME_INVALID_FIELD | DNR },
 	/* 37 */ { { .opcode = NVME_ADMIN_GET_FEATURES, .dw10 = 0x09, .dw11 = 16 }, NVME_INVALID_FIELD | DNR },
 	/* 38 */ { { .opcode = NVME_ADMIN_GET_FEATURES, .dw10 = 0x0e, .prp1 = 0 }, NVME_DATA_TRANSFER_ERROR | DNR },
-	/* 39 */ { { .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = 0x80000006, .dw11 = 1 }, NVME_FEATURE_NOT_SAVEABLE | DNR },
+	/* 39 */
+	{ { .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = 0x80000006, .dw11 = 1 }, NVME_FEATURE_NOT_SAVEABLE | DNR },
 	/* 40 */ { { .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = 0x07, .dw11 = 0xffff }, NVME_INVALID_FIELD | DNR },
 	/* 41 */ { { .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = 0x02, .dw11 = 1 }, NVME_INVALID_FIELD | DNR },
 	/* 42 */ { { .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = 0x0f, .dw11 = 1 }, NVME_KEEP_ALIVE_INVALID | DNR },
@@ -203,18 +223,34 @@ static const struct {
 	/* 46 */ { { .opcode = NVME_ADMIN_DELETE_SQ, .dw10 = 1 }, NVME_INVALID_QUEUE_ID | DNR },
 	/* 47 */ { { .opcode = NVME_ADMIN_DELETE_CQ, .dw10 = 0 }, NVME_INVALID_QUEUE_ID | DNR },
 	/* 48 */ { { .opcode = NVME_ADMIN_DELETE_CQ, .dw10 = 0xffff }, NVME_INVALID_QUEUE_ID | DNR },
-	/* 49 */ { { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = D, .dw10 = 0x000f0000, .dw11 = 1 }, NVME_INVALID_QUEUE_ID | DNR },
-	/* 50 */ { { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = D, .dw10 = 0x000f0010, .dw11 = 1 }, NVME_INVALID_QUEUE_ID | DNR },
-	/* 51 */ { { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = D, .dw10 = 0x00000001, .dw11 = 1 }, NVME_INVALID_QUEUE_SIZE | DNR },
-	/* 52 */ { { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = D, .dw10 = 0x04000001, .dw11 = 1 }, NVME_INVALID_QUEUE_SIZE | DNR },
-	/* 53 */ { { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = D, .dw10 = 0xffff0001, .dw11 = 1 }, NVME_INVALID_QUEUE_SIZE | DNR },
-	/* 54 */ { { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = D, .dw10 = 0x000f0001, .dw11 = 0 }, NVME_INVALID_FIELD | DNR },
-	/* 55 */ { { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = D + 16, .dw10 = 0x000f0001, .dw11 = 1 }, NVME_INVALID_PRP_OFFSET | DNR },
-	/* 56 */ { { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = D, .dw10 = 0x000f0001, .dw11 = 16U << 16 | 3 }, NVME_INVALID_VECTOR | DNR },
-	/* 57 */ { { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = 0, .dw10 = 0x000f0001, .dw11 = 1 }, NVME_INVALID_FIELD | DNR },
-	/* 58 */ { { .opcode = NVME_ADMIN_CREATE_SQ, .prp1 = D, .dw10 = 0x000f0001, .dw11 = 1 }, NVME_INVALID_QUEUE_ID | DNR },
-	/* 59 */ { { .opcode = NVME_ADMIN_CREATE_SQ, .prp1 = D, .dw10 = 0x000f0001, .dw11 = 16U << 16 | 1 }, NVME_INVALID_QUEUE_ID | DNR },
-	/* 60 */ { { .opcode = NVME_ADMIN_CREATE_SQ, .prp1 = D, .dw10 = 0x000f0001, .dw11 = 2U << 16 | 1 }, NVME_CQ_INVALID | DNR },
+	/* 49 */
+	{ { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = D, .dw10 = 0x000f0000, .dw11 = 1 }, NVME_INVALID_QUEUE_ID | DNR },
+	/* 50 */
+	{ { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = D, .dw10 = 0x000f0010, .dw11 = 1 }, NVME_INVALID_QUEUE_ID | DNR },
+	/* 51 */
+	{ { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = D, .dw10 = 0x00000001, .dw11 = 1 }, NVME_INVALID_QUEUE_SIZE | DNR },
+	/* 52 */
+	{ { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = D, .dw10 = 0x04000001, .dw11 = 1 }, NVME_INVALID_QUEUE_SIZE | DNR },
+	/* 53 */
+	{ { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = D, .dw10 = 0xffff0001, .dw11 = 1 }, NVME_INVALID_QUEUE_SIZE | DNR },
+	/* 54 */
+	{ { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = D, .dw10 = 0x000f0001, .dw11 = 0 }, NVME_INVALID_FIELD | DNR },
+	/* 55 */
+	{ { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = D + 16, .dw10 = 0x000f0001, .dw11 = 1 },
+	  NVME_INVALID_PRP_OFFSET | DNR },
+	/* 56 */
+	{ { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = D, .dw10 = 0x000f0001, .dw11 = 16U << 16 | 3 },
+	  NVME_INVALID_VECTOR | DNR },
+	/* 57 */
+	{ { .opcode = NVME_ADMIN_CREATE_CQ, .prp1 = 0, .dw10 = 0x000f0001, .dw11 = 1 }, NVME_INVALID_FIELD | DNR },
+	/* 58 */
+	{ { .opcode = NVME_ADMIN_CREATE_SQ, .prp1 = D, .dw10 = 0x000f0001, .dw11 = 1 }, NVME_INVALID_QUEUE_ID | DNR },
+	/* 59 */
+	{ { .opcode = NVME_ADMIN_CREATE_SQ, .prp1 = D, .dw10 = 0x000f0001, .dw11 = 16U << 16 | 1 },
+	  NVME_INVALID_QUEUE_ID | DNR },
+	/* 60 */
+	{ { .opcode = NVME_ADMIN_CREATE_SQ, .prp1 = D, .dw10 = 0x000f0001, .dw11 = 2U << 16 | 1 },
+	  NVME_CQ_INVALID | DNR },
 };
 
 static void admin_commands(void **state)
@@ -345,7 +381,9 @@ static void features(void **state)
 {
 	for (unsigned i = 0; i < array_size(values); i++) {
 		struct nvme_command get = { .opcode = NVME_ADMIN_GET_FEATURES, .dw10 = values[i].id };
-		struct nvme_command set = { .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = values[i].id, .dw11 = values[i].dw11 };
+		struct nvme_command set = { .opcode = NVME_ADMIN_SET_FEATURES,
+					    .dw10 = values[i].id,
+					    .dw11 = values[i].dw11 };
 		uint32_t result;
 
 		assert_int_equal(admin(&get, &result), 0);
@@ -364,7 +402,9 @@ static void features(void **state)
 		assert_int_equal(result, values[i].id == NVME_FEATURE_KEEP_ALIVE ? 0 : 4);
 	}
 	/* With data. */
-	struct nvme_command time = { .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = NVME_FEATURE_TIMESTAMP, .prp1 = DRIVER_DATA };
+	struct nvme_command time = { .opcode = NVME_ADMIN_SET_FEATURES,
+				     .dw10 = NVME_FEATURE_TIMESTAMP,
+				     .prp1 = DRIVER_DATA };
 	uint64_t *stamp = driver_bytes(&driver, DRIVER_DATA);
 
 	*stamp = 0x123456789a;
@@ -457,7 +497,8 @@ static void events(void **state)
 	assert_int_equal(get32(list, 4), 2);
 	assert_false(driver_take(&driver, 0, &completion));
 
-	/* Reading it without "retain" lets the next one through, which waited: ahead of the command's own completion. */
+	/* Reading it without "retain" lets the next one through, which waited: ahead of the command's own completion.
+	 */
 	struct nvme_command log = { .opcode = NVME_ADMIN_GET_LOG_PAGE, .prp1 = DRIVER_DATA, .dw10 = 0x00010004 };
 
 	driver_submit(&driver, 0, &log);

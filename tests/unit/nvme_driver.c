@@ -44,7 +44,8 @@ static void serve(struct slow_disk *slow, struct block_request *request)
 {
 	uint8_t *at = slow->bytes + request->offset;
 
-	slow->durables += request->durable && (request->operation == BLOCK_WRITE || request->operation == BLOCK_WRITE_ZEROES);
+	slow->durables +=
+		request->durable && (request->operation == BLOCK_WRITE || request->operation == BLOCK_WRITE_ZEROES);
 	if (request->operation != BLOCK_FLUSH)
 		slow->largest_piece = max(slow->largest_piece, request->length);
 	switch ((enum block_operation)request->operation) {
@@ -74,11 +75,10 @@ static void slow_submit(struct block_channel *channel, struct block_request *req
 	struct slow_disk *slow = slow_of(channel->disk);
 
 	check_request(slow, request);
-	if (!slow->hold) {
+	if (!slow->hold || slow->held_count == SLOW_HELD) {
 		serve(slow, request);
 		return;
 	}
-	require(slow->held_count < SLOW_HELD);
 	slow->held[slow->held_count++] = request;
 }
 

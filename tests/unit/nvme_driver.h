@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A driver of an NVMe controller for tests: it reaches the controller by struct pci_device alone, as a transport does, and
- * lays rings, lists and buffers into a guest memory of its own. The engine's sidecore has no thread (fuzz_engine.h): the test
- * decides when it has a turn.
+ * A driver of an NVMe controller for tests: it reaches the controller by struct pci_device alone, as a transport does,
+ * and lays rings, lists and buffers into a guest memory of its own. The engine's sidecore has no thread
+ * (fuzz_engine.h): the test decides when it has a turn.
  */
 #ifndef TESTS_NVME_DRIVER_H
 #define TESTS_NVME_DRIVER_H
@@ -74,7 +74,8 @@ void driver_write(struct nvme_driver *driver, uint32_t offset, unsigned size, ui
 uint32_t driver_enable(struct nvme_driver *driver, uint32_t entries);
 void driver_pause(struct nvme_driver *driver);
 
-/** driver_submit() - one command into queue @id, its cid is chosen; the doorbell is rung as a mapped one. Return: cid. */
+/** driver_submit() - one command into queue @id, its cid is chosen; the doorbell is rung as a mapped one. Return: cid.
+ */
 uint16_t driver_submit(struct nvme_driver *driver, unsigned id, const struct nvme_command *command);
 
 /** driver_ring() - store the tail, or (driver_take()) the head. */

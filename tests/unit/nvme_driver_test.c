@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The driver's side of NVMe queues against a controller of a few lines, written here from the specification alone (NVM
- * Express base 2.0, 3.3.1 and 4.2.4.1): thousands of commands in uneven batches, completed out of order, around the ends of
- * queues of several sizes; then controllers that lie.
+ * Express base 2.0, 3.3.1 and 4.2.4.1): thousands of commands in uneven batches, completed out of order, around the
+ * ends of queues of several sizes; then controllers that lie.
  */
 #include "client/nvme_driver.h"
 
@@ -164,7 +164,7 @@ static void old_phase_is_not_a_completion(void **state)
 
 static void finds_lies(void **state)
 {
-	static const uint16_t lies[] = { 2, 4, 0xffff };	/* not outstanding; there is none */
+	static const uint16_t lies[] = { 2, 4, 0xffff }; /* not outstanding; there is none */
 	struct driver_buffer buffer = { .id = 1 };
 
 	for (unsigned int i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
@@ -200,7 +200,7 @@ static void refuses_queues_of_one(void **state)
 	assert_int_equal(client_memory_create(&memory, 1, false, error, sizeof(error)), 0);
 	assert_int_equal(nvme_pair_init(&pair, 1, 1, &memory), -EINVAL);
 	nvme_pair_release(&pair);
-	assert_int_equal(nvme_pair_init(&pair, 1, 60000, &memory), -ENOMEM);	/* more than there is memory for */
+	assert_int_equal(nvme_pair_init(&pair, 1, 60000, &memory), -ENOMEM); /* more than there is memory for */
 	nvme_pair_release(&pair);
 	client_memory_release(&memory);
 }

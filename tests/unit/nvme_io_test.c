@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * NVMe I/O from the driver's side: commands, every layout of data, malformed ones, rings, interrupts, and queues that are
- * deleted, paused and reset with commands under way.
+ * NVMe I/O from the driver's side: commands, every layout of data, malformed ones, rings, interrupts, and queues that
+ * are deleted, paused and reset with commands under way.
  */
 #include "test.h"
 
@@ -142,7 +142,9 @@ static void large_compare(void **state)
 
 static void deallocation(void **state)
 {
-	struct nvme_command dataset = { .opcode = NVME_DATASET, .nsid = 1, .prp1 = D + 0xff0, .prp2 = D + 0x1000, .dw10 = 255, .dw11 = 4 };
+	struct nvme_command dataset = {
+		.opcode = NVME_DATASET, .nsid = 1, .prp1 = D + 0xff0, .prp2 = D + 0x1000, .dw10 = 255, .dw11 = 4
+	};
 	struct nvme_dataset_range *ranges = driver_bytes(&driver, D + 0xff0);
 
 	/* 256 ranges across a page; one of them 1 MiB. */
@@ -168,7 +170,8 @@ static void deallocation(void **state)
 	assert_int_equal(driver.slow[0].discards, 0);
 }
 
-#define RW(op, lba, blocks, p1, p2) .opcode = op, .nsid = 1, .dw10 = (uint32_t)(lba), .dw12 = (blocks)-1, .prp1 = p1, .prp2 = p2
+#define RW(op, lba, blocks, p1, p2)                                                                                    \
+	.opcode = op, .nsid = 1, .dw10 = (uint32_t)(lba), .dw12 = (blocks)-1, .prp1 = p1, .prp2 = p2
 
 static const struct {
 	struct nvme_command command;
@@ -185,7 +188,7 @@ static const struct {
 	/* 6 */ { { .opcode = NVME_WRITE, .nsid = NVME_NSID_ALL, .prp1 = D }, NVME_INVALID_NAMESPACE | DNR },
 	/* 7 */ { { .opcode = NVME_FLUSH, .nsid = 3 }, NVME_INVALID_NAMESPACE | DNR },
 	/* 8 */ { { .opcode = NVME_FLUSH, .nsid = 0 }, NVME_INVALID_NAMESPACE | DNR },
-	/* 9 */ { { .opcode = 0x04, .nsid = 1 }, NVME_INVALID_OPCODE | DNR }, /* write uncorrectable */
+	/* 9 */ { { .opcode = 0x04, .nsid = 1 }, NVME_INVALID_OPCODE | DNR },  /* write uncorrectable */
 	/* 10 */ { { .opcode = 0x19, .nsid = 1 }, NVME_INVALID_OPCODE | DNR }, /* copy */
 	/* 11 */ { { .opcode = 0xff, .nsid = 9 }, NVME_INVALID_OPCODE | DNR },
 	/* 12 */ { { RW(NVME_READ, 0, 8, D, 0), .flags = 1 }, NVME_INVALID_FIELD | DNR },
@@ -201,7 +204,8 @@ static const struct {
 	/* 22 */ { { RW(NVME_READ, 0, 24, D, L) }, NVME_INVALID_PRP_OFFSET | DNR }, /* entries of 0x123 */
 	/* 23 */ { { RW(NVME_WRITE, 0, 8, D, 0) }, NVME_WRITE_PROTECTED | DNR, .read_only = true },
 	/* 24 */ { { .opcode = NVME_WRITE_ZEROES, .nsid = 1 }, NVME_WRITE_PROTECTED | DNR, .read_only = true },
-	/* 25 */ { { .opcode = NVME_DATASET, .nsid = 1, .dw11 = 4, .prp1 = D }, NVME_WRITE_PROTECTED | DNR, .read_only = true },
+	/* 25 */
+	{ { .opcode = NVME_DATASET, .nsid = 1, .dw11 = 4, .prp1 = D }, NVME_WRITE_PROTECTED | DNR, .read_only = true },
 	/* 26 */ { { .opcode = NVME_DATASET, .nsid = 1, .dw11 = 4, .prp1 = 0 }, NVME_DATA_TRANSFER_ERROR | DNR },
 	/* 27 */ { { .opcode = NVME_WRITE_ZEROES, .nsid = 1, .dw10 = BLOCKS }, NVME_LBA_OUT_OF_RANGE | DNR },
 	/* 28 */ { { RW(NVME_READ, 0, 8, D, 0) }, NVME_READ_ERROR, .error = -EIO },
@@ -245,11 +249,11 @@ static const struct {
 	/* 2 */ { 0xe04, 1, 0 }, /* crosses */
 	/* 3 */ { 0xffc, 8, 0 },
 	/* 4 */ { 0, 16, 0 },
-	/* 5 */ { 4, 16, 0 },	    /* three pages: a list of two */
-	/* 6 */ { 0, 17, 0xff0 },   /* the two last entries of a page, no chain */
+	/* 5 */ { 4, 16, 0 },	  /* three pages: a list of two */
+	/* 6 */ { 0, 17, 0xff0 }, /* the two last entries of a page, no chain */
 	/* 7 */ { 0, 24, 0xff0 },
-	/* 8 */ { 0, 25, 0xff0 },   /* three entries: the second names the rest */
-	/* 9 */ { 0, 25, 0xff8 },   /* the very last place names the list */
+	/* 8 */ { 0, 25, 0xff0 }, /* three entries: the second names the rest */
+	/* 9 */ { 0, 25, 0xff8 }, /* the very last place names the list */
 	/* 10 */ { 0x800, 2048, 0 },
 	/* 11 */ { 0x800, 2048, 0xff8 },
 	/* 12 */ { 0xffc, 2048, 0xd00 },
@@ -336,13 +340,23 @@ static void prp_lists_that_go_nowhere(void **state)
 	assert_int_equal(io(&command), 0);
 	assert_int_equal(*(uint8_t *)driver_bytes(&driver, DRIVER_SEAM + 0x7ff), 0x55);
 	/* The end of memory. */
-	command = (struct nvme_command){ RW(NVME_READ, 0, 8, DRIVER_MEMORY + DRIVER_MEMORY_SIZE - 0x800, DRIVER_MEMORY + DRIVER_MEMORY_SIZE) };
+	command = (struct nvme_command){ RW(NVME_READ, 0, 8, DRIVER_MEMORY + DRIVER_MEMORY_SIZE - 0x800,
+					    DRIVER_MEMORY + DRIVER_MEMORY_SIZE) };
 	assert_int_equal(io(&command), NVME_DATA_TRANSFER_ERROR | DNR);
 }
 
-#define DATA(address, length)  { address, length, { 0 }, NVME_SGL_DATA }
-#define SEGMENT(address, count) { address, (count)*16, { 0 }, NVME_SGL_SEGMENT }
-#define LAST(address, count)   { address, (count)*16, { 0 }, NVME_SGL_LAST_SEGMENT }
+#define DATA(address, length)                                                                                          \
+	{                                                                                                              \
+		address, length, { 0 }, NVME_SGL_DATA                                                                  \
+	}
+#define SEGMENT(address, count)                                                                                        \
+	{                                                                                                              \
+		address, (count)*16, { 0 }, NVME_SGL_SEGMENT                                                           \
+	}
+#define LAST(address, count)                                                                                           \
+	{                                                                                                              \
+		address, (count)*16, { 0 }, NVME_SGL_LAST_SEGMENT                                                      \
+	}
 
 /* SGL1 of a command for 4 KiB, and what lies at the lists' place. */
 static const struct {
@@ -379,7 +393,9 @@ static const struct {
 static void sgl_lists(void **state)
 {
 	for (unsigned i = 0; i < array_size(sgls); i++) {
-		struct nvme_command command = { .opcode = NVME_WRITE, .flags = i & 1 ? 0x40 : 0x80, .nsid = 1, .sgl = sgls[i].first, .dw12 = 7 };
+		struct nvme_command command = {
+			.opcode = NVME_WRITE, .flags = i & 1 ? 0x40 : 0x80, .nsid = 1, .sgl = sgls[i].first, .dw12 = 7
+		};
 		uint16_t status;
 
 		fill(D, 0x4000, i);
@@ -394,7 +410,9 @@ static void sgl_lists(void **state)
 	}
 	/* As many pieces as there is room for, and one more. */
 	for (unsigned count = NVME_SEGMENTS_MAX; count <= NVME_SEGMENTS_MAX + 1; count++) {
-		struct nvme_command command = { .opcode = NVME_READ, .flags = 0x40, .nsid = 1, .sgl = LAST(L, count), .dw12 = 7 };
+		struct nvme_command command = {
+			.opcode = NVME_READ, .flags = 0x40, .nsid = 1, .sgl = LAST(L, count), .dw12 = 7
+		};
 		struct nvme_sgl *list = driver_bytes(&driver, L);
 
 		for (unsigned i = 0; i < count; i++)
@@ -535,7 +553,8 @@ static void submit_held(unsigned count)
 
 static void deleted_while_busy(void **state)
 {
-	struct nvme_command delete_sq = { .opcode = NVME_ADMIN_DELETE_SQ, .dw10 = 1 }, identify = { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D, .dw10 = 1 };
+	struct nvme_command delete_sq = { .opcode = NVME_ADMIN_DELETE_SQ, .dw10 = 1 },
+			    identify = { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D, .dw10 = 1 };
 	struct nvme_command zeroes = { .opcode = NVME_WRITE_ZEROES, .nsid = 2, .dw12 = 8191 };
 	struct nvme_completion completion;
 
@@ -592,7 +611,8 @@ static void disabled_while_busy(void **state)
 
 static void paused_and_reset_while_busy(void **state)
 {
-	struct nvme_command read = { RW(NVME_READ, 0, 8, D, 0) }, delete_sq = { .opcode = NVME_ADMIN_DELETE_SQ, .dw10 = 1 };
+	struct nvme_command read = { RW(NVME_READ, 0, 8, D, 0) },
+			    delete_sq = { .opcode = NVME_ADMIN_DELETE_SQ, .dw10 = 1 };
 	struct nvme_completion completion;
 
 	submit_held(3);
@@ -708,6 +728,14 @@ static void interrupts(void **state)
 	assert_true(driver_take(&driver, 1, &completion));
 	nvme_driver_run(&driver);
 	assert_false(pci_interrupt_pin_asserted(lines));
+	/* As a message, the head doorbell lowers it at once: the VMM's unmask comes next. */
+	driver_submit(&driver, 1, &reads);
+	nvme_driver_run(&driver);
+	assert_true(pci_interrupt_pin_asserted(lines));
+	assert_true(driver_take(&driver, 1, &completion));
+	driver_write(&driver, nvme_head_doorbell(1), 4, driver.queues[1].head);
+	assert_false(pci_interrupt_pin_asserted(lines));
+	nvme_driver_run(&driver);
 	pci_interrupts_disable(lines, PCI_INTERRUPT_PIN);
 
 	/* MSI: a message for each batch; one that was masked comes when the mask goes. */

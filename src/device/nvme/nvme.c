@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * NVMe controller: a PCI device whose namespaces are disks (NVM Express Base 2.0, NVM Command Set 1.0, PCIe Transport 1.0).
+ * NVMe controller: a PCI device whose namespaces are disks (NVM Express Base 2.0, NVM Command Set 1.0, PCIe
+ * Transport 1.0).
  *
  * Theory of operation
  * -------------------
@@ -8,27 +9,30 @@
  *	nvme_life.c		enabled, disabled, shut down, paused, reset
  *	nvme_registers.c	page 0 of BAR 0
  *	nvme_queue.c		rings, slots, interrupts; queues that stop by themselves
- *	nvme_admin.c		the admin queue; its commands: nvme_admin_queues.c, nvme_identify.c, nvme_log.c, nvme_features.c, nvme_event.c
- *	nvme_io.c		I/O commands, from a turn to the disk
+ *	nvme_admin.c		the admin queue; its commands: nvme_admin_queues.c, nvme_identify.c, nvme_log.c,
+ * nvme_features.c, nvme_event.c nvme_io.c		I/O commands, from a turn to the disk
  *	nvme_request.c		and back to the completion queue
  *	nvme_dma.c		data pointers: PRP and SGL
  *
  * BAR 0 has the registers on page 0, trapped, and the doorbells from 0x1000 on as a window. With MSI-X a driver touches
- * nothing but doorbells and its own memory for a command, so in steady state there are no messages at all, neither for a command
- * nor for an interrupt: sidecores poll the doorbells, and interrupts are eventfds. BAR 4 has MSI-X table and pending bits.
+ * nothing but doorbells and its own memory for a command, so in steady state there are no messages at all, neither for
+ * a command nor for an interrupt: sidecores poll the doorbells, and interrupts are eventfds. BAR 4 has MSI-X table and
+ * pending bits.
  *
- * Each I/O submission queue is a poller on one sidecore, with a block channel to each disk. A completion queue is on the
- * sidecore of its submission queues. The admin queue is executed by the control thread; a sidecore merely watches its doorbells.
+ * Each I/O submission queue is a poller on one sidecore, with a block channel to each disk. A completion queue is on
+ * the sidecore of its submission queues. The admin queue is executed by the control thread; a sidecore merely watches
+ * its doorbells.
  *
  * Who owns what: registers, admin queue, features, logs: control thread. Queues: their sidecore while their pollers are
- * attached, else the control thread, which makes and frees them. Both read: sizes of namespaces, the write cache's state and
- * the interrupt mask, one atomic word each.
+ * attached, else the control thread, which makes and frees them. Both read: sizes of namespaces, the write cache's
+ * state and the interrupt mask, one atomic word each.
  *
- * What is mapped cannot be watched: a write to the doorbell of a queue that is not there is reported (as the asynchronous event
- * of that name) only when it comes as a message, and a doorbell that is rung twice with one value is one ring.
+ * What is mapped cannot be watched: a write to the doorbell of a queue that is not there is reported (as the
+ * asynchronous event of that name) only when it comes as a message, and a doorbell that is rung twice with one value is
+ * one ring.
  *
- * Names. A namespace's identifier is made of the names of controller and disk, the same after each start: 128 bits, which
- * guests keep in their configuration.
+ * Names. A namespace's identifier is made of the names of controller and disk, the same after each start: 128 bits,
+ * which guests keep in their configuration.
  *
  * Context: control thread.
  */
@@ -117,7 +121,8 @@ void nvme_resized(struct pci_device *device, unsigned index)
 
 static int check_options(const struct nvme_options *options)
 {
-	if (options->queues > NVME_QUEUES_MAX || options->queue_entries > NVME_ENTRIES_MAX || options->queue_entries == 1)
+	if (options->queues > NVME_QUEUES_MAX || options->queue_entries > NVME_ENTRIES_MAX ||
+	    options->queue_entries == 1)
 		return -EINVAL;
 	if (!options->disk_count || options->disk_count > NVME_NAMESPACES_MAX)
 		return -EINVAL;

@@ -10,19 +10,19 @@
 
 struct nvme_options {
 	const char *name;
-	const char *serial;	/* at most 20 bytes; NULL: the name */
-	uint16_t queues;	/* pairs of I/O queues offered, 1 to 64; 0: 16 */
-	uint16_t queue_entries; /* the most of one queue; 0: 1024 */
-	bool posted;		/* do not offer the doorbells for mapping */
-	int sidecore;		/* -1: any; else the index of the sidecore that has all its queues */
-	unsigned disk_count;	/* namespaces 1 to disk_count */
+	const char *serial;			 /* at most 20 bytes; NULL: the name */
+	uint16_t queues;			 /* pairs of I/O queues offered, 1 to 64; 0: 16 */
+	uint16_t queue_entries;			 /* the most of one queue; 0: 1024 */
+	bool posted;				 /* do not offer the doorbells for mapping */
+	int sidecore;				 /* -1: any; else the index of the sidecore that has all its queues */
+	unsigned disk_count;			 /* namespaces 1 to disk_count */
 	struct disk *disks[NVME_NAMESPACES_MAX]; /* outlive the device */
 };
 
 struct nvme_counters {
 	uint64_t reads, read_bytes, writes, write_bytes, flushes, discards, write_zeroes, compares; /* completed well */
-	uint64_t errors;      /* commands that ended with another status */
-	uint64_t admin;	      /* admin commands */
+	uint64_t errors; /* commands that ended with another status */
+	uint64_t admin;	 /* admin commands */
 };
 
 /** nvme_create() - a paused controller. Return: 0, -EINVAL (options), -ENOMEM, errors of pci_device_init(). */

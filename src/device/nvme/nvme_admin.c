@@ -4,15 +4,15 @@
  *
  * Theory of operation
  * -------------------
- * The admin doorbells lie in the window with all others, so a sidecore watches them; it does not touch the queue but hands over
- * to the control thread, which creates and stops queues anyway. A hand-over is posted once until it has run. Doorbells that come
- * as messages are the control thread's already.
+ * The admin doorbells lie in the window with all others, so a sidecore watches them; it does not touch the queue but
+ * hands over to the control thread, which creates and stops queues anyway. A hand-over is posted once until it has run.
+ * Doorbells that come as messages are the control thread's already.
  *
- * Commands are executed in order. One that has to wait (a queue that drains before it is deleted) holds back those after it;
- * asynchronous event requests do not: they are kept aside until there is an event (nvme_event.c).
+ * Commands are executed in order. One that has to wait (a queue that drains before it is deleted) holds back those
+ * after it; asynchronous event requests do not: they are kept aside until there is an event (nvme_event.c).
  *
- * A completion needs a slot of the completion queue: a command is taken only when there is one, which it keeps. A guest that
- * floods the queue is served RUN_MAX commands at a time, between which the control thread does other things.
+ * A completion needs a slot of the completion queue: a command is taken only when there is one, which it keeps. A guest
+ * that floods the queue is served RUN_MAX commands at a time, between which the control thread does other things.
  *
  * Context: control thread, but for the watching poller.
  */
@@ -23,13 +23,15 @@
 
 #define RUN_MAX 32U
 
-/* ---- on the sidecore ---------------------------------------------------------------------------------------------- */
+/* ---- on the sidecore ----------------------------------------------------------------------------------------------
+ */
 
 static uint32_t doorbells(const struct nvme *nvme)
 {
 	const struct pci_bar *bar = &nvme->device.bars[NVME_BAR];
 
-	return (pci_window_load(bar, nvme_tail_doorbell(0)) & 0xffffU) | pci_window_load(bar, nvme_head_doorbell(0)) << 16;
+	return (pci_window_load(bar, nvme_tail_doorbell(0)) & 0xffffU) | pci_window_load(bar, nvme_head_doorbell(0))
+										 << 16;
 }
 
 static void post_work(struct nvme *nvme)
@@ -70,7 +72,8 @@ const struct poller_ops nvme_admin_poller_ops = {
 	.disarm = disarm,
 };
 
-/* ---- on the control thread ---------------------------------------------------------------------------------------- */
+/* ---- on the control thread ----------------------------------------------------------------------------------------
+ */
 
 typedef uint16_t admin_handler(struct nvme *nvme, const struct nvme_command *command, uint32_t *result);
 
@@ -81,11 +84,16 @@ static uint16_t keep_alive(struct nvme *nvme, const struct nvme_command *command
 }
 
 static admin_handler *const handlers[] = {
-	[NVME_ADMIN_DELETE_SQ] = nvme_delete_sq,	 [NVME_ADMIN_CREATE_SQ] = nvme_create_sq,
-	[NVME_ADMIN_GET_LOG_PAGE] = nvme_get_log_page,	 [NVME_ADMIN_DELETE_CQ] = nvme_delete_cq,
-	[NVME_ADMIN_CREATE_CQ] = nvme_create_cq,	 [NVME_ADMIN_IDENTIFY] = nvme_identify,
-	[NVME_ADMIN_ABORT] = nvme_abort,		 [NVME_ADMIN_SET_FEATURES] = nvme_set_features,
-	[NVME_ADMIN_GET_FEATURES] = nvme_get_features,	 [NVME_ADMIN_ASYNC_EVENT] = nvme_async_event,
+	[NVME_ADMIN_DELETE_SQ] = nvme_delete_sq,
+	[NVME_ADMIN_CREATE_SQ] = nvme_create_sq,
+	[NVME_ADMIN_GET_LOG_PAGE] = nvme_get_log_page,
+	[NVME_ADMIN_DELETE_CQ] = nvme_delete_cq,
+	[NVME_ADMIN_CREATE_CQ] = nvme_create_cq,
+	[NVME_ADMIN_IDENTIFY] = nvme_identify,
+	[NVME_ADMIN_ABORT] = nvme_abort,
+	[NVME_ADMIN_SET_FEATURES] = nvme_set_features,
+	[NVME_ADMIN_GET_FEATURES] = nvme_get_features,
+	[NVME_ADMIN_ASYNC_EVENT] = nvme_async_event,
 	[NVME_ADMIN_KEEP_ALIVE] = keep_alive,
 };
 

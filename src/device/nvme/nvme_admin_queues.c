@@ -2,8 +2,9 @@
 /*
  * NVMe admin commands that create and delete I/O queues (PCIe Transport 4.1; Base 5.4 to 5.7).
  *
- * Deleting a submission queue lets the commands that were fetched come to their end: each has its slot in the completion
- * queue. What was not fetched never is; the driver takes it as aborted. The answer comes when the queue has drained.
+ * Deleting a submission queue lets the commands that were fetched come to their end: each has its slot in the
+ * completion queue. What was not fetched never is; the driver takes it as aborted. The answer comes when the queue has
+ * drained.
  *
  * Context: control thread.
  */
@@ -116,11 +117,9 @@ uint16_t nvme_delete_cq(struct nvme *nvme, const struct nvme_command *command, u
 		return NVME_INVALID_QUEUE_DELETION | NVME_DNR;
 	/* Nobody polls it any more: its bit of the pin's level is ours now. */
 	cq->present = false;
-	if (cq->raised) {
-		cq->raised = false;
-		atomic_fetch_and(&nvme->unread[id / 64], ~(1ULL << id % 64));
+	atomic_fetch_and(&nvme->unread[id / 64], ~(1ULL << id % 64));
+	if (!nvme_uses_msix(nvme))
 		nvme_pin_update(nvme, engine_notifier(nvme->device.engine));
-	}
 	return NVME_SUCCESS;
 }
 

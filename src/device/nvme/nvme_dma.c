@@ -2,9 +2,9 @@
 /*
  * NVMe data pointers: PRP entries and lists (Base 4.1.1), SGLs (Base 4.1.2), turned into segments of guest memory.
  *
- * Trust boundary. Lists lie in guest memory and may change at any time. Each piece of one is copied once, checked, and only
- * the copy is used. A list can be wrong, too long, or a circle: every entry consumes bytes of a length that is bounded by the
- * largest transfer, and chains of SGL segments have a budget, so that each walk ends.
+ * Trust boundary. Lists lie in guest memory and may change at any time. Each piece of one is copied once, checked, and
+ * only the copy is used. A list can be wrong, too long, or a circle: every entry consumes bytes of a length that is
+ * bounded by the largest transfer, and chains of SGL segments have a budget, so that each walk ends.
  *
  * Context: whoever executes the command.
  */
@@ -32,7 +32,8 @@ static uint16_t append(struct nvme_dma *dma, uint64_t address, uint64_t length)
 
 /* ---- PRP --------------------------------------------------------------------------------------------------------- */
 
-/* Pages named by a list. The last entry of a page of the list names the list's next page if more are needed than fit. */
+/* Pages named by a list. The last entry of a page of the list names the list's next page if more are needed than fit.
+ */
 static uint16_t map_prp_list(struct nvme_dma *dma, uint64_t list, uint32_t length)
 {
 	uint32_t page = 1U << dma->page_shift, position = 0, left;

@@ -2,8 +2,8 @@
 /*
  * NVMe asynchronous events (Base 5.2), and the Abort command (Base 5.1).
  *
- * One event of each type can wait. Once a request was completed with a type, further events of the type are held back until
- * the driver has read the log page that belongs to it (and did not ask, by RAE, to keep the event).
+ * One event of each type can wait. Once a request was completed with a type, further events of the type are held back
+ * until the driver has read the log page that belongs to it (and did not ask, by RAE, to keep the event).
  *
  * Context: control thread.
  */
@@ -36,7 +36,8 @@ void nvme_events_deliver(struct nvme *nvme)
 		return;
 	/* Commands that are being executed have their slots. */
 	for (unsigned type = 0; type < NVME_EVENT_TYPES && admin->event_count && admin->cq->space; type++) {
-		uint32_t result = type | (uint32_t)admin->events[type].info << 8 | (uint32_t)admin->events[type].log << 16;
+		uint32_t result =
+			type | (uint32_t)admin->events[type].info << 8 | (uint32_t)admin->events[type].log << 16;
 
 		if (!admin->events[type].pending || admin->events[type].masked)
 			continue;

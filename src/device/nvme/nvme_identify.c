@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * NVMe Identify (Base 5.17; NVM Command Set 4.1.5). All structures are 4 KiB, made when they are asked for, and zero where
- * nothing is said.
+ * NVMe Identify (Base 5.17; NVM Command Set 4.1.5). All structures are 4 KiB, made when they are asked for, and zero
+ * where nothing is said.
  *
  * Context: control thread.
  */
@@ -77,8 +77,9 @@ static void put_name(const struct nvme *nvme, uint8_t *page)
 
 	/* The controller's own name: its first namespace's with another variant of the last byte. */
 	snprintf((char *)page + 768, 256,
-		 "nqn.2014-08.org.nvmexpress:uuid:%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0],
-		 u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15] ^ 0xffU);
+		 "nqn.2014-08.org.nvmexpress:uuid:%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
+		 u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14],
+		 u[15] ^ 0xffU);
 }
 
 static uint64_t total_capacity(const struct nvme *nvme)
@@ -141,16 +142,16 @@ static void identify_namespace(const struct nvme_namespace *namespace, uint8_t *
 	put64(page, 0, blocks);
 	put64(page, 8, blocks);
 	put64(page, 16, blocks);
-	page[24] = 1U << 4; /* NSFEAT: the preferred sizes below */
+	page[24] = 1U << 4;						/* NSFEAT: the preferred sizes below */
 	page[33] = (uint8_t)(limits->write_zeroes_unmap ? 1U << 3 : 0); /* DLFEAT: write zeroes may deallocate */
 	if (limits->io_optimal / block)
 		put16(page, 46, (uint16_t)min(limits->io_optimal / block, (uint32_t)UINT16_MAX));
 	put64(page, 48, blocks << namespace->shift);
-	put16(page, 64, (uint16_t)(physical / block - 1));  /* NPWG, NPWA: zero-based, as NPDG and NPDA */
+	put16(page, 64, (uint16_t)(physical / block - 1)); /* NPWG, NPWA: zero-based, as NPDG and NPDA */
 	put16(page, 66, (uint16_t)(physical / block - 1));
 	put16(page, 68, (uint16_t)min(granularity - 1, (uint32_t)UINT16_MAX));
 	put16(page, 70, (uint16_t)min(granularity - 1, (uint32_t)UINT16_MAX));
-	page[99] = limits->read_only; /* NSATTR */
+	page[99] = limits->read_only;		 /* NSATTR */
 	memcpy(page + 104, namespace->uuid, 16); /* NGUID */
 	page[128 + 2] = namespace->shift;	 /* LBAF0 */
 }
@@ -223,7 +224,8 @@ static uint16_t about_namespace(const struct nvme *nvme, uint32_t nsid, unsigned
 	return NVME_SUCCESS;
 }
 
-/* NVM Command Set 4.1.5.4: no limits of their own for deallocation, write zeroes and verify, but the number of ranges. */
+/* NVM Command Set 4.1.5.4: no limits of their own for deallocation, write zeroes and verify, but the number of ranges.
+ */
 static void set_controller(uint8_t *page)
 {
 	page[2] = NVME_DATASET_RANGES - 1; /* DMRL: 255, of the 256 that a command can name */
@@ -259,7 +261,8 @@ static uint16_t fill(const struct nvme *nvme, const struct nvme_command *command
 	case NVME_CNS_SET_ACTIVE_LIST:
 		return active_list(nvme, nsid, page);
 	case NVME_CNS_COMMAND_SETS:
-		/* One combination: the NVM command set. Controllers but this one (and FFFFh: this one) are not there. */
+		/* One combination: the NVM command set. Controllers but this one (and FFFFh: this one) are not there.
+		 */
 		if (le32toh(command->dw10) >> 16 && le32toh(command->dw10) >> 16 != 0xffff)
 			return NVME_INVALID_FIELD | NVME_DNR;
 		put64(page, 0, 1);

@@ -18,8 +18,8 @@
 #define NVME_ENTRIES_MAX     4096U
 
 /**
- * The registers' BAR: page 0 is trapped, doorbells follow. A pair of queues has a cache line for its two doorbells (stride
- * 32 bytes), so that guest CPUs that ring different queues do not take lines from each other.
+ * The registers' BAR: page 0 is trapped, doorbells follow. A pair of queues has a cache line for its two doorbells
+ * (stride 32 bytes), so that guest CPUs that ring different queues do not take lines from each other.
  */
 #define NVME_BAR	   0U
 #define NVME_BAR_SIZE	   0x4000U
@@ -40,7 +40,8 @@ static inline uint32_t nvme_head_doorbell(unsigned id)
 	return NVME_DOORBELLS + ((2 * id + 1) << (2 + NVME_STRIDE));
 }
 
-_Static_assert((2 * (NVME_QUEUES_MAX + 1) << (2 + NVME_STRIDE)) <= NVME_DOORBELL_SIZE, "all doorbells are in the window");
+_Static_assert((2 * (NVME_QUEUES_MAX + 1) << (2 + NVME_STRIDE)) <= NVME_DOORBELL_SIZE,
+	       "all doorbells are in the window");
 _Static_assert(NVME_DOORBELLS + NVME_DOORBELL_SIZE <= NVME_BAR_SIZE, "and the window in the BAR");
 
 /** The largest transfer: 1 MiB. In PRPs of 4 KiB that is at most 257 pages. */
@@ -65,17 +66,19 @@ struct nvme_namespace {
 	uint8_t uuid[16];
 };
 
-/** struct nvme_cq - a completion queue. Belongs to its home sidecore while queues are polled; number 0 to the control thread. */
+/** struct nvme_cq - a completion queue. Belongs to its home sidecore while queues are polled; number 0 to the control
+ * thread. */
 struct nvme_cq {
 	guest_byte *entries;
-	uint32_t size, tail, head; /* head: the doorbell's value at the last look */
-	uint32_t reserved;	   /* commands under way, each with a slot that is kept for its completion */
-	uint32_t space;		   /* slots that are free for certain */
+	uint32_t size;
+	uint32_t tail;	   /* stored by the owner; see nvme_cq_taken() */
+	uint32_t head;	   /* the doorbell's value at the last look */
+	uint32_t reserved; /* commands under way, each with a slot that is kept for its completion */
+	uint32_t space;	   /* slots that are free for certain */
 	uint16_t phase;
 	uint16_t id, vector;
 	bool interrupts; /* IEN */
 	bool fresh;	 /* entries since the last interrupt */
-	bool raised;	 /* our bit in nvme->unread is set */
 	bool broken;	 /* an invalid head: no more commands are fetched for it */
 	struct nvme *nvme;
 
@@ -224,7 +227,7 @@ struct nvme {
 	/* log pages; control thread */
 	struct nvme_error_entry errors[NVME_ERROR_ENTRIES];
 	uint64_t error_count;
-	uint64_t created;	 /* clock_nanoseconds() */
+	uint64_t created; /* clock_nanoseconds() */
 	uint64_t unsafe_shutdowns, power_cycles;
 	uint64_t admin_commands; /* counter */
 	struct nvme_counters counters[NVME_QUEUES_MAX + 1];
@@ -289,6 +292,9 @@ void nvme_cq_interrupt(struct nvme_cq *cq, struct notifier *notifier);
 /** nvme_cq_level() - the owner: bring the bit in nvme->unread, and the pin, up to date. Not for MSI-X. */
 void nvme_cq_level(struct nvme_cq *cq, struct notifier *notifier);
 
+/** nvme_cq_taken() - control thread: the head doorbell came as a message. */
+void nvme_cq_taken(struct nvme_cq *cq);
+
 /** nvme_pin_update() - any thread: the pin's level follows nvme->unread and the mask. */
 void nvme_pin_update(struct nvme *nvme, struct notifier *notifier);
 
@@ -304,22 +310,25 @@ static inline bool nvme_uses_msix(const struct nvme *nvme)
 static inline void nvme_cq_post(struct nvme_cq *cq, uint32_t result, uint32_t sq_head, uint16_t sq_id, uint16_t cid,
 				uint16_t status)
 {
-	uint64_t *entry = (uint64_t *)(void *)(cq->entries + ((size_t)cq->tail << NVME_COMPLETION_SHIFT));
+	uint32_t tail = cq->tail;
+	uint64_t *entry = (uint64_t *)(void *)(cq->entries + ((size_t)tail << NVME_COMPLETION_SHIFT));
 	uint64_t high = (uint64_t)sq_head | (uint64_t)sq_id << 16 | (uint64_t)cid << 32 |
 			(uint64_t)(uint16_t)(status << 1 | cq->phase) << 48;
 
+	if (unlikely(++tail == cq->size)) {
+		tail = 0;
+		cq->phase ^= 1;
+	}
+	__atomic_store_n(&cq->tail, tail, __ATOMIC_RELAXED);
 	/*
-	 * The driver takes an entry once its phase bit, which is in the second half, has changed: release makes the first half,
-	 * and the data that was read for the command, visible before it. The ring is 16-byte aligned: see nvme_cq_map().
+	 * The driver takes an entry once its phase bit, which is in the second half, has changed: release makes the
+	 * first half, the tail, and the data that was read for the command, visible before it. The ring is 16-byte
+	 * aligned: see nvme_cq_map().
 	 */
 	__atomic_store_n(entry, htole64(result), __ATOMIC_RELAXED);
 	__atomic_store_n(entry + 1, htole64(high), __ATOMIC_RELEASE);
 	cq->reserved--;
 	cq->fresh = true;
-	if (unlikely(++cq->tail == cq->size)) {
-		cq->tail = 0;
-		cq->phase ^= 1;
-	}
 }
 
 /** nvme_cq_reserve() - the owner: keep up to @count slots. Return: how many it got. */
@@ -396,7 +405,8 @@ void nvme_admin_work(struct engine_completion *completion);
 uint16_t nvme_admin_transfer(struct nvme *nvme, const struct nvme_command *command, void *bytes, uint32_t length,
 			     bool to_guest);
 
-/* ---- nvme_admin_queues.c, nvme_identify.c, nvme_log.c, nvme_features.c: commands. Return: status or NVME_LATER ---- */
+/* ---- nvme_admin_queues.c, nvme_identify.c, nvme_log.c, nvme_features.c: commands. Return: status or NVME_LATER ----
+ */
 
 uint16_t nvme_create_sq(struct nvme *nvme, const struct nvme_command *command, uint32_t *result);
 uint16_t nvme_create_cq(struct nvme *nvme, const struct nvme_command *command, uint32_t *result);

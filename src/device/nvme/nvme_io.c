@@ -2,18 +2,18 @@
 /*
  * NVMe I/O commands (NVM Command Set 3.2): fetched in batches, checked, handed to the disk.
  *
- * Trust boundary. A batch of commands is copied from the submission queue once; only the copy is looked at. What a command asks
- * for is checked against our own copies of sizes and limits; a command that asks for the impossible is answered with the
- * specification's status and stops nobody.
+ * Trust boundary. A batch of commands is copied from the submission queue once; only the copy is looked at. What a
+ * command asks for is checked against our own copies of sizes and limits; a command that asks for the impossible is
+ * answered with the specification's status and stops nobody.
  *
  * Theory of operation
  * -------------------
- * A turn loads the tail doorbell once, reserves slots of the completion queue, copies a run of commands, and starts one after the
- * other. The head is moved with each command, so that a completion reports it rightly even when the disk completes at once.
- * Submissions are handed over, and the driver is interrupted, once a turn.
+ * A turn loads the tail doorbell once, reserves slots of the completion queue, copies a run of commands, and starts one
+ * after the other. The head is moved with each command, so that a completion reports it rightly even when the disk
+ * completes at once. Submissions are handed over, and the driver is interrupted, once a turn.
  *
- * A command is bounded by what it moves, and pays for that with its turn's bytes; commands that move much without data (zeroes,
- * deallocation) are done in pieces: nvme_request.c.
+ * A command is bounded by what it moves, and pays for that with its turn's bytes; commands that move much without data
+ * (zeroes, deallocation) are done in pieces: nvme_request.c.
  *
  * Context: sidecore.
  */
@@ -62,7 +62,7 @@ static void begin(struct nvme_request *request, const struct nvme_command *comma
 {
 	request->cid = command->cid;
 	request->opcode = command->opcode;
-	request->namespace = (uint8_t)namespace;
+	request->namespace = (uint8_t) namespace;
 	request->plan = (uint8_t)plan;
 	request->io.segment_count = 0;
 	request->sq->queue.in_flight++;
@@ -107,7 +107,8 @@ static uint16_t get_with_data(struct nvme_sq *sq, const struct nvme_command *com
 		nvme_request_put(*request);
 		if (status != NVME_DMA_FULL)
 			return status;
-		/* Pages or data blocks that span regions: once more with the largest block. What exceeds that is refused. */
+		/* Pages or data blocks that span regions: once more with the largest block. What exceeds that is
+		 * refused. */
 		if (dma.capacity == NVME_LARGE_SEGMENTS)
 			return NVME_SGL_INVALID_COUNT | NVME_DNR;
 		segments = NVME_LARGE_SEGMENTS;

@@ -62,8 +62,8 @@ struct nvme_request {
 };
 
 /**
- * nvme_request_get() - a request with room for @segments. Return: NULL when there is none at the moment; those under way come
- * back on this sidecore.
+ * nvme_request_get() - a request with room for @segments. Return: NULL when there is none at the moment; those under
+ * way come back on this sidecore.
  */
 struct nvme_request *nvme_request_get(struct nvme_sq *sq, unsigned segments);
 

@@ -4,23 +4,23 @@
  *
  * Theory of operation
  * -------------------
- * Two questions are kept apart: what the driver has asked for (state: disabled, ready...), and whether queues are polled at this
- * moment (running). nvme_update() brings the second in line with the first and with what else has a say: the transport's pause,
- * bus mastering, the power state, a shutdown, memory that is not there.
+ * Two questions are kept apart: what the driver has asked for (state: disabled, ready...), and whether queues are
+ * polled at this moment (running). nvme_update() brings the second in line with the first and with what else has a say:
+ * the transport's pause, bus mastering, the power state, a shutdown, memory that is not there.
  *
  *	nvme_update():	queues should run and do not	-> resolve rings, start pollers
  *			queues run and should not	-> begin_rest() ... last queue stopped -> rested()
  *
- * rested() is where everything ends that needs queues at rest: disabling (queues are freed, CSTS.RDY goes), shutdown, the
- * transport's pause or reset; then nvme_update() is asked again.
+ * rested() is where everything ends that needs queues at rest: disabling (queues are freed, CSTS.RDY goes), shutdown,
+ * the transport's pause or reset; then nvme_update() is asked again.
  *
- * Writing 0 to CC.EN does not hold up the vCPU that writes: the specification has the driver wait for CSTS.RDY to become 0, and
- * until then memory and queues remain ours. Writing 1 before that is remembered. A reset of the function, and a pause,
- * cannot be waited for in a register, and are PCI_DEFERRED.
+ * Writing 0 to CC.EN does not hold up the vCPU that writes: the specification has the driver wait for CSTS.RDY to
+ * become 0, and until then memory and queues remain ours. Writing 1 before that is remembered. A reset of the function,
+ * and a pause, cannot be waited for in a register, and are PCI_DEFERRED.
  *
- * Rings that are not in guest memory when queues should run: the controller waits for them, and says so (CSTS.CFS). VMMs
- * exchange memory in two steps, away and back, while a guest runs; what is gone for good is the driver's to find out, and its
- * reset to end.
+ * Rings that are not in guest memory when queues should run: the controller waits for them, and says so (CSTS.CFS).
+ * VMMs exchange memory in two steps, away and back, while a guest runs; what is gone for good is the driver's to find
+ * out, and its reset to end.
  *
  * Context: control thread.
  */
@@ -82,7 +82,7 @@ static void drop_queues(struct nvme *nvme)
 			nvme_sq_destroy(nvme->sqs[i]);
 	}
 	for (unsigned i = 0; i <= nvme->queues; i++)
-		nvme->cqs[i].present = nvme->cqs[i].raised = false;
+		nvme->cqs[i].present = false;
 	atomic_store(&nvme->unread[0], 0);
 	atomic_store(&nvme->unread[1], 0);
 	pci_interrupt_pin(&nvme->device.interrupts, false, engine_notifier(nvme->device.engine));
@@ -167,9 +167,8 @@ static bool map_rings(struct nvme *nvme)
 	bool mapped = true;
 
 	nvme->admin.hint = NULL;
-	nvme->admin.entries = memory ? guest_memory_range(memory, nvme->asq,
-							  (uint64_t)nvme->admin.size << NVME_COMMAND_SHIFT)
-				     : NULL;
+	nvme->admin.entries =
+		memory ? guest_memory_range(memory, nvme->asq, (uint64_t)nvme->admin.size << NVME_COMMAND_SHIFT) : NULL;
 	if (!nvme->admin.entries)
 		mapped = false;
 	for (unsigned i = 0; i <= nvme->queues; i++) {
@@ -271,7 +270,8 @@ void nvme_update(struct nvme *nvme)
 		return;
 	}
 	if (should_run(nvme) || !nvme->running) {
-		/* Nothing to be stopped: what waited for it is done. Operations have their answer from whoever asked. */
+		/* Nothing to be stopped: what waited for it is done. Operations have their answer from whoever asked.
+		 */
 		if (!nvme->running && (nvme->state == NVME_DISABLING || nvme->shutdown == NVME_CSTS_SHST_ACTIVE))
 			rested(nvme);
 		return;
@@ -296,7 +296,8 @@ void nvme_configure(struct nvme *nvme, uint32_t cc)
 	nvme_update(nvme);
 }
 
-/* ---- the transport's operations ----------------------------------------------------------------------------------- */
+/* ---- the transport's operations -----------------------------------------------------------------------------------
+ */
 
 static enum pci_result operate(struct nvme *nvme, enum nvme_operation operation)
 {

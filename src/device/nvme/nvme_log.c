@@ -2,8 +2,8 @@
 /*
  * NVMe Get Log Page (Base 5.16).
  *
- * A page is made whole, then the part that was asked for is handed out; what is asked for past its end reads as zero. Reading a
- * page allows its asynchronous event again, unless the driver says not to (RAE).
+ * A page is made whole, then the part that was asked for is handed out; what is asked for past its end reads as zero.
+ * Reading a page allows its asynchronous event again, unless the driver says not to (RAE).
  *
  * Context: control thread.
  */
@@ -50,8 +50,10 @@ void nvme_log_error(struct nvme *nvme, uint16_t sq_id, uint16_t cid, uint16_t st
 
 static uint32_t fill_supported(struct nvme *nvme, uint8_t *page)
 {
-	static const uint8_t logs[] = { NVME_LOG_SUPPORTED,	     NVME_LOG_ERROR,	NVME_LOG_SMART,	  NVME_LOG_FIRMWARE,
-					NVME_LOG_CHANGED_NAMESPACES, NVME_LOG_COMMANDS, NVME_LOG_FEATURES };
+	static const uint8_t logs[] = {
+		NVME_LOG_SUPPORTED,	     NVME_LOG_ERROR,	NVME_LOG_SMART,	  NVME_LOG_FIRMWARE,
+		NVME_LOG_CHANGED_NAMESPACES, NVME_LOG_COMMANDS, NVME_LOG_FEATURES
+	};
 
 	for (unsigned i = 0; i < array_size(logs); i++)
 		put32(page, 4U * logs[i], 1);
@@ -64,8 +66,8 @@ static uint32_t fill_errors(struct nvme *nvme, uint8_t *page)
 	uint64_t count = min(nvme->error_count, (uint64_t)NVME_ERROR_ENTRIES);
 
 	for (uint64_t i = 0; i < count; i++)
-		memcpy(page + i * sizeof(nvme->errors[0]), &nvme->errors[(nvme->error_count - 1 - i) % NVME_ERROR_ENTRIES],
-		       sizeof(nvme->errors[0]));
+		memcpy(page + i * sizeof(nvme->errors[0]),
+		       &nvme->errors[(nvme->error_count - 1 - i) % NVME_ERROR_ENTRIES], sizeof(nvme->errors[0]));
 	return sizeof(nvme->errors);
 }
 
@@ -122,9 +124,9 @@ static uint32_t fill_changed(struct nvme *nvme, uint8_t *page)
 
 static uint32_t fill_commands(struct nvme *nvme, uint8_t *page)
 {
-	static const uint8_t admin[] = { NVME_ADMIN_DELETE_SQ,	  NVME_ADMIN_CREATE_SQ,	   NVME_ADMIN_GET_LOG_PAGE,
-					 NVME_ADMIN_DELETE_CQ,	  NVME_ADMIN_CREATE_CQ,	   NVME_ADMIN_IDENTIFY,
-					 NVME_ADMIN_ABORT,	  NVME_ADMIN_SET_FEATURES, NVME_ADMIN_GET_FEATURES,
+	static const uint8_t admin[] = { NVME_ADMIN_DELETE_SQ,	 NVME_ADMIN_CREATE_SQ,	  NVME_ADMIN_GET_LOG_PAGE,
+					 NVME_ADMIN_DELETE_CQ,	 NVME_ADMIN_CREATE_CQ,	  NVME_ADMIN_IDENTIFY,
+					 NVME_ADMIN_ABORT,	 NVME_ADMIN_SET_FEATURES, NVME_ADMIN_GET_FEATURES,
 					 NVME_ADMIN_ASYNC_EVENT, NVME_ADMIN_KEEP_ALIVE };
 	static const uint8_t readers[] = { NVME_FLUSH, NVME_READ, NVME_COMPARE, NVME_VERIFY };
 	static const uint8_t writers[] = { NVME_WRITE, NVME_WRITE_ZEROES, NVME_DATASET };

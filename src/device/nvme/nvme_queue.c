@@ -2,28 +2,32 @@
 /*
  * NVMe queues: rings in guest memory, the slots of completion queues, interrupts.
  *
- * Trust boundary. Doorbells are memory that the guest writes whenever it likes: each is loaded once, bounded by its queue's
- * size, and compared with where we know the queue to be. Our own heads and tails are private.
+ * Trust boundary. Doorbells are memory that the guest writes whenever it likes: each is loaded once, bounded by its
+ * queue's size, and compared with where we know the queue to be. Our own heads and tails are private.
  *
  * Theory of operation
  * -------------------
  * A completion queue may serve several submission queues. All of them live on the completion queue's sidecore, so that
- * nothing of it is shared between threads. Its slots are *reserved*: a command is fetched only when there is a slot for its
- * completion, so a driver that does not take completions stops its own submissions and nothing else. The head doorbell is
- * loaded when slots seem to run out, not for each command.
+ * nothing of it is shared between threads. Its slots are *reserved*: a command is fetched only when there is a slot for
+ * its completion, so a driver that does not take completions stops its own submissions and nothing else. The head
+ * doorbell is loaded when slots seem to run out, not for each command.
  *
- * Interrupts are edges with MSI-X: one for each batch of entries. The pin is a level: asserted as long as any queue that may
- * interrupt has entries that the driver has not taken (PCIe Transport 3.5.1). Several threads work on that: each queue's owner
- * keeps a bit of nvme->unread, and whoever changes a bit sets the pin. See nvme_pin_update() for why the last word is right.
+ * Interrupts are edges with MSI-X: one for each batch of entries. The pin is a level: asserted as long as any queue
+ * that may interrupt has entries that the driver has not taken (PCIe Transport 3.5.1). Several threads work on that:
+ * each queue's owner keeps a bit of nvme->unread, and whoever changes a bit sets the pin. See nvme_pin_update() for why
+ * the last word is right. A head doorbell that comes as a message lowers the pin before it is answered
+ * (nvme_cq_taken()): what follows it is the VMM's unmask, and a pin that is still up then interrupts a driver for
+ * nothing; it does not touch the device, and no VMM learns that the interrupt is over.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/counter.h"
+#include "base/barrier.h"
 #include "device/nvme/nvme_internal.h"
 
-/* ---- the poller of a submission queue ------------------------------------------------------------------------------ */
+/* ---- the poller of a submission queue ------------------------------------------------------------------------------
+ */
 
 static bool arm(struct poller *poller)
 {
@@ -35,8 +39,8 @@ static bool arm(struct poller *poller)
 		return false;
 	tail = pci_window_load(&sq->nvme->device.bars[NVME_BAR], sq->doorbell) & 0xffffU;
 	/*
-	 * A queue that waits for its driver to take completions has nothing to do until that rings the head doorbell; one that waits
-	 * for requests of its own is woken by their completions.
+	 * A queue that waits for its driver to take completions has nothing to do until that rings the head doorbell;
+	 * one that waits for requests of its own is woken by their completions.
 	 */
 	return tail != sq->head && sq->free && (sq->cq->space || (nvme_cq_look(sq->cq) && sq->cq->space));
 }
@@ -66,7 +70,7 @@ void nvme_cq_start(struct nvme_cq *cq, uint32_t size, uint64_t address, uint16_t
 	cq->reserved = 0;
 	cq->space = size - 1;
 	cq->phase = 1;
-	cq->fresh = cq->raised = cq->broken = false;
+	cq->fresh = cq->broken = false;
 	cq->users = 0;
 	cq->present = true;
 }
@@ -90,7 +94,6 @@ bool nvme_sq_map(struct nvme_sq *sq)
 	sq->entries = memory ? guest_memory_range(memory, sq->address, (uint64_t)sq->size << NVME_COMMAND_SHIFT) : NULL;
 	return sq->entries;
 }
-
 
 static int open_channels(struct nvme_sq *sq)
 {
@@ -150,7 +153,8 @@ void nvme_sq_destroy(struct nvme_sq *sq)
 	free(sq);
 }
 
-/* ---- completion queues: slots and interrupts ----------------------------------------------------------------------- */
+/* ---- completion queues: slots and interrupts -----------------------------------------------------------------------
+ */
 
 bool nvme_cq_look(struct nvme_cq *cq)
 {
@@ -174,36 +178,75 @@ void nvme_pin_update(struct nvme *nvme, struct notifier *notifier)
 	bool level, again;
 
 	/*
-	 * Two threads that change two bits may come here in any order, and the one with the older view may set the pin last. It
-	 * then looks again, after its call: the accesses are seq_cst, so either it sees the other's bit now, and sets the pin once
-	 * more, or the other changed its bit later, and will set the pin itself after that.
+	 * Two threads that change two bits may come here in any order, and the one with the older view may set the pin
+	 * last. It then looks again, after its call: the accesses are seq_cst, so either it sees the other's bit now,
+	 * and sets the pin once more, or the other changed its bit later, and will set the pin itself after that.
 	 */
 	do {
-		level = (atomic_load(&nvme->unread[0]) | atomic_load(&nvme->unread[1])) && !(atomic_load(&nvme->masked) & 1);
+		level = (atomic_load(&nvme->unread[0]) | atomic_load(&nvme->unread[1])) &&
+			!(atomic_load(&nvme->masked) & 1);
 		pci_interrupt_pin(&nvme->device.interrupts, level, notifier);
-		again = level !=
-			((atomic_load(&nvme->unread[0]) | atomic_load(&nvme->unread[1])) && !(atomic_load(&nvme->masked) & 1));
+		again = level != ((atomic_load(&nvme->unread[0]) | atomic_load(&nvme->unread[1])) &&
+				  !(atomic_load(&nvme->masked) & 1));
 	} while (again);
 }
 
+static void set_unread(struct nvme_cq *cq, bool unread)
+{
+	uint64_t bit = 1ULL << cq->id % 64;
+	_Atomic uint64_t *word = &cq->nvme->unread[cq->id / 64];
+
+	if (unread)
+		atomic_fetch_or(word, bit);
+	else
+		atomic_fetch_and(word, ~bit);
+}
+
+static bool is_unread(const struct nvme_cq *cq)
+{
+	return atomic_load(&cq->nvme->unread[cq->id / 64]) >> cq->id % 64 & 1;
+}
+
+/*
+ * A pin that is up with nothing to be taken is worse than a needless interrupt: the driver finds nothing, touches
+ * nothing, and a VMM that learns of an interrupt's end by an access to the device (QEMU, without KVM) interrupts it for
+ * ever. So both sides look again after they have changed the bit: here, whether the driver has taken everything
+ * meanwhile; in nvme_cq_taken(), whether there is more.
+ */
 void nvme_cq_level(struct nvme_cq *cq, struct notifier *notifier)
 {
-	struct nvme *nvme = cq->nvme;
-	uint64_t bit = 1ULL << cq->id % 64;
-	bool raised;
+	bool unread;
 
 	if (!nvme_cq_look(cq))
 		return;
-	raised = cq->interrupts && cq->head != cq->tail;
-	if (raised == cq->raised)
+	unread = cq->interrupts && cq->head != cq->tail;
+	if (unread == is_unread(cq))
 		return;
-	cq->raised = raised;
-	if (raised)
-		atomic_fetch_or(&nvme->unread[cq->id / 64], bit);
-	else
-		atomic_fetch_and(&nvme->unread[cq->id / 64], ~bit);
-	if (pci_interrupts_kind(&nvme->device.interrupts) != PCI_INTERRUPT_MSI)
-		nvme_pin_update(nvme, notifier);
+	set_unread(cq, unread);
+	if (unread) {
+		/* Pairs with the one in nvme_cq_taken(): its clearing the bit comes after this, or we see its head. */
+		memory_barrier();
+		if (nvme_cq_look(cq) && cq->head == cq->tail)
+			set_unread(cq, false);
+	}
+	if (pci_interrupts_kind(&cq->nvme->device.interrupts) != PCI_INTERRUPT_MSI)
+		nvme_pin_update(cq->nvme, notifier);
+}
+
+void nvme_cq_taken(struct nvme_cq *cq)
+{
+	struct nvme *nvme = cq->nvme;
+	uint32_t head = pci_window_load(&nvme->device.bars[NVME_BAR], nvme_head_doorbell(cq->id)) & 0xffffU;
+
+	/* The tail is stored before an entry can be seen, so it is never behind what the driver has taken. */
+	if (nvme_uses_msix(nvme) || !cq->interrupts || head != __atomic_load_n(&cq->tail, __ATOMIC_ACQUIRE))
+		return;
+	set_unread(cq, false);
+	/* The owner stores the tail and sets the bit: either we see the tail now, or it sets the bit after us. */
+	memory_barrier();
+	if (head != __atomic_load_n(&cq->tail, __ATOMIC_ACQUIRE))
+		set_unread(cq, true);
+	nvme_pin_update(nvme, engine_notifier(nvme->device.engine));
 }
 
 void nvme_cq_interrupt(struct nvme_cq *cq, struct notifier *notifier)
@@ -225,7 +268,8 @@ void nvme_cq_interrupt(struct nvme_cq *cq, struct notifier *notifier)
 		pci_interrupt_message(&nvme->device.interrupts, 0, notifier);
 }
 
-/* ---- queues that stop by themselves -------------------------------------------------------------------------------- */
+/* ---- queues that stop by themselves --------------------------------------------------------------------------------
+ */
 
 static const char *const error_names[] = {
 	[NVME_QUEUE_BAD_TAIL] = "submission queue tail beyond the queue",

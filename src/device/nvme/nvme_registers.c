@@ -2,14 +2,15 @@
 /*
  * NVMe registers: page 0 of the BAR (Base 3.1.3), and doorbells that come as messages (PCIe Transport 3.1.2).
  *
- * Any width: the value of a register's double word is made, and the bytes that were asked for are cut out of it; writes of less
- * than a double word change its bytes. The specification leaves those undefined; here they are harmless.
+ * Any width: the value of a register's double word is made, and the bytes that were asked for are cut out of it; writes
+ * of less than a double word change its bytes. The specification leaves those undefined; here they are harmless.
  *
  * Context: control thread.
  */
 #include "device/nvme/nvme_internal.h"
 
-/* CAP.TO: how long a driver has to wait for CSTS.RDY. A disk behind a network may need its time to let go of requests. */
+/* CAP.TO: how long a driver has to wait for CSTS.RDY. A disk behind a network may need its time to let go of requests.
+ */
 #define TIMEOUT_UNITS 60U /* of 500 ms */
 
 static uint64_t capabilities(const struct nvme *nvme)
@@ -194,15 +195,18 @@ void nvme_doorbell(struct pci_device *device, unsigned bar, uint32_t offset, uns
 		nvme_admin_run(nvme);
 		return;
 	}
-	/* Only what comes as a message can be seen here: a mapped doorbell of a queue that is not there tells nobody. */
+	/* Only what comes as a message can be seen here: a mapped doorbell of a queue that is not there tells nobody.
+	 */
 	if (offset & ((4U << NVME_STRIDE) - 1) || id > nvme->queues ||
 	    (number & 1 ? !nvme->cqs[id].present : !nvme->sqs[id])) {
 		nvme_log_error(nvme, 0, 0xffffU, 0, 0, 0);
 		nvme_event(nvme, NVME_EVENT_ERROR, NVME_EVENT_INVALID_DOORBELL_REGISTER, NVME_LOG_ERROR);
 		return;
 	}
-	if (number & 1)
+	if (number & 1) {
+		nvme_cq_taken(&nvme->cqs[id]);
 		kick_users(nvme, &nvme->cqs[id]);
-	else if (nvme->sqs[id]->queue.state == DEVICE_QUEUE_RUNNING)
+	} else if (nvme->sqs[id]->queue.state == DEVICE_QUEUE_RUNNING) {
 		device_queue_kick(&nvme->sqs[id]->queue);
+	}
 }

@@ -4,17 +4,19 @@
  *
  * Theory of operation
  * -------------------
- * Requests and blocks of segments are made with the queue, in fixed number. When there is none the queue's turn ends before
- * that command; completions bring some back, and since none can be missing unless commands are under way, nothing is stuck.
+ * Requests and blocks of segments are made with the queue, in fixed number. When there is none the queue's turn ends
+ * before that command; completions bring some back, and since none can be missing unless commands are under way,
+ * nothing is stuck.
  *
- * Most commands are one block request. Others are *plans*: a sequence of block requests, each begun when the one before is
- * complete, which ends with the first failure. While one is being submitted its completion only sets a flag, so that a disk that
- * completes at once makes a loop here and not a recursion. Such a loop could be long (a deallocation of terabytes in pieces
- * that the disk takes): after some pieces it goes on in the sidecore's next round, by a message of the queue's own. A message,
- * and not a turn, because a queue that drains has no turns any more.
+ * Most commands are one block request. Others are *plans*: a sequence of block requests, each begun when the one before
+ * is complete, which ends with the first failure. While one is being submitted its completion only sets a flag, so that
+ * a disk that completes at once makes a loop here and not a recursion. Such a loop could be long (a deallocation of
+ * terabytes in pieces that the disk takes): after some pieces it goes on in the sidecore's next round, by a message of
+ * the queue's own. A message, and not a turn, because a queue that drains has no turns any more.
  *
- * Completion entries are written one by one and the driver interrupted once for many: at the end of the turn for commands that
- * completed inside it, else at the end of the batch in which the backend delivers completions (block_at_batch_end()).
+ * Completion entries are written one by one and the driver interrupted once for many: at the end of the turn for
+ * commands that completed inside it, else at the end of the batch in which the backend delivers completions
+ * (block_at_batch_end()).
  */
 #include <errno.h>
 #include <stdlib.h>
