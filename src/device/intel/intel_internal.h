@@ -388,7 +388,7 @@ void intel_op_command_changed(struct pci_device *device);
 
 #define INTEL_OPS(name)                                                                                                \
 	{                                                                                                              \
-		.type = name, .read = intel_bar_read, .write = intel_bar_write, .doorbell = intel_bar_doorbell,        \
+		.type = (name), .read = intel_bar_read, .write = intel_bar_write, .doorbell = intel_bar_doorbell,      \
 		.pause = intel_op_pause, .resume = intel_op_resume, .reset = intel_op_reset,                           \
 		.command_changed = intel_op_command_changed,                                                           \
 	}
@@ -440,6 +440,31 @@ uint8_t intel_offload_build(const struct intel_nic *nic, struct intel_packet *pa
 
 /** intel_crc32c() - SCTP's checksum over the bytes of @frame from @from on, where the field itself counts as zero. */
 uint32_t intel_crc32c(uint32_t crc, const uint8_t *bytes, uint32_t length);
+
+/* intel_plan.c */
+
+/** struct intel_planner - a plan in the making, see intel_plan.c. */
+struct intel_planner {
+	struct intel_nic *nic;
+	struct intel_lane *lane;
+	struct intel_ring *ring;
+	unsigned want;	      /* units */
+	unsigned descriptors; /* fetched */
+	unsigned position;    /* next one to be looked at */
+	unsigned plans, frames, contexts;
+	unsigned segments; /* in use */
+	uint64_t bytes;
+	bool broken;
+	bool cut;		    /* what is left is the beginning of a frame */
+	bool alone;		    /* the last unit is one for intel_cut() */
+	struct intel_packet packet; /* this one */
+};
+
+/** intel_plan_fetch() - copy what is between the ring's head and @tail. Return: how many descriptors. */
+unsigned intel_plan_fetch(struct intel_lane *lane, const struct intel_ring *ring, uint32_t tail);
+
+/** intel_plan_make() - plan what was fetched, as far as @planner->want and @turn's bytes go. */
+void intel_plan_make(struct intel_planner *planner, const struct turn *turn);
 
 /* intel_cut.c */
 

@@ -44,9 +44,9 @@
  * Context: any thread; struct intel_when tells which. Registers are loaded relaxed: a moderation interval that is one
  * interrupt late is none the worse.
  */
+#include "device/intel/intel_interrupt.h"
 #include "base/clock.h"
 #include "base/notifier.h"
-#include "device/intel/intel_internal.h"
 
 #define SUSPICION_NS NANOSECONDS_PER_MILLISECOND
 
@@ -54,32 +54,9 @@
 #define MARK		(1U << 31)
 #define EXTENDED_CAUSES ((1U << INTEL_VECTORS_MAX) - 1)
 
-#define CAUSES_82574 (3 * ICR_RXQ0 | 3 * ICR_TXQ0 | ICR_OTHER)
-
-static inline uint32_t causes_of(uint64_t word)
-{
-	return (uint32_t)word;
-}
-
-static inline uint32_t mask_of(uint64_t word)
-{
-	return (uint32_t)(word >> 32);
-}
-
-static inline uint64_t word_of(uint32_t causes, uint32_t mask)
-{
-	return causes | (uint64_t)mask << 32;
-}
-
 /* ---- which way out ---- */
 
-enum way {
-	WAY_LINE,
-	WAY_82574,
-	WAY_82576,
-};
-
-static enum way way_out(const struct intel_nic *nic)
+enum intel_way intel_way_out(const struct intel_nic *nic)
 {
 	if (pci_interrupts_kind(&nic->device.interrupts) != PCI_INTERRUPT_MSIX)
 		return WAY_LINE;
@@ -103,7 +80,7 @@ static int vector_of(const struct intel_nic *nic, unsigned bit)
 /* ---- moderation ---- */
 
 /* The interval of a vector in ns. */
-static uint64_t interval(const struct intel_nic *nic, enum way way, unsigned vector)
+static uint64_t interval(const struct intel_nic *nic, enum intel_way way, unsigned vector)
 {
 	if (nic->variant->generation == INTEL_82576)
 		return (intel_page_load(nic, EITR + 4 * vector) >> 2 & 0x1fff) * NANOSECONDS_PER_MICROSECOND;
@@ -111,8 +88,8 @@ static uint64_t interval(const struct intel_nic *nic, enum way way, unsigned vec
 }
 
 /* How long until a vector may fire? 0: now. */
-static uint64_t must_wait(const struct intel_nic *nic, const struct intel_when *when, enum way way, unsigned vector,
-			  uint64_t spacing)
+static uint64_t must_wait(const struct intel_nic *nic, const struct intel_when *when, enum intel_way way,
+			  unsigned vector, uint64_t spacing)
 {
 	uint64_t fired = atomic_load_explicit(&nic->interrupts.fired[vector], memory_order_relaxed);
 	uint64_t distance = interval(nic, way, vector), since;
@@ -170,7 +147,7 @@ static void set_pin(struct intel_nic *nic, const struct intel_when *when)
 }
 
 /* Causes or mask have changed: assert, or not any more. @spacing: see must_wait() */
-static void update_line(struct intel_nic *nic, const struct intel_when *when, uint64_t spacing)
+void intel_line_update(struct intel_nic *nic, const struct intel_when *when, uint64_t spacing)
 {
 	struct intel_interrupts *interrupts = &nic->interrupts;
 	uint64_t word = atomic_load(&interrupts->legacy), next, delay;
@@ -202,18 +179,18 @@ static void update_line(struct intel_nic *nic, const struct intel_when *when, ui
 }
 
 /* The control thread has taken INT_ASSERTED away: the pin follows, and what is left is asserted again. */
-static void line_answered(struct intel_nic *nic, const struct intel_when *when)
+void intel_line_answered(struct intel_nic *nic, const struct intel_when *when)
 {
 	if (pci_interrupts_kind(&nic->device.interrupts) == PCI_INTERRUPT_PIN)
 		set_pin(nic, when);
-	if (way_out(nic) == WAY_LINE)
-		update_line(nic, when, 0);
+	if (intel_way_out(nic) == WAY_LINE)
+		intel_line_update(nic, when, 0);
 }
 
 /* ---- vectors ---- */
 
 /* What a cause that fires clears, of itself and of its mask. */
-static void auto_clear(const struct intel_nic *nic, enum way way, uint32_t fire, uint32_t *causes, uint32_t *mask)
+static void auto_clear(const struct intel_nic *nic, enum intel_way way, uint32_t fire, uint32_t *causes, uint32_t *mask)
 {
 	uint32_t own, control;
 
@@ -234,7 +211,7 @@ static void auto_clear(const struct intel_nic *nic, enum way way, uint32_t fire,
 }
 
 /* Of the causes @ready, those whose time has come. @deferred: the others; @delay: until the first of these */
-static uint32_t in_time(const struct intel_nic *nic, const struct intel_when *when, enum way way, uint32_t ready,
+static uint32_t in_time(const struct intel_nic *nic, const struct intel_when *when, enum intel_way way, uint32_t ready,
 			uint64_t spacing, uint32_t *deferred, uint64_t *delay)
 {
 	uint32_t fire = 0;
@@ -260,8 +237,8 @@ static uint32_t in_time(const struct intel_nic *nic, const struct intel_when *wh
 }
 
 /* Of the causes in @try, send those that are pending, not masked and in time. */
-static void fire_vectors(struct intel_nic *nic, const struct intel_when *when, enum way way, uint32_t try,
-			 uint64_t spacing)
+void intel_vectors_fire(struct intel_nic *nic, const struct intel_when *when, enum intel_way way, uint32_t try,
+			uint64_t spacing)
 {
 	struct intel_interrupts *interrupts = &nic->interrupts;
 	_Atomic uint64_t *pair = way == WAY_82576 ? &interrupts->extended : &interrupts->legacy;
@@ -291,8 +268,8 @@ static void fire_vectors(struct intel_nic *nic, const struct intel_when *when, e
 }
 
 /* Causes become pending, and fire if they were not. */
-static void raise_vectors(struct intel_nic *nic, const struct intel_when *when, enum way way, uint32_t causes,
-			  uint64_t spacing)
+void intel_vectors_raise(struct intel_nic *nic, const struct intel_when *when, enum intel_way way, uint32_t causes,
+			 uint64_t spacing)
 {
 	_Atomic uint64_t *pair = way == WAY_82576 ? &nic->interrupts.extended : &nic->interrupts.legacy;
 	uint32_t before, new;
@@ -307,13 +284,13 @@ static void raise_vectors(struct intel_nic *nic, const struct intel_when *when, 
 	if (!(causes & ~before)) /* nearly always while the driver polls */
 		return;
 	new = causes & ~causes_of(atomic_fetch_or(pair, causes));
-	fire_vectors(nic, when, way, way == WAY_82574 ? new &CAUSES_82574 : new, spacing);
+	intel_vectors_fire(nic, when, way, way == WAY_82574 ? new &CAUSES_82574 : new, spacing);
 }
 
 /* ---- causes ---- */
 
 /* The vector for other causes (IVAR_MISC 15:8). Return: its bit of EICR; 0: none. */
-static uint32_t other_vector(const struct intel_nic *nic)
+uint32_t intel_vector_of_other(const struct intel_nic *nic)
 {
 	uint32_t field = intel_page_load(nic, IVAR_MISC) >> 8 & 0xff;
 
@@ -331,21 +308,21 @@ static uint32_t queue_vector(const struct intel_nic *nic, bool receive, unsigned
 
 void intel_raise(struct intel_nic *nic, const struct intel_when *when, uint32_t causes)
 {
-	enum way way = way_out(nic);
+	enum intel_way way = intel_way_out(nic);
 	uint64_t word = atomic_fetch_or(&nic->interrupts.legacy, causes & ~ICR_INT_ASSERTED);
 
 	switch (way) {
 	case WAY_LINE:
-		update_line(nic, when, 0);
+		intel_line_update(nic, when, 0);
 		break;
 	case WAY_82574: /* bit 24 is set with any other cause that is not masked (82574 10.2.4.1) */
 		if (causes & mask_of(word) & ~CAUSES_82574)
-			raise_vectors(nic, when, way, ICR_OTHER, 0);
-		fire_vectors(nic, when, way, causes & CAUSES_82574, 0);
+			intel_vectors_raise(nic, when, way, ICR_OTHER, 0);
+		intel_vectors_fire(nic, when, way, causes & CAUSES_82574, 0);
 		break;
 	case WAY_82576:
 		if (causes & mask_of(word))
-			raise_vectors(nic, when, way, other_vector(nic), 0);
+			intel_vectors_raise(nic, when, way, intel_vector_of_other(nic), 0);
 		break;
 	}
 }
@@ -354,18 +331,18 @@ void intel_raise_queue(struct intel_nic *nic, const struct intel_when *when, boo
 		       uint64_t spacing)
 {
 	uint32_t cause = receive ? ICR_RXT0 : ICR_TXDW;
-	enum way way = way_out(nic);
+	enum intel_way way = intel_way_out(nic);
 
 	switch (way) {
 	case WAY_LINE:
 		atomic_fetch_or(&nic->interrupts.legacy, cause);
-		update_line(nic, when, spacing);
+		intel_line_update(nic, when, spacing);
 		break;
 	case WAY_82574:
-		raise_vectors(nic, when, way, cause | (receive ? ICR_RXQ0 : ICR_TXQ0) << queue, spacing);
+		intel_vectors_raise(nic, when, way, cause | (receive ? ICR_RXQ0 : ICR_TXQ0) << queue, spacing);
 		break;
 	case WAY_82576:
-		raise_vectors(nic, when, way, queue_vector(nic, receive, queue), spacing);
+		intel_vectors_raise(nic, when, way, queue_vector(nic, receive, queue), spacing);
 		break;
 	}
 }
@@ -379,13 +356,13 @@ void intel_interrupts_expire(struct sidecore *sidecore, struct engine_timer *tim
 	struct intel_when when = { .sidecore = sidecore,
 				   .notifier = sidecore_notifier(sidecore),
 				   .now = max(clock_nanoseconds(), timer->deadline) };
-	enum way way = way_out(nic);
+	enum intel_way way = intel_way_out(nic);
 	uint32_t deferred = atomic_exchange(&interrupts->deferred, 0);
 
 	if (deferred && way != WAY_LINE)
-		fire_vectors(nic, &when, way, deferred, 0);
+		intel_vectors_fire(nic, &when, way, deferred, 0);
 	if (atomic_exchange(&interrupts->line_deferred, false) && way == WAY_LINE)
-		update_line(nic, &when, 0);
+		intel_line_update(nic, &when, 0);
 }
 
 /* ---- registers in mapped pages (82576) ---- */
@@ -421,7 +398,7 @@ static void unmask_extended(struct intel_nic *nic, const struct intel_when *when
 	if (suspects & ~atomic_fetch_or(&interrupts->suspects, suspects))
 		atomic_store(&interrupts->suspects_since, when->now);
 	atomic_fetch_or(&interrupts->extended, word_of(0, bits));
-	fire_vectors(nic, when, WAY_82576, bits, 0);
+	intel_vectors_fire(nic, when, WAY_82576, bits, 0);
 }
 
 static void look_at_suspects(struct intel_nic *nic, const struct intel_when *when)
@@ -434,7 +411,7 @@ static void look_at_suspects(struct intel_nic *nic, const struct intel_when *whe
 	atomic_fetch_and(&interrupts->suspects, ~suspects);
 	suspects &= atomic_fetch_and(&interrupts->resting, ~suspects);
 	atomic_fetch_or(&interrupts->extended, word_of(0, suspects));
-	fire_vectors(nic, when, WAY_82576, suspects, 0);
+	intel_vectors_fire(nic, when, WAY_82576, suspects, 0);
 }
 
 bool intel_interrupts_take(struct intel_nic *nic, const struct intel_when *when)
@@ -455,7 +432,7 @@ bool intel_interrupts_take(struct intel_nic *nic, const struct intel_when *when)
 		unmask_extended(nic, when, unmask);
 	set = take(nic, EICS);
 	if (set)
-		raise_vectors(nic, when, WAY_82576, set, 0);
+		intel_vectors_raise(nic, when, WAY_82576, set, 0);
 	return mask | unmask | set;
 }
 
@@ -487,92 +464,6 @@ void intel_interrupts_look(struct intel_nic *nic, const struct intel_when *when)
 		look_at_suspects(nic, when);
 	if (unlikely(left_over(nic, when->sidecore)))
 		look_again(nic, when, 0);
-}
-
-/* ---- trapped registers ---- */
-
-/*
- * ICR is cleared by a read when the mask is empty or the interrupt was asserted (or GPIE.NSICR says so), else it stays
- * as it is (82574 10.2.4.1, 82576 8.8.9): a driver that shares the pin and asks in vain must not lose what comes next.
- * The 8254x clears always. With the interrupt asserted, IAM masks.
- */
-uint32_t intel_icr_read(struct intel_nic *nic, uint32_t offset)
-{
-	struct intel_when when = intel_when_control(nic);
-	enum intel_generation generation = nic->variant->generation;
-	bool always =
-		generation == INTEL_8254X || (generation == INTEL_82576 && intel_page_load(nic, GPIE) & GPIE_NSICR);
-	bool masks =
-		generation == INTEL_82576 || (generation == INTEL_82574 && intel_load(nic, CTRL_EXT) & CTRL_EXT_IAME);
-	uint64_t word = atomic_load(&nic->interrupts.legacy);
-	uint32_t causes, mask;
-
-	do {
-		causes = causes_of(word);
-		mask = mask_of(word);
-		if (masks && (causes & ICR_INT_ASSERTED || always))
-			mask &= ~intel_load(nic, IAM);
-		if (always || !mask_of(word) || causes & ICR_INT_ASSERTED)
-			causes = 0;
-	} while (!atomic_compare_exchange_weak(&nic->interrupts.legacy, &word, word_of(causes, mask)));
-	line_answered(nic, &when);
-	return causes_of(word);
-}
-
-enum pci_result intel_icr_write(struct intel_nic *nic, uint32_t offset, uint32_t value)
-{
-	struct intel_when when = intel_when_control(nic);
-
-	/* What is left is asserted anew: a message for it has gone, and was answered with this write. */
-	atomic_fetch_and(&nic->interrupts.legacy, ~word_of(value | ICR_INT_ASSERTED, 0));
-	line_answered(nic, &when);
-	return PCI_DONE;
-}
-
-uint32_t intel_ims_read(struct intel_nic *nic, uint32_t offset)
-{
-	return mask_of(atomic_load(&nic->interrupts.legacy));
-}
-
-enum pci_result intel_ims_write(struct intel_nic *nic, uint32_t offset, uint32_t value)
-{
-	struct intel_when when = intel_when_control(nic);
-	enum way way = way_out(nic);
-	uint64_t word = atomic_fetch_or(&nic->interrupts.legacy, word_of(0, value & ~ICR_INT_ASSERTED));
-
-	switch (way) {
-	case WAY_LINE:
-		update_line(nic, &when, 0);
-		break;
-	case WAY_82574:
-		if (causes_of(word) & value & ~CAUSES_82574 & ~ICR_INT_ASSERTED)
-			raise_vectors(nic, &when, way, ICR_OTHER, 0);
-		fire_vectors(nic, &when, way, value & CAUSES_82574, 0);
-		break;
-	case WAY_82576:
-		if (causes_of(word) & value & ~ICR_INT_ASSERTED)
-			raise_vectors(nic, &when, way, other_vector(nic), 0);
-		break;
-	}
-	return PCI_DONE;
-}
-
-enum pci_result intel_imc_write(struct intel_nic *nic, uint32_t offset, uint32_t value)
-{
-	struct intel_when when = intel_when_control(nic);
-
-	atomic_fetch_and(&nic->interrupts.legacy, ~word_of(0, value));
-	if (way_out(nic) == WAY_LINE)
-		update_line(nic, &when, 0);
-	return PCI_DONE;
-}
-
-enum pci_result intel_ics_write(struct intel_nic *nic, uint32_t offset, uint32_t value)
-{
-	struct intel_when when = intel_when_control(nic);
-
-	intel_raise(nic, &when, value);
-	return PCI_DONE;
 }
 
 void intel_interrupts_reset(struct intel_nic *nic)
