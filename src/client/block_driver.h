@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What a block load asks of a disk's driver, whatever the disk is: virtio-blk over vhost-user or NVMe over vfio-user.
- * The functions are chosen once and move batches, so that they cost nothing for a request.
+ * What a block load asks of a disk's driver, whatever the disk is: virtio-blk over vhost-user or NVMe over vfio-user. The
+ * functions are chosen once and move batches, so that they cost nothing for a request.
  */
 #ifndef CLIENT_BLOCK_DRIVER_H
 #define CLIENT_BLOCK_DRIVER_H

@@ -4,8 +4,8 @@
  *
  * Theory of operation
  * -------------------
- * A request that completes is sent again for another random place. What the disk's rings look like is its driver's
- * affair (client/block_driver.h).
+ * A request that completes is sent again for another random place. What the disk's rings look like is its driver's affair
+ * (client/block_driver.h).
  *
  * Time is taken once for each batch, when it is published and when it is collected; latency is therefore what a
  * polling guest would see, the batch's own length included.

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * virtio-blk for a block load. Each request is a fixed buffer of three segments: header (read by the device), data,
- * status (written). Header and status share a cache line of their own, so that only that line changes from request to
- * request; reads and writes differ in the direction of the data segment, which is changed when they alternate.
+ * virtio-blk for a block load. Each request is a fixed buffer of three segments: header (read by the device), data, status
+ * (written). Header and status share a cache line of their own, so that only that line changes from request to request; reads
+ * and writes differ in the direction of the data segment, which is changed when they alternate.
  */
 #include "client/block_driver.h"
 #include "client/vhost_user_client.h"

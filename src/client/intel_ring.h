@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Descriptor rings of Intel's Gigabit cards, the driver's side: legacy (82540EM), extended (82574) and advanced (82576)
- * ones. They differ in how a descriptor is filled in and where its write-back has what; nothing else here tells them
- * apart.
+ * Descriptor rings of Intel's Gigabit cards, the driver's side: legacy (82540EM), extended (82574) and advanced (82576) ones.
+ * They differ in how a descriptor is filled in and where its write-back has what; nothing else here tells them apart.
  */
 #ifndef CLIENT_INTEL_RING_H
 #define CLIENT_INTEL_RING_H

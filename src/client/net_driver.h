@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What an endpoint asks of its network card's driver, whatever the card is: virtio-net over vhost-user, or one of
- * Intel's over vfio-user. The functions are chosen once and move batches, so that they cost next to nothing for a
- * frame.
+ * What an endpoint asks of its network card's driver, whatever the card is: virtio-net over vhost-user, or one of Intel's
+ * over vfio-user. The functions are chosen once and move batches, so that they cost next to nothing for a frame.
  */
 #ifndef CLIENT_NET_DRIVER_H
 #define CLIENT_NET_DRIVER_H

@@ -4,14 +4,13 @@
  *
  * Theory of operation
  * -------------------
- * Bring-up as in base 3.5.1: disable, wait for CSTS.RDY to fall, admin queues, enable, wait for RDY; Identify
- * controller and namespace 1; Number of Queues; then pairs of I/O queues, each of the same size with one completion
- * queue for each submission queue.
+ * Bring-up as in base 3.5.1: disable, wait for CSTS.RDY to fall, admin queues, enable, wait for RDY; Identify controller
+ * and namespace 1; Number of Queues; then pairs of I/O queues, each of the same size with one completion queue for each
+ * submission queue.
  *
- * Commands are prebuilt, one for each command identifier; submitting one copies its 64 bytes into the next entry. A
- * batch is one store to the tail's doorbell, and one to the head's for what was taken. The doorbell is stored with
- * release order: the entries are visible before it. A completion is looked at by its phase bit, with acquire order,
- * before the rest of it.
+ * Commands are prebuilt, one for each command identifier; submitting one copies its 64 bytes into the next entry. A batch is
+ * one store to the tail's doorbell, and one to the head's for what was taken. The doorbell is stored with release order: the
+ * entries are visible before it. A completion is looked at by its phase bit, with acquire order, before the rest of it.
  *
  * The pairs know nothing of the driver, so that a test can play the controller. Context: one thread owns a driver.
  */

@@ -4,17 +4,17 @@
  *
  * Theory of operation
  * -------------------
- * Order of attaching, as QEMU does it: VERSION, DMA_MAP of guest memory, DEVICE_GET_INFO, DEVICE_GET_REGION_INFO of
- * each region (asked again with more room where it has capabilities), DEVICE_RESET, and bus mastering enabled in the
+ * Order of attaching, as QEMU does it: VERSION, DMA_MAP of guest memory, DEVICE_GET_INFO, DEVICE_GET_REGION_INFO of each
+ * region (asked again with more room where it has capabilities), DEVICE_RESET, and bus mastering enabled in the
  * configuration space. Guest memory is one memfd and one mapping.
  *
  * The areas that a region offers for mapping are mapped one by one, at the file's offset of the region plus the
- * area's. Accesses there are loads and stores; all others are messages. If nothing is mapped writes are posted: they
- * want no reply, and the order of the socket is what keeps them in order. With any mapping that order says nothing
- * about stores, so each write waits for its answer, as in QEMU.
+ * area's. Accesses there are loads and stores; all others are messages. If nothing is mapped writes are posted: they want no
+ * reply, and the order of the socket is what keeps them in order. With any mapping that order says nothing about
+ * stores, so each write waits for its answer, as in QEMU.
  *
- * Messages that the server sends of its own (DMA_READ, DMA_WRITE) are for servers that cannot map memory: an error
- * here. Context: one thread for each client.
+ * Messages that the server sends of its own (DMA_READ, DMA_WRITE) are for servers that cannot map memory: an error here.
+ * Context: one thread for each client.
  */
 #include "client/vfio_user_client.h"
 

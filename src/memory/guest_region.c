@@ -2,10 +2,10 @@
 /*
  * Guest regions and the mappings of files that they are windows of. Theory of operation: memory/guest_memory.h.
  *
- * The whole of guard + file + guard is first reserved without access and the file then mapped into its middle, aligned
- * to 2 MiB relative to the file, so that transparent huge pages can be used. A stray access of ours past a mapping's
- * end faults instead of reaching a neighbour guest's memory; between the windows of one mapping lies nothing but the
- * same guest's memory.
+ * The whole of guard + file + guard is first reserved without access and the file then mapped into its middle, aligned to
+ * 2 MiB relative to the file, so that transparent huge pages can be used. A stray access of ours past a mapping's end
+ * faults instead of reaching a neighbour guest's memory; between the windows of one mapping lies nothing but the same
+ * guest's memory.
  */
 #include <errno.h>
 #include <linux/magic.h>

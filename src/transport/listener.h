@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A listening unix socket with a path: stale files of servers that are gone are replaced, and ours is removed at the
- * end while it is still ours.
+ * A listening unix socket with a path: stale files of servers that are gone are replaced, and ours is removed at the end
+ * while it is still ours.
  *
  * Context: control thread.
  */

@@ -4,17 +4,16 @@
  *
  * Theory of operation
  * -------------------
- * Input: model, whether pages are offered for mapping, kind of interrupt, what the observer takes; then steps. A step
- * is a register access by message (of any width, anywhere, with any value), a store into a mapped page, rings that are
- * set up well or badly, transmit descriptors of every form (well-formed with offsets from the input, or any bytes),
- * receive buffers at good or bad addresses, frames from the observer, scribbling, a turn, the clock, a pause, a reset,
- * the link.
+ * Input: model, whether pages are offered for mapping, kind of interrupt, what the observer takes; then steps. A step is a
+ * register access by message (of any width, anywhere, with any value), a store into a mapped page, rings that are set up
+ * well or badly, transmit descriptors of every form (well-formed with offsets from the input, or any bytes), receive buffers
+ * at good or bad addresses, frames from the observer, scribbling, a turn, the clock, a pause, a reset, the link.
  *
  * Of what the observer gets
  * - the length is at most FRAME_LENGTH_MAX, and offload state is only what it said that it takes;
  * - offsets of a partial checksum lie inside the frame; the source address is the card's.
- * Other oracles: bounds of a turn; no byte outside of guest memory and rings is touched (guard areas); a faulted card
- * does nothing, and works after CTRL.RST; every operation ends; a clean stop, with no descriptor of ours left open.
+ * Other oracles: bounds of a turn; no byte outside of guest memory and rings is touched (guard areas); a faulted card does
+ * nothing, and works after CTRL.RST; every operation ends; a clean stop, with no descriptor of ours left open.
  */
 #include "device/intel/intel_internal.h"
 #include "engine/sidecore.h"

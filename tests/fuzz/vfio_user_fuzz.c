@@ -1,23 +1,22 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Fuzz target: a vfio-user connection with a hostile client, and a device behind it: one that does little, and takes
- * its time when the input says so; an NVMe controller; a network card.
+ * Fuzz target: a vfio-user connection with a hostile client, and a device behind it: one that does little, and takes its
+ * time when the input says so; an NVMe controller; a network card.
  *
  * Theory of operation
  * -------------------
- * Input: which device, whether a session is set up first as a VMM would, then steps. A step is a message, bytes that
- * are none, a turn of the sidecore, a store to a window, a signal of the client's eventfd, a change of the guest's
- * memory, a file that shrinks or grows, the end of something that was deferred, or the end of the connection and a new
- * one.
+ * Input: which device, whether a session is set up first as a VMM would, then steps. A step is a message, bytes that are
+ * none, a turn of the sidecore, a store to a window, a signal of the client's eventfd, a change of the guest's memory, a
+ * file that shrinks or grows, the end of something that was deferred, or the end of the connection and a new one.
  *
  * A message is built by its row of the message table: its payload has the size that belongs to it unless the input says
- * otherwise, and is made of words, each a byte of the input that stands for a value that matters (addresses and sizes
- * of the guest's regions, small numbers, limits) or raw. Its files come from a palette: the guest's memory, a shrinking
- * memfd, eventfds, a pipe, a socket, /dev/null, an epoll.
+ * otherwise, and is made of words, each a byte of the input that stands for a value that matters (addresses and sizes of the
+ * guest's regions, small numbers, limits) or raw. Its files come from a palette: the guest's memory, a shrinking memfd,
+ * eventfds, a pipe, a socket, /dev/null, an epoll.
  *
- * Oracles: each message is over in bounded steps; what is remembered of mappings agrees with itself and with the map
- * that the device has; the device is asked for one thing at a time (fake_pci_device.c); a connection that ends is
- * released, and its device is as it was; no file descriptor is left; replies are well formed.
+ * Oracles: each message is over in bounded steps; what is remembered of mappings agrees with itself and with the map that
+ * the device has; the device is asked for one thing at a time (fake_pci_device.c); a connection that ends is released, and
+ * its device is as it was; no file descriptor is left; replies are well formed.
  */
 #include <errno.h>
 #include <event2/event.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A vfio-user server with a device that does little (tests/unit/fake_pci_device.h): for tests of the transport that
- * must know exactly what the device does.
+ * A vfio-user server with a device that does little (tests/unit/fake_pci_device.h): for tests of the transport that must
+ * know exactly what the device does.
  *
  *	vfio_server SOCKET [trap]
  *

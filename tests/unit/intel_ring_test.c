@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The driver's side of descriptor rings against a card of a few lines, written here from the data sheets: buffers of
- * one and several descriptors, rings whose size is no multiple of that, uneven batches, both forms of receive
- * write-back.
+ * The driver's side of descriptor rings against a card of a few lines, written here from the data sheets: buffers of one and
+ * several descriptors, rings whose size is no multiple of that, uneven batches, both forms of receive write-back.
  */
 #include "client/intel_ring.h"
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A driver of an NVMe controller for tests: it reaches the controller by struct pci_device alone, as a transport does,
- * and lays rings, lists and buffers into a guest memory of its own. The engine's sidecore has no thread
- * (fuzz_engine.h): the test decides when it has a turn.
+ * A driver of an NVMe controller for tests: it reaches the controller by struct pci_device alone, as a transport does, and
+ * lays rings, lists and buffers into a guest memory of its own. The engine's sidecore has no thread (fuzz_engine.h): the test
+ * decides when it has a turn.
  */
 #ifndef TESTS_NVME_DRIVER_H
 #define TESTS_NVME_DRIVER_H

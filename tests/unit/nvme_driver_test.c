@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The driver's side of NVMe queues against a controller of a few lines, written here from the specification alone (NVM
- * Express base 2.0, 3.3.1 and 4.2.4.1): thousands of commands in uneven batches, completed out of order, around the
- * ends of queues of several sizes; then controllers that lie.
+ * Express base 2.0, 3.3.1 and 4.2.4.1): thousands of commands in uneven batches, completed out of order, around the ends of
+ * queues of several sizes; then controllers that lie.
  */
 #include "client/nvme_driver.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * NVMe I/O from the driver's side: commands, every layout of data, malformed ones, rings, interrupts, and queues that
- * are deleted, paused and reset with commands under way.
+ * NVMe I/O from the driver's side: commands, every layout of data, malformed ones, rings, interrupts, and queues that are
+ * deleted, paused and reset with commands under way.
  */
 #include "test.h"
 

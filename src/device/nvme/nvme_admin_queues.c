@@ -2,9 +2,8 @@
 /*
  * NVMe admin commands that create and delete I/O queues (PCIe Transport 4.1; Base 5.4 to 5.7).
  *
- * Deleting a submission queue lets the commands that were fetched come to their end: each has its slot in the
- * completion queue. What was not fetched never is; the driver takes it as aborted. The answer comes when the queue has
- * drained.
+ * Deleting a submission queue lets the commands that were fetched come to their end: each has its slot in the completion
+ * queue. What was not fetched never is; the driver takes it as aborted. The answer comes when the queue has drained.
  *
  * Context: control thread.
  */

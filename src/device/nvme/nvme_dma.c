@@ -2,9 +2,9 @@
 /*
  * NVMe data pointers: PRP entries and lists (Base 4.1.1), SGLs (Base 4.1.2), turned into segments of guest memory.
  *
- * Trust boundary. Lists lie in guest memory and may change at any time. Each piece of one is copied once, checked, and
- * only the copy is used. A list can be wrong, too long, or a circle: every entry consumes bytes of a length that is
- * bounded by the largest transfer, and chains of SGL segments have a budget, so that each walk ends.
+ * Trust boundary. Lists lie in guest memory and may change at any time. Each piece of one is copied once, checked, and only
+ * the copy is used. A list can be wrong, too long, or a circle: every entry consumes bytes of a length that is bounded by the
+ * largest transfer, and chains of SGL segments have a budget, so that each walk ends.
  *
  * Context: whoever executes the command.
  */

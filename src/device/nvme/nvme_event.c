@@ -2,8 +2,8 @@
 /*
  * NVMe asynchronous events (Base 5.2), and the Abort command (Base 5.1).
  *
- * One event of each type can wait. Once a request was completed with a type, further events of the type are held back
- * until the driver has read the log page that belongs to it (and did not ask, by RAE, to keep the event).
+ * One event of each type can wait. Once a request was completed with a type, further events of the type are held back until
+ * the driver has read the log page that belongs to it (and did not ask, by RAE, to keep the event).
  *
  * Context: control thread.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * NVMe Identify (Base 5.17; NVM Command Set 4.1.5). All structures are 4 KiB, made when they are asked for, and zero
- * where nothing is said.
+ * NVMe Identify (Base 5.17; NVM Command Set 4.1.5). All structures are 4 KiB, made when they are asked for, and zero where
+ * nothing is said.
  *
  * Context: control thread.
  */

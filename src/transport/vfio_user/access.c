@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Accesses to regions, one by one or several writes in a message, and the reset of the device. What a register does is
- * its model's affair (pci_device_access()), what the configuration space does is device/pci/pci_config.c's. Here they
- * are bounded and gone on with when the device has deferred a piece. Context and trust boundary:
- * transport/vfio_user/connection.c.
+ * Accesses to regions, one by one or several writes in a message, and the reset of the device. What a register does is its
+ * model's affair (pci_device_access()), what the configuration space does is device/pci/pci_config.c's. Here they are bounded
+ * and gone on with when the device has deferred a piece. Context and trust boundary: transport/vfio_user/connection.c.
  */
 #include <errno.h>
 #include <stddef.h>

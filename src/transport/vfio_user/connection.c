@@ -6,42 +6,43 @@
  * -------------------
  * Messages are taken one at a time and in their order, as the protocol wants it ("Command Concurrency"):
  *
- *	READING    bytes come in as they come, never waiting, and ahead of the message that is due. Size, file
- * descriptors and flags of a complete message are checked against its row of the message table (messages.c) WORKING the
- * device needs time: it is being brought to rest for a change of its memory, or resets, or a register ends a queue. It
- * is asked for one thing at a time, and says when it is done (pci_device_done()). The connection reads nothing
- * meanwhile, everybody else goes on: a vCPU that waits for an answer waits for its own guest's requests and for nobody
- * else's then: the handler, a plain function; the reply REPLYING   only when the client's socket is full; nothing is
- * read, so that what a client can make us hold is one buffer and one reply CLOSING    the device is paused and reset,
- * and everything of the session released
+ *	READING    bytes come in as they come, never waiting, and ahead of the message that is due. Size, file descriptors
+ *	           and flags of a complete message are checked against its row of the message table (messages.c)
+ *	WORKING    the device needs time: it is being brought to rest for a change of its memory, or resets, or a register
+ *	           ends a queue. It is asked for one thing at a time, and says when it is done (pci_device_done()). The
+ *	           connection reads nothing meanwhile, everybody else goes on: a vCPU that waits for an answer waits for
+ *	           its own guest's requests and for nobody else's
+ *	           then: the handler, a plain function; the reply
+ *	REPLYING   only when the client's socket is full; nothing is read, so that what a client can make us hold is one
+ *	           buffer and one reply
+ *	CLOSING    the device is paused and reset, and everything of the session released
  *
  * A turn of the event loop takes a bounded number of messages (TURN_MESSAGES) from a connection: a guest that floods us
  * with posted writes does not starve the others.
  *
- * *Errors.* What is refused is answered with an errno, counted, named in the status and logged through the device's
- * limit; the session goes on, because a client that loses its server loses its device for ever. Only a stream whose
- * framing cannot be believed any more (a size that is impossible, a reply) ends the connection. Posted messages
- *(No_reply) are never answered, also not with an error.
+ * *Errors.* What is refused is answered with an errno, counted, named in the status and logged through the device's limit;
+ * the session goes on, because a client that loses its server loses its device for ever. Only a stream whose framing cannot
+ * be believed any more (a size that is impossible, a reply) ends the connection. Posted messages (No_reply) are never
+ * answered, also not with an error.
  *
- * *Memory.* VMMs change a guest's memory in bursts: all that changes is unmapped, then mapped again in other pieces,
- * while the guest stands still. A device that went on in between would find that its rings are nowhere. So it stays
- * paused, after a message that changed its memory, until as much memory is shared as before the pause; or until a
- * message about something else comes; or for MEMORY_PATIENCE (memory that was unplugged does not come back). Each
- * message is answered as soon as the device uses the new map. Files stay mapped meanwhile (memory.c), so that such a
- * burst costs no mmap().
+ * *Memory.* VMMs change a guest's memory in bursts: all that changes is unmapped, then mapped again in other pieces, while
+ * the guest stands still. A device that went on in between would find that its rings are nowhere. So it stays paused, after
+ * a message that changed its memory, until as much memory is shared as before the pause; or until a message about something
+ * else comes; or for MEMORY_PATIENCE (memory that was unplugged does not come back). Each message is answered as soon as the
+ * device uses the new map. Files stay mapped meanwhile (memory.c), so that such a burst costs no mmap().
  *
- * *Server restart.* When the connection ends, the device is reset: a new client finds it as after power-on. QEMU (11.1
- * and before) never connects again, its device is dead until its machine ends; so a daemon that is restarted loses the
- * emulated devices of running guests. Possible would be: a holder process (or systemd's file descriptor store) that
- * keeps the socket, the files of the client's memory and interrupts, the window's memfds, and for each session a record
- * of what is in this structure: version, DMA mappings, and the model's state at rest (registers and ring positions; no
- * request is in flight after a pause). The new daemon would take all that up and go on reading at the next message,
- * since what QEMU has sent waits in the socket, and QEMU waits for its answer (5 s by default, then the access fails).
- * What it takes is a model interface to save and load, which is that of migration. None of that is built.
+ * *Server restart.* When the connection ends, the device is reset: a new client finds it as after power-on. QEMU (11.1 and
+ * before) never connects again, its device is dead until its machine ends; so a daemon that is restarted loses the emulated
+ * devices of running guests. Possible would be: a holder process (or systemd's file descriptor store) that keeps the socket,
+ * the files of the client's memory and interrupts, the window's memfds, and for each session a record of what is in this
+ * structure: version, DMA mappings, and the model's state at rest (registers and ring positions; no request is in flight
+ * after a pause). The new daemon would take all that up and go on reading at the next message, since what QEMU has sent
+ * waits in the socket, and QEMU waits for its answer (5 s by default, then the access fails). What it takes is a model
+ * interface to save and load, which is that of migration. None of that is built.
  *
- * Trust boundary: everything that arrives here is hostile: header, payload, file descriptors and their number, order
- * and repetition of messages. A payload has been copied out of the socket once and cannot change. File descriptors that
- * a handler did not keep are closed in one place, vfio_user_release_fds(), and never waited for (base/disposal.h).
+ * Trust boundary: everything that arrives here is hostile: header, payload, file descriptors and their number, order and
+ * repetition of messages. A payload has been copied out of the socket once and cannot change. File descriptors that a
+ * handler did not keep are closed in one place, vfio_user_release_fds(), and never waited for (base/disposal.h).
  *
  * Context: control thread.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What the device is: regions and interrupts, in the words of Linux's VFIO (linux/vfio.h). Regions 0 to 5 are the BARs,
- * 7 is the configuration space; the others are there, and empty. Context: transport/vfio_user/connection.c.
+ * What the device is: regions and interrupts, in the words of Linux's VFIO (linux/vfio.h). Regions 0 to 5 are the BARs, 7
+ * is the configuration space; the others are there, and empty. Context: transport/vfio_user/connection.c.
  */
 #include <errno.h>
 #include <stddef.h>

@@ -6,9 +6,9 @@
  * A system call for each message is a good part of what a trapped register costs, so bytes are read ahead: as many
  * messages as there are and the buffer takes. A message is copied out of the buffer when it is complete.
  *
- * File descriptors say only with which bytes they came: the kernel ends a read behind the piece that brought some. So
- * they belong to the last message that begins in that read; and while some are held for a message that is not complete,
- * no more is read than that message.
+ * File descriptors say only with which bytes they came: the kernel ends a read behind the piece that brought some. So they
+ * belong to the last message that begins in that read; and while some are held for a message that is not complete, no more
+ * is read than that message.
  */
 #include <errno.h>
 #include <string.h>

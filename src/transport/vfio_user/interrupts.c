@@ -10,13 +10,12 @@
  *	TRIGGER      raise them all     those that are true     signal these when they are raised; no fd: take away
  *	MASK/UNMASK  all, the pin only  those that are true     (un)mask when these are signalled; no fd: take away
  *
- * TRIGGER with NONE and a count of 0 disables the whole index. Vectors of MSI and MSI-X are masked by the VMM, which
- * does not tell us. The indices of errors and device requests are accepted and never signalled: nothing here fails in
- * such a way.
+ * TRIGGER with NONE and a count of 0 disables the whole index. Vectors of MSI and MSI-X are masked by the VMM, which does
+ * not tell us. The indices of errors and device requests are accepted and never signalled: nothing here fails in such a way.
  *
- * The pin can be unmasked by message, or by an eventfd that KVM signals at the guest's end of interrupt; the client's
- * vCPU then never leaves the kernel. Such an eventfd is watched and never read: edge-triggered, so that each signal is
- * seen, and a client that reads it, or has made it blocking, cannot make us wait.
+ * The pin can be unmasked by message, or by an eventfd that KVM signals at the guest's end of interrupt; the client's vCPU
+ * then never leaves the kernel. Such an eventfd is watched and never read: edge-triggered, so that each signal is seen,
+ * and a client that reads it, or has made it blocking, cannot make us wait.
  *
  * Context: control thread. Trust boundary: transport/vfio_user/connection.c.
  */

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * vfio-user messages as they are on the wire (vfio-user Protocol Specification, version 0.9.2; section titles in
- * quotes): little-endian, which this is compiled for only. Which of them are served, and how:
- * transport/vfio_user/messages.c.
+ * vfio-user messages as they are on the wire (vfio-user Protocol Specification, version 0.9.2; section titles in quotes):
+ * little-endian, which this is compiled for only. Which of them are served, and how: transport/vfio_user/messages.c.
  */
 #ifndef TRANSPORT_VFIO_USER_MESSAGE_H
 #define TRANSPORT_VFIO_USER_MESSAGE_H

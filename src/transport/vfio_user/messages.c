@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The one table of vfio-user messages. Everything that can be said of a message without looking into its payload is
- * said here and checked by connection.c before a handler sees it.
+ * The one table of vfio-user messages. Everything that can be said of a message without looking into its payload is said
+ * here and checked by connection.c before a handler sees it.
  *
- * Rows without a handler are messages that are known and not served: migration, and those that only a server sends.
- * They are answered with ENOTTY, as the kernel's VFIO answers features that a device has not: clients ask, and go on.
+ * Rows without a handler are messages that are known and not served: migration, and those that only a server sends. They
+ * are answered with ENOTTY, as the kernel's VFIO answers features that a device has not: clients ask, and go on.
  */
 #include "transport/vfio_user/messages.h"
 

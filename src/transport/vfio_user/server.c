@@ -2,9 +2,9 @@
 /*
  * vfio-user server: the socket of one device, and its one connection at a time.
  *
- * A second client is refused while one is connected: its connection is accepted and closed, so that it does not wait
- * for ever. While a connection is closing (requests in flight are coming back) newcomers stay in the socket's backlog:
- * a guest that is started again at once finds its device as soon as that is at rest.
+ * A second client is refused while one is connected: its connection is accepted and closed, so that it does not wait for
+ * ever. While a connection is closing (requests in flight are coming back) newcomers stay in the socket's backlog: a guest
+ * that is started again at once finds its device as soon as that is at rest.
  *
  * Context: control thread.
  */

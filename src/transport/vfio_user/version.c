@@ -4,8 +4,8 @@
  * transport/vfio_user/connection.c.
  *
  * What the client proposes is JSON, which jansson parses in bounded memory and depth out of at most
- * VFIO_USER_VERSION_BYTES. Of what it may say only write_multiple matters to us; the rest are limits for messages that
- * we never send. But a value of the wrong kind is a mistake that is better told than passed over.
+ * VFIO_USER_VERSION_BYTES. Of what it may say only write_multiple matters to us; the rest are limits for messages that we
+ * never send. But a value of the wrong kind is a mistake that is better told than passed over.
  */
 #include <errno.h>
 #include <jansson.h>

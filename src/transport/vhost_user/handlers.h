@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Handlers of the message table (messages.c), by the file that they are in. Each validates everything, then changes
- * state. Contract: struct vhost_user_row.
+ * Handlers of the message table (messages.c), by the file that they are in. Each validates everything, then changes state.
+ * Contract: struct vhost_user_row.
  */
 #ifndef TRANSPORT_VHOST_USER_HANDLERS_H
 #define TRANSPORT_VHOST_USER_HANDLERS_H

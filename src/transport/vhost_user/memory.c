@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Guest memory and the dirty log. Every change makes a new map beside the old one; only when it is complete does it
- * take its place. All queues are stopped, so nobody else holds the old one. Context and trust boundary:
+ * Guest memory and the dirty log. Every change makes a new map beside the old one; only when it is complete does it take its
+ * place. All queues are stopped, so nobody else holds the old one. Context and trust boundary:
  * transport/vhost_user/connection.c.
  */
 #include <errno.h>

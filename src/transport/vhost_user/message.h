@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * vhost-user messages as they are on the wire ("Message Specification"): native byte order, no padding but what is
- * named here. Which of them are served, and how: transport/vhost_user/messages.c.
+ * vhost-user messages as they are on the wire ("Message Specification"): native byte order, no padding but what is named
+ * here. Which of them are served, and how: transport/vhost_user/messages.c.
  */
 #ifndef TRANSPORT_VHOST_USER_MESSAGE_H
 #define TRANSPORT_VHOST_USER_MESSAGE_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The one table of vhost-user messages. Everything that can be said of a message without looking into its payload is
- * said here and checked by connection.c before a handler sees it.
+ * The one table of vhost-user messages. Everything that can be said of a message without looking into its payload is said
+ * here and checked by connection.c before a handler sees it.
  *
  * Rows without a handler are messages of protocol features that are not offered: they are refused by name.
  */

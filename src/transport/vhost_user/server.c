@@ -2,10 +2,10 @@
 /*
  * vhost-user server: the socket of one device, and its one connection at a time.
  *
- * Server mode: we listen. A second front-end is refused while one is connected: its connection is accepted and closed,
- * so that it does not wait for ever. While a connection is closing (requests in flight are coming back) newcomers stay
- * in the socket's backlog: a front-end that reconnects at once is served as soon as the device is at rest. A socket
- * file that is already there is removed only when nobody listens behind it, and ours only while it is still ours.
+ * Server mode: we listen. A second front-end is refused while one is connected: its connection is accepted and closed, so
+ * that it does not wait for ever. While a connection is closing (requests in flight are coming back) newcomers stay in the
+ * socket's backlog: a front-end that reconnects at once is served as soon as the device is at rest. A socket file that is
+ * already there is removed only when nobody listens behind it, and ours only while it is still ours.
  *
  * Client mode: the front-end listens; we connect, and again a second after a connection ended or could not be made.
  *
