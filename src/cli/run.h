@@ -131,6 +131,7 @@ struct run_options {
 	int nics[RUN_GUESTS_MAX];  /* enum config_nic_model */
 	int disks[RUN_GUESTS_MAX]; /* enum config_disk_model */
 	unsigned nic_count, disk_count;
+	bool models_chosen; /* by the user, not by us */
 	const char *disk_size;
 	const char *images[RUN_GUESTS_MAX];
 	unsigned image_count;

@@ -159,6 +159,7 @@ static void choose_models(struct run_options *options)
 {
 	bool both = !run_own_guests(options);
 
+	options->models_chosen = options->nic_count || options->disk_count;
 	if (!options->nic_count) {
 		options->nics[0] = CONFIG_NIC_VIRTIO;
 		options->nics[1] = CONFIG_NIC_IGB;

@@ -123,6 +123,19 @@ static bool find_newer(struct run *run, int error)
 	return serves_emulated(run) || complain(NEWER_QEMU, "is too old for emulated devices; remove " NEWER_FOLDER);
 }
 
+/* Nobody asked for emulated devices in so many words: better a tour without them than none. */
+static bool go_without(struct run *run)
+{
+	if (run->options.models_chosen || try_qemu(run, SYSTEM_QEMU))
+		return false;
+	for (unsigned i = 0; i < run->options.guests; i++) {
+		run->guests[i].nic = CONFIG_NIC_VIRTIO;
+		run->guests[i].disk = CONFIG_DISK_VIRTIO;
+	}
+	printf("going on without emulated devices: all guests get paravirtual ones\n");
+	return true;
+}
+
 bool run_find_qemu(struct run *run)
 {
 	const char *program = run->options.qemu ? run->options.qemu : SYSTEM_QEMU;
@@ -130,7 +143,7 @@ bool run_find_qemu(struct run *run)
 	int error = try_qemu(run, program);
 
 	if (!run->options.qemu && emulated && (error || !serves_emulated(run)))
-		return find_newer(run, error);
+		return find_newer(run, error) || go_without(run);
 	if (error == -ENOENT)
 		return complain(program, "not found; install it with \"tools/setup.sh run\", or name it with --qemu");
 	if (error)
