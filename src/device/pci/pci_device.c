@@ -212,7 +212,7 @@ static unsigned piece_size(uint64_t offset, uint32_t left)
 {
 	unsigned size = 4;
 
-	while (size > left || offset % size)
+	while (size > 1 && (size > left || offset % size))
 		size /= 2;
 	return size;
 }
