@@ -22,6 +22,11 @@
  * given back with a length of 0, which a driver drops: a frame in several buffers may have been pushed in part, and
  * the driver would take the next frame's for the rest of it, without looking at its checksum.
  *
+ * While a card has no back-end, QEMU drops what its driver sends, from where it believes that the ring stands: a position
+ * from long ago. So used descriptors may stand behind others that are not; all up to the last of them are given back.
+ * And when it says later where the ring stands, it means that position: what the ring contradicts is not believed
+ * (packed_base_is_stale()).
+ *
  * This holds where each chain is one descriptor (the device overwrites but the first of a longer one, so the others
  * look available for ever) and where chains are used one by one in the order in which they came; so it is for cards with
  * indirect descriptors, and not for disks, which have an in-flight area instead.
@@ -39,6 +44,8 @@
 
 #define AVAILABLE (1U << VRING_PACKED_DESC_F_AVAIL)
 #define USED	  (1U << VRING_PACKED_DESC_F_USED)
+
+#define POSITION_WRAP (1U << 15)
 
 /* The ring from the driver's next descriptor on, oldest first. */
 struct laps {
@@ -98,25 +105,28 @@ static bool has_length(const struct laps *laps, uint32_t age)
 	       guest_load16(descriptor(laps, age) + offsetof(struct vring_packed_desc, len) + 2);
 }
 
-/* No one else looks at the lengths of used descriptors that the driver does not see yet. */
-static void clear_length(const struct laps *laps, uint32_t age)
+/* As used, with nothing written. */
+static void give_back(const struct laps *laps, uint32_t age)
 {
 	static const uint32_t none = 0;
+	uint16_t flags = flags_of(laps, age) & VRING_DESC_F_WRITE;
 
+	if (lap_of(laps, age))
+		flags |= AVAILABLE | USED;
 	guest_write(descriptor(laps, age) + offsetof(struct vring_packed_desc, len), &none, sizeof(none));
+	guest_store16_release(descriptor(laps, age) + offsetof(struct vring_packed_desc, flags), flags);
 }
 
 uint16_t packed_resume(guest_byte *ring, uint16_t size)
 {
 	struct laps laps = { .ring = ring, .size = size };
 	uint32_t first = size, resume = size;
-	uint16_t flags;
 
 	find_next(&laps);
 	for (uint32_t age = 0; age < size; age++) {
 		bool lap = lap_of(&laps, age), used;
+		uint16_t flags = flags_of(&laps, age);
 
-		flags = flags_of(&laps, age);
 		if (!!(flags & AVAILABLE) != lap)
 			continue;
 		used = !!(flags & USED) == lap;
@@ -126,13 +136,34 @@ uint16_t packed_resume(guest_byte *ring, uint16_t size)
 			resume = age + 1;
 	}
 	if (first < size && (resume > first || !has_length(&laps, first))) {
-		for (uint32_t age = first; age < resume; age++)
-			clear_length(&laps, age);
-		flags = flags_of(&laps, first) & VRING_DESC_F_WRITE;
-		if (lap_of(&laps, first))
-			flags |= AVAILABLE | USED;
-		guest_store16_release(descriptor(&laps, first) + offsetof(struct vring_packed_desc, flags), flags);
 		resume = max(resume, first + 1);
+		/* The first one last: the driver sees none of them before that. */
+		for (uint32_t age = resume; age-- > first;)
+			give_back(&laps, age);
 	}
 	return base_of(&laps, resume);
+}
+
+bool packed_base_is_stale(guest_byte *ring, uint16_t size, uint16_t base)
+{
+	struct laps laps = { .ring = ring, .size = size };
+	uint16_t position = base & (uint16_t)~POSITION_WRAP;
+	uint32_t age;
+
+	if (position >= size)
+		return false; /* refused elsewhere */
+	find_next(&laps);
+	if (base == base_of(&laps, size))
+		return false;
+	age = (position + 2U * size - laps.next) % size;
+	if (base != base_of(&laps, age))
+		return true;
+	for (; age < size; age++) {
+		bool lap = lap_of(&laps, age);
+		uint16_t flags = flags_of(&laps, age);
+
+		if (!!(flags & AVAILABLE) == lap && !!(flags & USED) == lap)
+			return true;
+	}
+	return false;
 }

@@ -239,6 +239,15 @@ void virtqueue_unpop(struct virtqueue *queue, const struct chain *chain);
  */
 uint16_t packed_resume(guest_byte *ring, uint16_t size);
 
+/**
+ * packed_base_is_stale() - does a packed ring contradict the position that its owner believes it to have?
+ * @base:	as packed_resume() returns it
+ *
+ * For rings that are used in order. A position is right when everything from there to what the driver writes next is
+ * available: what the device has used lies before it. Chains of several descriptors contradict nothing.
+ */
+bool packed_base_is_stale(guest_byte *ring, uint16_t size, uint16_t base);
+
 /** virtqueue_pending() - is there at least one chain to pop? One load of the ring. */
 bool virtqueue_pending(struct virtqueue *queue);
 

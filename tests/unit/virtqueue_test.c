@@ -648,6 +648,19 @@ static void test_in_order(void **state)
 	}
 }
 
+/* See test_packed_resume(). */
+static void fill_packed(struct vring_packed_desc ring[8], const char *letters)
+{
+	memset(ring, 0, 8 * sizeof(ring[0]));
+	for (unsigned j = 0; j < 8; j++) {
+		ring[j].flags = letters[j] == 'A' || letters[j] == '0' ? 0x80 : letters[j] == 'U' ? 0x8080 : 0;
+		if (letters[j] == 'a')
+			ring[j].flags = 0x8000;
+		ring[j].flags |= j % 2 ? VRING_DESC_F_WRITE : 0;
+		ring[j].len = letters[j] == '0' ? 0 : 0x10000;
+	}
+}
+
 /*
  * Rings as a crash left them, a letter for each descriptor: A available, U used in the laps with wrap counter 1; a, u
  * the same with 0 (u also: never written). 0: available with a length of 0, which only the device stores. What was not
@@ -674,22 +687,16 @@ static void test_packed_resume(void **state)
 		/* 10 */ { "UAUUAuuu", "UUUUAuuu", 4, true, 0x0e }, /* a batch that was not quite published */
 		/* 11 */ { "uaaUUUAU", "uaaUUUUU", 1, false, 0xc1 }, /* across the end */
 		/* 12 */ { "UU0Auuuu", "UUUAuuuu", 3, true, 0x04 },
+		/* 13 */ { "AAUAuuuu", "UUUAuuuu", 3, true, 0x07 }, /* used from somewhere else */
+		/* 14 */ { "uaUUUUAA", "uaUUUUUU", 1, false, 0xc1 }, /* the same across the end */
 	};
 
 	(void)state;
 	for (size_t i = 0; i < array_size(cases); i++) {
-		struct vring_packed_desc ring[8] = { 0 };
+		struct vring_packed_desc ring[8];
 		uint16_t base;
 
-		for (unsigned j = 0; j < 8; j++) {
-			char letter = cases[i].before[j];
-
-			ring[j].flags = letter == 'A' || letter == '0' ? 0x80 : letter == 'U' ? 0x8080 : 0;
-			if (letter == 'a')
-				ring[j].flags = 0x8000;
-			ring[j].flags |= j % 2 ? VRING_DESC_F_WRITE : 0;
-			ring[j].len = letter == '0' ? 0 : 0x10000;
-		}
+		fill_packed(ring, cases[i].before);
 		base = packed_resume((guest_byte *)ring, 8);
 		if (base != (cases[i].position | cases[i].wrap << 15))
 			fail_msg("case %zu: base %x", i, base);
@@ -705,6 +712,42 @@ static void test_packed_resume(void **state)
 	}
 }
 
+/* Letters as above; the one position that is right, and others, which QEMU kept from an earlier stop. */
+static void test_packed_base_is_stale(void **state)
+{
+	static const struct {
+		const char *ring;
+		uint16_t base;
+		bool stale;
+	} cases[] = {
+		/* 0 */ { "uuuuuuuu", 0x8000, false },
+		/* 1 */ { "UUAAuuuu", 0x8002, false },
+		/* 2 */ { "UUAAuuuu", 0x8001, true },
+		/* 3 */ { "UUAAuuuu", 0x8000, true },
+		/* 4 */ { "UUUUuuuu", 0x8004, false }, /* idle */
+		/* 5 */ { "UUUUuuuu", 0x8001, true },
+		/* 6 */ { "UUUUuuuu", 0x8005, true }, /* the driver has not been there */
+		/* 7 */ { "UUUUuuuu", 0x0004, true },
+		/* 8 */ { "UUUUUUUU", 0x0000, false },
+		/* 9 */ { "uuuuUUUU", 0x8003, true }, /* a lap ago */
+		/* 10 */ { "uuuuUUUU", 0x0004, false },
+		/* 11 */ { "aaUUUUAA", 0x8006, false }, /* across the end */
+		/* 12 */ { "aaUUUUAA", 0x8002, true },
+		/* 13 */ { "AAAAAAAA", 0x8000, false }, /* full */
+		/* 14 */ { "aaaaAAAA", 0x8004, false },
+		/* 15 */ { "UAUAAuuu", 0x8003, false }, /* a chain of two was at 0: its second looks available for ever */
+	};
+
+	(void)state;
+	for (size_t i = 0; i < array_size(cases); i++) {
+		struct vring_packed_desc ring[8];
+
+		fill_packed(ring, cases[i].ring);
+		if (packed_base_is_stale((guest_byte *)ring, 8, cases[i].base) != cases[i].stale)
+			fail_msg("case %zu", i);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -716,6 +759,7 @@ int main(void)
 		cmocka_unit_test(test_one_buffer),	 cmocka_unit_test(test_more_than_the_queue_holds),
 		cmocka_unit_test(test_in_order),	 cmocka_unit_test(test_settle),
 		cmocka_unit_test(test_packed_resume),	 cmocka_unit_test(test_directions),
+		cmocka_unit_test(test_packed_base_is_stale),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -152,16 +152,17 @@ static void set_bases(const struct vhost_user_vring *vring, struct virtqueue_con
 }
 
 /*
- * A front-end whose back-end died cannot tell where a packed ring stood, and QEMU then says what it says of a new one.
- * For cards the ring itself tells; of a new one it says the same.
+ * A front-end whose back-end died cannot tell where a packed ring stood, and QEMU then says what it said last: that it is
+ * new, or where it was when the guest was paused long ago. For cards the ring itself tells; of a new one it says the same.
  */
 static void find_lost_base(const struct vhost_user_connection *connection, struct virtqueue_config *config)
 {
 	if (!config->packed || !config->indirect || config->in_order || connection->inflight ||
-	    connection->device->ops->device_id != VIRTIO_ID_NET || config->avail_base != VIRTQUEUE_PACKED_BASE_NEW ||
-	    config->used_base != VIRTQUEUE_PACKED_BASE_NEW)
+	    connection->device->ops->device_id != VIRTIO_ID_NET || config->avail_base != config->used_base)
 		return;
-	config->avail_base = config->used_base = packed_resume(config->descriptors, config->size);
+	if (config->avail_base == VIRTQUEUE_PACKED_BASE_NEW ||
+	    packed_base_is_stale(config->descriptors, config->size, config->avail_base))
+		config->avail_base = config->used_base = packed_resume(config->descriptors, config->size);
 }
 
 static int open_inflight(struct vhost_user_connection *connection, struct vhost_user_vring *vring, uint16_t index,
