@@ -86,6 +86,21 @@ def virtio_net_seeds():
 				yield seed + (burst + room + turn) * 4
 
 
+def intel_seeds():
+	turn = bytes([12, 63]) + u16(0xffff) + bytes([255])
+	for card in (0x10, 0x11, 0x12, 0x16, 0x02):	# models, kinds of interrupt, mapped and not
+		for observer in (bytes([0]), bytes([1, 1])):
+			seed = observer + bytes([card, 3, 0x00, 4, 0x08])	# both rings
+			for kind in (0x02, 0x12, 0x16, 0x36, 0x00):	# contexts, checksums, TSO, pieces, legacy
+				for form in (0x01, 0x05, 0x11, 0x41):
+					context = u16(1400) + (u16(7) if card % 3 == 2 else b"") if kind & 2 else b""
+					size = u16(9000) if form & 0x40 else bytes([200])
+					seed += bytes([5, form, kind]) + size + context + bytes([100]) + turn
+			seed += bytes([9, 15, 10, 0, 100, 10, 0x10, 100, 10, 0x40]) + u16(3000) + turn
+			seed += bytes([14, 9, 15, 0, 0, 0, 0, 15, 2, 0, 15, 2, 1, 15, 3, 15, 4, 3, 0]) + turn
+			yield seed
+
+
 def vhost_user_seeds():
 	for device in range(3):
 		for session in range(0, 64, 3):

@@ -138,7 +138,7 @@ def test_promiscuous_and_multicast(card):
 
 def test_self_test(card):
     """The driver's own: registers, EEPROM, interrupts, loopback, link."""
-    output = card.guest.run("ethtool -t eth0 offline", timeout=180, check=False)
+    output = card.guest.run("ethtool -t eth0 offline", timeout=180, check=False).output
     results = {name.strip(): int(value) for name, value in re.findall(r"^(.*\(o.*\))\s+(\d+)$", output, re.M)}
     assert len(results) == 5, output
     if card.driver == "e1000e" and "posted" not in card.name and card.name != "e1000e-pin":

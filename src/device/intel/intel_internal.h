@@ -126,6 +126,7 @@ struct intel_ring {
 	bool waiting; /* for the rest of a frame, behind @waiting_tail */
 	uint32_t waiting_tail;
 	uint16_t segments_done;
+	uint32_t cut_done; /* of the first frame, when it is one that intel_cut() cuts: segments that are sent */
 	struct intel_contexts contexts;
 
 	/* receive */
@@ -163,6 +164,7 @@ struct intel_plan {
 	uint8_t contexts;  /* number of the contexts after it */
 	bool segmented;
 	bool empty;	   /* contexts only */
+	bool cut;	   /* to be cut by intel_cut(); the only unit of its plan */
 };
 
 /** struct intel_lane - polls transmit queues; lane 0 looks after registers that drivers write without telling, too. */
@@ -181,6 +183,7 @@ struct intel_lane {
 	struct intel_descriptor descriptors[INTEL_DESCRIPTORS_MAX];
 	struct guest_segment segments[INTEL_SEGMENTS_MAX];
 	uint8_t headers[64][INTEL_HEADERS_MAX + 8];
+	struct guest_segment cut_segments[2 * INTEL_SEGMENTS_MAX];
 };
 
 /** struct intel_timer - moderation, on each sidecore. */
@@ -414,12 +417,28 @@ struct intel_packet {
 	struct intel_context context; /* legacy: made of CSS and CSO */
 };
 
-/** intel_offload_build() - make a frame of @packet. @headers: room for what has to be changed. Return: PORT_DROPS, or why not. */
+/** What intel_offload_build() returns for a frame that the switch cannot be told of: cut it. */
+#define INTEL_OFFLOAD_CUT (PORT_DROPS + 1)
+
+/**
+ * intel_offload_build() - make a frame of @packet.
+ * @headers:	room for what has to be changed; INTEL_OFFLOAD_CUT: has the headers, and @packet the payload
+ *
+ * Return: PORT_DROPS, or why not, or INTEL_OFFLOAD_CUT.
+ */
 uint8_t intel_offload_build(const struct intel_nic *nic, struct intel_packet *packet, struct frame *frame,
 			    uint8_t headers[INTEL_HEADERS_MAX + 8]);
 
 /** intel_crc32c() - SCTP's checksum over the bytes of @frame from @from on, where the field itself counts as zero. */
 uint32_t intel_crc32c(uint32_t crc, const uint8_t *bytes, uint32_t length);
+
+/* intel_cut.c */
+
+/** intel_cut_count() - segments that @packet is cut into; at least one. */
+uint32_t intel_cut_count(const struct intel_packet *packet);
+
+/** intel_cut() - build segments from number @first on, as many as there is room for. Return: frames in lane->frames. */
+unsigned intel_cut(const struct intel_nic *nic, struct intel_lane *lane, const struct intel_packet *packet, uint32_t first);
 
 /* intel_receive.c */
 extern const struct port_ops intel_port_ops;

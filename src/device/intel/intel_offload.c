@@ -106,7 +106,6 @@ static bool set_ipv4(const struct intel_context *context, uint8_t *headers, uint
 	uint32_t header = (ip[0] & 15U) * 4;
 	uint16_t sum;
 
-	/* A tunnel, when there is more between: cannot be described to the switch. */
 	if (ip[0] >> 4 != 4 || header < 20 || context->ip_start + header != context->l4_start ||
 	    length - context->ip_start > UINT16_MAX)
 		return false;
@@ -136,6 +135,20 @@ static bool context_fits(const struct intel_context *context, uint32_t length)
 	return context->mss && context->header_length <= INTEL_HEADERS_MAX && context->header_length < length &&
 	       context->ip_start >= FRAME_LENGTH_MIN && context->ip_start + 20U <= context->l4_start &&
 	       context->l4_start + l4 <= context->header_length && !context->sctp;
+}
+
+/*
+ * Is what is between IP and transport header more than the switch can be told of? A tunnel, or for IPv6 extension headers
+ * as well, which need not be told apart.
+ */
+static bool is_tunnel(const struct intel_context *context, const uint8_t *headers)
+{
+	const uint8_t *ip = headers + context->ip_start;
+	uint32_t between = (uint32_t)context->l4_start - context->ip_start;
+
+	if (context->ipv4)
+		return ip[0] >> 4 == 4 && (ip[0] & 15U) * 4 >= 20 && (ip[0] & 15U) * 4 < between;
+	return ip[0] >> 4 == 6 && between > IPV6_HEADER;
 }
 
 /* Make the headers those of one long segment, and say how to cut it. Return: false: they are not what the context says. */
@@ -282,6 +295,8 @@ static uint8_t change_headers(const struct intel_nic *nic, struct intel_packet *
 	bool l4 = packet->options & TXD_TXSM;
 
 	gather(packet, headers, copied);
+	if (packet->segmented && is_tunnel(context, headers) && packet->length - context->ip_start <= UINT16_MAX)
+		return INTEL_OFFLOAD_CUT;
 	if (packet->segmented) {
 		if (!prepare_segmentation(context, headers, packet->length, offload))
 			return PORT_DROP_BAD_OFFLOAD;

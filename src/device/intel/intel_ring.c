@@ -44,6 +44,7 @@ static __attribute__((noinline)) bool take_up(struct intel_nic *nic, struct inte
 	if (!ring->known) {
 		ring->head = (intel_page_load(nic, ring->registers + RING_HEAD) & 0xffff) * DESCRIPTOR_SIZE / size;
 		ring->segments_done = 0;
+		ring->cut_done = 0;
 		memset(&ring->contexts, 0, sizeof(ring->contexts));
 	}
 	if (ring->head >= ring->count) {
@@ -104,6 +105,7 @@ void intel_rings_forget(struct intel_nic *nic, bool reset_transmit, bool reset_r
 		if (receive ? reset_receive : reset_transmit) {
 			ring->known = false;
 			ring->segments_done = 0;
+			ring->cut_done = 0;
 		}
 	}
 }

@@ -62,7 +62,9 @@ struct planner {
 	unsigned segments; /* in use */
 	uint64_t bytes;
 	bool broken;
-	bool cut; /* what is left is the beginning of a frame */
+	bool cut;	      /* what is left is the beginning of a frame */
+	bool alone;	      /* the last unit is one for intel_cut() */
+	struct intel_packet packet; /* this one */
 };
 
 /* ---- fetch ---- */
@@ -224,6 +226,25 @@ static void keep_contexts(struct planner *planner)
 	planner->lane->contexts[++planner->contexts] = planner->ring->contexts;
 }
 
+/* A unit for intel_cut() is a plan by itself: if it is not the first, it is left for the next one. */
+static bool plan_alone(struct planner *planner, struct intel_plan *plan, const struct intel_packet *packet, unsigned start,
+		       unsigned contexts)
+{
+	planner->alone = planner->plans == 1;
+	if (planner->alone) {
+		plan->cut = true;
+		plan->drop = PORT_DROPS;
+		planner->packet = *packet;
+		planner->bytes += packet->length;
+		return false;
+	}
+	planner->plans--;
+	planner->ring->contexts = planner->lane->contexts[contexts];
+	planner->contexts = contexts;
+	planner->position = start;
+	return false;
+}
+
 /*
  * One unit: context descriptors, then the descriptors of a frame.
  * Return: false: there is none; what is left is the beginning of one, or the card has faulted.
@@ -270,6 +291,8 @@ static bool plan_next(struct planner *planner)
 		planner->segments = (unsigned)(packet.segments - lane->segments) + packet.segment_count;
 		plan->drop = intel_offload_build(planner->nic, &packet, &lane->frames[planner->frames],
 						 lane->headers[planner->frames]);
+		if (unlikely(plan->drop == INTEL_OFFLOAD_CUT))
+			return plan_alone(planner, plan, &packet, start, before);
 		planner->frames += plan->drop == PORT_DROPS;
 		planner->bytes += packet.length;
 		return true;
@@ -357,7 +380,7 @@ static void finish(const struct planner *planner, unsigned queue, unsigned plans
 
 		if (unlikely(plan->drop != PORT_DROPS)) {
 			port_drop(&planner->nic->port, turn, plan->drop, 1);
-		} else if (!plan->empty) {
+		} else if (!plan->empty && !plan->cut) {
 			intel_count(&lane->traffic, lane->frames[plan->frame].header, lane->frames[plan->frame].length);
 			if (plan->segmented)
 				counter_add(&lane->traffic.segmented, 1);
@@ -403,6 +426,40 @@ static unsigned plans_done(const struct planner *planner, unsigned frames)
 	return plans;
 }
 
+static unsigned forward(struct intel_nic *nic, struct frame *frames, unsigned count, const struct turn *turn)
+{
+	if (!count)
+		return 0;
+	if (unlikely(atomic_load_explicit(&nic->loopback, memory_order_relaxed)))
+		return loop_back(nic, frames, count, turn);
+	return network_forward(&nic->port, frames, count, turn);
+}
+
+/* The plan is one frame that has to be cut. Return: true when all of it is sent. */
+static bool forward_cut(struct planner *planner, const struct turn *turn)
+{
+	uint32_t total = intel_cut_count(&planner->packet);
+	struct intel_lane *lane = planner->lane;
+	struct intel_ring *ring = planner->ring;
+	unsigned built, done;
+
+	/* The driver may have changed what it asked for before: then there may be fewer. */
+	while (ring->cut_done < total) {
+		built = intel_cut(planner->nic, lane, &planner->packet, ring->cut_done);
+		done = forward(planner->nic, lane->frames, built, turn);
+		for (unsigned i = 0; i < done; i++)
+			intel_count(&lane->traffic, lane->frames[i].header, lane->frames[i].length);
+		ring->cut_done += done;
+		if (done < built || !built) {
+			lane->queue.poller.pending = true;
+			return false;
+		}
+	}
+	counter_add(&lane->traffic.segmented, 1);
+	ring->cut_done = 0;
+	return true;
+}
+
 /* One batch of a queue, of @requests units at most. Return: units that are done; @more: come again in this turn. */
 static unsigned transmit_batch(struct intel_lane *lane, unsigned queue, const struct turn *turn, uint64_t *bytes,
 			       unsigned requests, bool *more)
@@ -434,13 +491,16 @@ static unsigned transmit_batch(struct intel_lane *lane, unsigned queue, const st
 		return 0;
 	}
 
-	lane->frames[0].segments_done = ring->segments_done;
-	ring->segments_done = 0;
-	if (unlikely(atomic_load_explicit(&nic->loopback, memory_order_relaxed)))
-		frames = loop_back(nic, lane->frames, planner.frames, turn);
-	else
-		frames = planner.frames ? network_forward(&nic->port, lane->frames, planner.frames, turn) : 0;
-	plans = plans_done(&planner, frames);
+	if (unlikely(planner.alone)) {
+		frames = 0;
+		plans = forward_cut(&planner, turn);
+	} else {
+		lane->frames[0].segments_done = ring->segments_done;
+		ring->segments_done = 0;
+		ring->cut_done = 0;
+		frames = forward(nic, lane->frames, planner.frames, turn);
+		plans = plans_done(&planner, frames);
+	}
 	if (unlikely(frames < planner.frames)) {
 		ring->segments_done = lane->frames[frames].segments_done;
 		lane->queue.poller.pending = true;
