@@ -328,15 +328,21 @@ static inline bool intel_faulted(const struct intel_nic *nic)
 /** intel_in_window() - is the register at @offset on a page that can be offered for mapping, or one of rings? */
 bool intel_in_window(const struct intel_variant *variant, uint32_t offset);
 
-static inline void intel_count(struct intel_traffic *traffic, const uint8_t *destination, uint32_t length)
+/** intel_count_alike() - @count frames of @length, none of them to a group. */
+static inline void intel_count_alike(struct intel_traffic *traffic, uint32_t length, uint64_t count)
 {
 	/* What is on the wire: with the frame check sequence, and padding. */
 	uint32_t wire = max(length, 60U) + 4;
 	unsigned bucket = wire <= 64 ? 0 : wire >= 1024 ? 5 : 26U - (unsigned)__builtin_clz(wire);
 
-	__atomic_store_n(&traffic->frames, traffic->frames + 1, __ATOMIC_RELAXED);
-	__atomic_store_n(&traffic->octets, traffic->octets + wire, __ATOMIC_RELAXED);
-	__atomic_store_n(&traffic->sizes[bucket], traffic->sizes[bucket] + 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&traffic->frames, traffic->frames + count, __ATOMIC_RELAXED);
+	__atomic_store_n(&traffic->octets, traffic->octets + wire * count, __ATOMIC_RELAXED);
+	__atomic_store_n(&traffic->sizes[bucket], traffic->sizes[bucket] + count, __ATOMIC_RELAXED);
+}
+
+static inline void intel_count(struct intel_traffic *traffic, const uint8_t *destination, uint32_t length)
+{
+	intel_count_alike(traffic, length, 1);
 	if (unlikely(destination[0] & 1)) {
 		bool broadcast = !memcmp(destination, "\xff\xff\xff\xff\xff\xff", 6);
 		uint64_t *counter = broadcast ? &traffic->broadcast : &traffic->multicast;
@@ -399,6 +405,33 @@ bool intel_ring_ready(struct intel_nic *nic, struct intel_ring *ring, unsigned s
 
 /** intel_rings_forget() - at rest: nothing of guest memory is remembered. @reset_...: nor where these rings were. */
 void intel_rings_forget(struct intel_nic *nic, bool reset_transmit, bool reset_receive);
+
+/* intel_transmit_run.c */
+
+/**
+ * struct intel_run - frames of one plain descriptor each, from the ring's head on: the first of lane->frames.
+ * @command, @status:	of all of them, but for the length
+ * @length:		of the first frame
+ * @alike:		of all of them, and none is for a group
+ */
+struct intel_run {
+	unsigned count;
+	uint32_t command, length;
+	uint8_t status;
+	bool alike;
+	uint64_t bytes;
+};
+
+/**
+ * intel_run_build() - as many frames as make a run, in lane->frames and lane->segments.
+ * @count:	descriptors in the ring, at least one; as many as there is room for frames, at most
+ * @bytes_max:	no frame is begun behind that many
+ */
+void intel_run_build(struct intel_lane *lane, struct intel_ring *ring, unsigned count, uint64_t bytes_max,
+		     struct intel_run *run);
+
+/** intel_run_write_back() - the first @count descriptors from the ring's head on are done. */
+void intel_run_write_back(const struct intel_ring *ring, const struct intel_run *run, unsigned count);
 
 /* intel_transmit.c */
 extern const struct poller_ops intel_lane_ops;

@@ -7,7 +7,9 @@
  * A lane is a poller with some of the card's transmit queues. A turn looks at the tail of each active queue (at the others
  * now and then), and goes by batches:
  *
- *  1. fetch: descriptors between head and tail are copied, once, INTEL_DESCRIPTORS_MAX at most.
+ *  0. run: frames of one plain descriptor each, which is nearly all of them, are made in a loop of their own
+ *     (intel_transmit_run.c) as far as they go. What is left of the batch:
+ *  1. fetch: descriptors between there and the tail are copied, once, INTEL_DESCRIPTORS_MAX at most.
  *  2. plan: the copies are gone through once, in order. Context descriptors set the offload context as it is from there on;
  *     data descriptors are translated and appended, up to the end of the frame; then intel_offload_build() makes a frame of
  *     it, or a reason to drop it. The plan says for each frame where its descriptors end and what the contexts are behind
@@ -55,7 +57,8 @@ struct planner {
 	struct intel_nic *nic;
 	struct intel_lane *lane;
 	struct intel_ring *ring;
-	unsigned want;	      /* units */
+	struct intel_run run; /* frames in front of the first unit; not among units and descriptors, but among frames */
+	unsigned want;	      /* units, and frames of the run */
 	unsigned descriptors; /* fetched */
 	unsigned position;    /* next one to be looked at */
 	unsigned plans, frames, contexts;
@@ -80,14 +83,15 @@ static enum descriptor_kind kind_of(const struct intel_nic *nic, const struct in
 	return type == 0 ? DESCRIPTOR_CONTEXT : type == 1 ? DESCRIPTOR_DATA : DESCRIPTOR_UNKNOWN;
 }
 
-/* Copy what is between head and @tail. Return: how many. */
-static unsigned fetch(struct intel_lane *lane, const struct intel_ring *ring, uint32_t tail)
+/* Copy what is between the run's end and the tail, @available in all from the head on. Return: how many. */
+static unsigned fetch(struct intel_lane *lane, const struct intel_ring *ring, const struct intel_run *run,
+		      uint32_t available)
 {
-	uint32_t count = tail >= ring->head ? tail - ring->head : ring->count - ring->head + tail, first;
+	uint32_t from = (ring->head + run->count) % ring->count, count, first;
 
-	count = min(count, INTEL_DESCRIPTORS_MAX);
-	first = min(count, ring->count - ring->head);
-	guest_fetch(lane->descriptors, ring->descriptors + 16ULL * ring->head, 16ULL * first);
+	count = min(available - run->count, INTEL_DESCRIPTORS_MAX);
+	first = min(count, ring->count - from);
+	guest_fetch(lane->descriptors, ring->descriptors + 16ULL * from, 16ULL * first);
 	if (unlikely(first < count))
 		guest_fetch(lane->descriptors + first, ring->descriptors, 16ULL * (count - first));
 	return count;
@@ -197,7 +201,7 @@ static bool append(struct planner *planner, const struct intel_descriptor *descr
 				      packet->segments, room, &packet->segment_count);
 	if (likely(!error))
 		return true;
-	if (error == -ENOSPC && planner->plans) {
+	if (error == -ENOSPC && planner->plans + planner->run.count) {
 		planner->cut = true;
 		return false;
 	}
@@ -230,7 +234,7 @@ static void keep_contexts(struct planner *planner)
 static bool plan_alone(struct planner *planner, struct intel_plan *plan, const struct intel_packet *packet, unsigned start,
 		       unsigned contexts)
 {
-	planner->alone = planner->plans == 1;
+	planner->alone = planner->plans + planner->run.count == 1;
 	if (planner->alone) {
 		plan->cut = true;
 		plan->drop = PORT_DROPS;
@@ -309,10 +313,20 @@ static bool plan_next(struct planner *planner)
 	return false;
 }
 
-static void make_plan(struct planner *planner, const struct turn *turn)
+/* Of @available descriptors. */
+static void make_plan(struct planner *planner, uint32_t available, const struct turn *turn)
 {
+	struct intel_run *run = &planner->run;
+
+	intel_run_build(planner->lane, planner->ring, min(available, planner->want), turn->bytes, run);
+	planner->frames = run->count;
+	planner->segments = run->count;
+	planner->bytes = run->bytes;
+	if (likely(run->count == available || run->count == planner->want || run->bytes >= turn->bytes))
+		return;
+	planner->descriptors = fetch(planner->lane, planner->ring, run, available);
 	planner->lane->contexts[0] = planner->ring->contexts;
-	while (planner->position < planner->descriptors && planner->plans < planner->want &&
+	while (planner->position < planner->descriptors && planner->plans + run->count < planner->want &&
 	       planner->bytes < turn->bytes && planner->segments + 2 < INTEL_SEGMENTS_MAX) {
 		if (!plan_next(planner))
 			break;
@@ -321,16 +335,25 @@ static void make_plan(struct planner *planner, const struct turn *turn)
 
 /* ---- what is done ---- */
 
-/* Tell the driver of the descriptors up to @end. Return: whether one wants an interrupt; @delayed: none wants it at once. */
-static bool write_back(struct intel_nic *nic, const struct intel_lane *lane, struct intel_ring *ring, unsigned end,
-		       bool *delayed)
+/*
+ * Tell the driver of @run_done frames of the run, and the descriptors up to @end behind it.
+ * Return: whether one wants an interrupt; @delayed: none wants it at once.
+ */
+static bool write_back(struct intel_nic *nic, const struct intel_lane *lane, struct intel_ring *ring,
+		       const struct intel_run *run, unsigned run_done, unsigned end, bool *delayed)
 {
-	uint32_t index = ring->head, low = 0;
+	uint32_t index = (ring->head + run_done) % ring->count, low = 0;
 	bool asked = false;
 
 	*delayed = true;
 	if (nic->variant->generation == INTEL_82576)
 		low = intel_page_load(nic, ring->registers + RING_HEAD_WRITE_BACK_LOW);
+	if (likely(run_done && run->command & TXD_RS)) {
+		asked = true;
+		*delayed = run->command >> 31;
+		if (likely(!(low & 1)))
+			intel_run_write_back(ring, run, run_done);
+	}
 	for (unsigned i = 0; i < end; i++) {
 		const struct intel_descriptor *descriptor = &lane->descriptors[i];
 		uint32_t *status = (uint32_t *)(void *)(ring->descriptors + 16ULL * index + 12);
@@ -368,13 +391,25 @@ static uint64_t spacing(const struct intel_nic *nic, bool delayed)
 	return (delay && most ? most : delay) * DELAY_UNIT;
 }
 
-/* The plan is done up to @plans. */
-static void finish(const struct planner *planner, unsigned queue, unsigned plans, const struct turn *turn)
+static void count_run(struct intel_lane *lane, const struct intel_run *run, unsigned done)
+{
+	if (likely(run->alike)) {
+		intel_count_alike(&lane->traffic, run->length, done);
+		return;
+	}
+	for (unsigned i = 0; i < done; i++)
+		intel_count(&lane->traffic, lane->frames[i].header, lane->frames[i].length);
+}
+
+/* The plan is done up to @plans, and @run_done frames of the run in front of it. */
+static void finish(const struct planner *planner, unsigned queue, unsigned run_done, unsigned plans,
+		   const struct turn *turn)
 {
 	const struct intel_when when = { turn->sidecore, sidecore_notifier(turn->sidecore), turn->now };
 	struct intel_lane *lane = planner->lane;
 	bool delayed;
 
+	count_run(lane, &planner->run, run_done);
 	for (unsigned i = 0; i < plans; i++) {
 		const struct intel_plan *plan = &lane->plans[i];
 
@@ -386,10 +421,12 @@ static void finish(const struct planner *planner, unsigned queue, unsigned plans
 				counter_add(&lane->traffic.segmented, 1);
 		}
 	}
-	planner->ring->contexts = lane->contexts[plans ? lane->plans[plans - 1].contexts : 0];
-	if (!plans)
+	if (planner->plans) /* else contexts are as they were */
+		planner->ring->contexts = lane->contexts[plans ? lane->plans[plans - 1].contexts : 0];
+	if (!(run_done + plans))
 		return;
-	if (write_back(planner->nic, lane, planner->ring, lane->plans[plans - 1].end, &delayed))
+	if (write_back(planner->nic, lane, planner->ring, &planner->run, run_done, plans ? lane->plans[plans - 1].end : 0,
+		       &delayed))
 		intel_raise_queue(planner->nic, &when, false, queue, spacing(planner->nic, delayed));
 }
 
@@ -413,13 +450,15 @@ static unsigned loop_back(struct intel_nic *nic, struct frame *frames, unsigned 
 	return count;
 }
 
-/* Frames of the plan that the switch took: up to which unit is it done? */
+/* Frames that the switch took: up to which unit is the plan done? */
 static unsigned plans_done(const struct planner *planner, unsigned frames)
 {
 	unsigned plans = 0;
 
 	if (likely(frames == planner->frames))
 		return planner->plans;
+	if (frames < planner->run.count)
+		return 0;
 	while (planner->lane->plans[plans].frame < frames || planner->lane->plans[plans].drop != PORT_DROPS ||
 	       planner->lane->plans[plans].empty)
 		plans++;
@@ -469,7 +508,7 @@ static unsigned transmit_batch(struct intel_lane *lane, unsigned queue, const st
 	struct planner planner = { .nic = nic, .lane = lane, .ring = ring,
 				   .want = min(requests, (unsigned)array_size(lane->plans)) };
 	uint32_t tail = intel_page_load(nic, ring->registers + RING_TAIL) & 0xffff;
-	unsigned frames, plans;
+	unsigned frames, plans, run_done;
 
 	*more = false;
 	if (unlikely(tail >= ring->count)) {
@@ -479,9 +518,8 @@ static unsigned transmit_batch(struct intel_lane *lane, unsigned queue, const st
 	if (tail == ring->head || (unlikely(ring->waiting) && tail == ring->waiting_tail))
 		return 0;
 	ring->waiting = false;
-	planner.descriptors = fetch(lane, ring, tail);
-	make_plan(&planner, turn);
-	if (unlikely(planner.cut && !planner.plans && !planner.broken)) {
+	make_plan(&planner, tail > ring->head ? tail - ring->head : ring->count - ring->head + tail, turn);
+	if (unlikely(planner.cut && !planner.plans && !planner.run.count && !planner.broken)) {
 		if (planner.descriptors == INTEL_DESCRIPTORS_MAX || planner.descriptors + 1 == ring->count) {
 			pci_device_fault(&nic->device, "transmit frame of too many descriptors");
 			return 0;
@@ -505,10 +543,11 @@ static unsigned transmit_batch(struct intel_lane *lane, unsigned queue, const st
 		ring->segments_done = lane->frames[frames].segments_done;
 		lane->queue.poller.pending = true;
 	}
-	finish(&planner, queue, plans, turn);
-	*bytes += planner.bytes + (uint64_t)planner.position * DESCRIPTOR_COST;
-	*more = plans == planner.plans && !planner.broken && planner.descriptors;
-	return plans;
+	run_done = min(frames, planner.run.count);
+	finish(&planner, queue, run_done, plans, turn);
+	*bytes += planner.bytes + (uint64_t)(planner.run.count + planner.position) * DESCRIPTOR_COST;
+	*more = run_done + plans == planner.run.count + planner.plans && !planner.broken;
+	return run_done + plans;
 }
 
 static unsigned transmit_queue(struct intel_lane *lane, unsigned queue, const struct turn *turn, uint64_t *bytes,
