@@ -133,7 +133,7 @@ struct intel_ring {
 	uint32_t tail;
 	uint8_t form;	       /* enum intel_receive_form */
 	uint32_t buffer_sizes[4];
-	uint32_t written_count;
+	uint32_t written_first, written_count; /* descriptors that wait to be written back, one behind the other */
 	bool used;	       /* since the last flush */
 } __attribute__((aligned(CACHE_LINE)));
 
@@ -147,7 +147,6 @@ enum intel_receive_form {
 
 /** struct intel_write_back - a receive descriptor that is done. */
 struct intel_write_back {
-	uint32_t index;
 	uint64_t words[4];
 };
 
@@ -493,6 +492,9 @@ struct intel_flow {
 };
 
 void intel_flow_parse(const struct frame *frame, struct intel_flow *flow);
+
+/** intel_rss_enabled() - does MRQC ask for hashes? If not, all frames go to intel_rss_queue(nic, 0, 0). */
+bool intel_rss_enabled(const struct intel_nic *nic);
 
 /** intel_rss_hash() - the hash that MRQC asks for. @type: RSS type of the descriptor, 0: none. Under the claim. */
 uint32_t intel_rss_hash(struct intel_nic *nic, const struct frame *frame, const struct intel_flow *flow, uint8_t *type);

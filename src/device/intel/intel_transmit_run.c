@@ -4,8 +4,8 @@
  *
  * Theory of operation
  * -------------------
- * A *run* are frames of one descriptor each, in one region of memory, for which nothing has to be done: no checksum, no
- * tag, no segmentation. The first descriptor says what the others must be equal to, bit by bit but for lengths and the bits
+ * A *run* are frames of one descriptor each, each in one region of memory, for which nothing has to be done: no checksum,
+ * no tag, no segmentation. The first descriptor says what the others must be equal to, bit by bit but for lengths and the bits
  * that nobody looks at, so that kinds, options and contexts are looked at once. A run ends at the first descriptor that is
  * anything else; that one, and what follows in the batch, is left to the general walk (intel_transmit.c), which fetches it
  * anew, makes every check, and alone stops the card.
@@ -36,6 +36,8 @@
 
 /* What makes a run: in locals, since stores to guest memory may alias anything. */
 struct walk {
+	const struct guest_memory *memory;
+	const struct guest_region **hint;
 	struct guest_window window;
 	uint64_t alike;	   /* mask */
 	uint64_t expected; /* under it */
@@ -80,19 +82,25 @@ static __attribute__((noinline)) unsigned walk_piece(struct walk *state, const g
 	for (; at < end && walk.bytes < walk.bytes_max; at += DESCRIPTOR_SIZE, segments++) {
 		uint64_t unlike = guest_load64(at + DESCRIPTOR_HIGH) ^ walk.expected;
 		uint32_t length = (uint32_t)unlike & walk.length_mask;
+		uint64_t address;
 		guest_byte *base;
 
 		if (unlikely(unlike & walk.alike || length - FRAME_LENGTH_MIN > LENGTH_LAST - FRAME_LENGTH_MIN))
 			break;
-		base = guest_window_translate(&walk.window, guest_load64(at), length);
-		if (unlikely(!base))
-			break;
+		address = guest_load64(at);
+		base = guest_window_translate(&walk.window, address, length);
+		if (unlikely(!base)) {
+			base = guest_window_move(&walk.window, walk.memory, walk.hint, address, length);
+			if (!base)
+				break;
+		}
 		__builtin_prefetch(base);
 		segments->base = base;
 		segments->length = length;
 		walk.bytes += length;
 		walk.unlike |= length ^ walk.length;
 	}
+	state->window = walk.window;
 	state->bytes = walk.bytes;
 	state->unlike = walk.unlike;
 	return (unsigned)((size_t)(at - begin) / DESCRIPTOR_SIZE);
@@ -129,7 +137,10 @@ void intel_run_build(struct intel_lane *lane, struct intel_ring *ring, unsigned 
 	const guest_byte *first = ring->descriptors + (size_t)DESCRIPTOR_SIZE * ring->head;
 	const struct intel_nic *nic = lane->nic;
 	uint64_t high = guest_load64(first + DESCRIPTOR_HIGH);
-	struct walk walk = { .bytes_max = bytes_max };
+	struct walk walk = {
+		.memory = nic->device.memory, .hint = &ring->hint, .window = guest_window_of(ring->hint),
+		.bytes_max = bytes_max,
+	};
 	unsigned piece = min(count, ring->count - ring->head);
 
 	/* What is looked at here is only what others are compared with: the walk reads the first one as it does the others. */
@@ -140,11 +151,6 @@ void intel_run_build(struct intel_lane *lane, struct intel_ring *ring, unsigned 
 	walk.expected = high & walk.alike;
 	walk.length_mask = walk.alike == ALIKE ? TXD_LENGTH : TXD_LENGTH_EXTENDED;
 	walk.length = (uint32_t)high & walk.length_mask;
-	walk.window = guest_window_of(ring->hint);
-	if (unlikely(!walk.length ||
-		     (!guest_window_translate(&walk.window, guest_load64(first), walk.length) &&
-		      !guest_window_move(&walk.window, nic->device.memory, &ring->hint, guest_load64(first), walk.length))))
-		return;
 
 	run->count = walk_piece(&walk, first, piece, lane->segments);
 	if (unlikely(run->count == piece && piece < count))
