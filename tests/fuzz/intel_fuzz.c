@@ -4,16 +4,17 @@
  *
  * Theory of operation
  * -------------------
- * Input: model, whether pages are offered for mapping, kind of interrupt, what the observer takes; then steps. A step is a
- * register access by message (of any width, anywhere, with any value), a store into a mapped page, rings that are set up
- * well or badly, transmit descriptors of every form (well-formed with offsets from the input, or any bytes), receive buffers
- * at good or bad addresses, frames from the observer, scribbling, a turn, the clock, a pause, a reset, the link.
+ * Input: model, whether pages are offered for mapping, kind of interrupt, what the observer takes; then steps. A step
+ * is a register access by message (of any width, anywhere, with any value), a store into a mapped page, rings that are
+ * set up well or badly, transmit descriptors of every form (well-formed with offsets from the input, or any bytes),
+ * receive buffers at good or bad addresses, frames from the observer, scribbling, a turn, the clock, a pause, a reset,
+ * the link.
  *
  * Of what the observer gets
  * - the length is at most FRAME_LENGTH_MAX, and offload state is only what it said that it takes;
  * - offsets of a partial checksum lie inside the frame; the source address is the card's.
- * Other oracles: bounds of a turn; no byte outside of guest memory and rings is touched (guard areas); a faulted card does
- * nothing, and works after CTRL.RST; every operation ends; a clean stop, with no descriptor of ours left open.
+ * Other oracles: bounds of a turn; no byte outside of guest memory and rings is touched (guard areas); a faulted card
+ * does nothing, and works after CTRL.RST; every operation ends; a clean stop, with no descriptor of ours left open.
  */
 #include "device/intel/intel_internal.h"
 #include "engine/sidecore.h"
@@ -95,7 +96,8 @@ static void observe(void)
 		fuzz_require(frame->length >= FRAME_LENGTH_MIN && frame->length <= FRAME_LENGTH_MAX + FRAME_TAG_LENGTH);
 		fuzz_require(!segment_needed(&frame->offload, &observer.port.abilities));
 		if (frame->offload.checksum_partial)
-			fuzz_require(frame->offload.checksum_start + frame->offload.checksum_offset + 2U <= frame->length);
+			fuzz_require(frame->offload.checksum_start + frame->offload.checksum_offset + 2U <=
+				     frame->length);
 		fuzz_require(!memcmp(frame->bytes + 6, macs[0], 6));
 	}
 	fake_port_clear(&observer);
@@ -104,9 +106,11 @@ static void observe(void)
 /* ---- the driver ---- */
 
 static const uint16_t interesting[] = {
-	CTRL, STATUS, EECD, EERD, CTRL_EXT, MDIC, VET, ICR, ITR, ICS, IMS, IMC, IAM, EIAC_82574, IVAR_82574, EITR_82574,
-	GPIE, EICS, EIMS, EIMC, EIAC, EIAM, EICR, EITR, EITR + 4, IVAR, IVAR_MISC, RCTL, TCTL, PSRCTL, RXCSUM, RLPML, RFCTL,
-	MTA, RAL0, RAL0 + 4, VFTA, MRQC, RETA, RSSRK, RDTR, RADV, TIDV, TADV, SWSM, GPRC, GORCH, SYSTIML, TIMINCA,
+	CTRL,	STATUS, EECD,  EERD,	   CTRL_EXT,   MDIC,	   VET,	      ICR,     ITR,	ICS,
+	IMS,	IMC,	IAM,   EIAC_82574, IVAR_82574, EITR_82574, GPIE,      EICS,    EIMS,	EIMC,
+	EIAC,	EIAM,	EICR,  EITR,	   EITR + 4,   IVAR,	   IVAR_MISC, RCTL,    TCTL,	PSRCTL,
+	RXCSUM, RLPML,	RFCTL, MTA,	   RAL0,       RAL0 + 4,   VFTA,      MRQC,    RETA,	RSSRK,
+	RDTR,	RADV,	TIDV,  TADV,	   SWSM,       GPRC,	   GORCH,     SYSTIML, TIMINCA,
 };
 
 static uint32_t some_register(struct fuzz_input *input)
@@ -126,7 +130,8 @@ static void any_access(struct fuzz_input *input)
 	uint32_t offset = some_register(input);
 
 	fuzz_bytes(input, bytes, sizeof(bytes));
-	access_bar(form & 0x40 ? form & 3 : 0, form & 0x20 ? fuzz_u16(input) : offset, bytes, 1U << (form >> 2 & 3), form & 0x10);
+	access_bar(form & 0x40 ? form & 3 : 0, form & 0x20 ? fuzz_u16(input) : offset, bytes, 1U << (form >> 2 & 3),
+		   form & 0x10);
 }
 
 static void store_mapped(struct fuzz_input *input)
@@ -144,7 +149,8 @@ static void set_ring(bool receive, struct fuzz_input *input)
 	uint32_t at = intel_ring_registers(nic, receive, queue);
 
 	write_register(at + RING_CONTROL, 0);
-	write_register(at + RING_BASE_LOW, form & 0x80 ? fuzz_u32(input) : (uint32_t)GUEST_LOW + (receive ? 0x1000U : 0));
+	write_register(at + RING_BASE_LOW,
+		       form & 0x80 ? fuzz_u32(input) : (uint32_t)GUEST_LOW + (receive ? 0x1000U : 0));
 	write_register(at + RING_BASE_HIGH, form & 0x80 ? fuzz_u8(input) & 1 : 0);
 	write_register(at + RING_LENGTH, form & 0x40 ? fuzz_u16(input) : 512);
 	write_register(at + RING_HEAD, form & 0x20 ? fuzz_u8(input) : 0);
@@ -153,7 +159,8 @@ static void set_ring(bool receive, struct fuzz_input *input)
 	if (receive && nic->variant->generation == INTEL_82576)
 		write_register(at + RING_SRRCTL, form & 0x10 ? fuzz_u32(input) : 1U << 25 | 1);
 	write_register(at + RING_CONTROL, RING_CONTROL_ENABLE);
-	write_register(receive ? RCTL : TCTL, receive ? RCTL_EN | RCTL_UPE | RCTL_MPE | RCTL_BAM | (form & 8 ? RCTL_LPE : 0) : TCTL_EN);
+	write_register(receive ? RCTL : TCTL,
+		       receive ? RCTL_EN | RCTL_UPE | RCTL_MPE | RCTL_BAM | (form & 8 ? RCTL_LPE : 0) : TCTL_EN);
 }
 
 static uint32_t put16(uint8_t *to, uint32_t at, uint16_t value)
@@ -196,7 +203,8 @@ static void put_context(struct fuzz_input *input, uint8_t form, unsigned queue)
 				  (form & 16 ? 0 : 1U) << TXD_ADVANCED_L4T_SHIFT;
 		context.status = (form & 16 ? 8U : 20U) << 8 | mss << 16;
 	} else {
-		context.address = 14 | 24 << 8 | (uint64_t)(l4 - 1) << 16 | (uint64_t)l4 << 32 | (uint64_t)(l4 + 16) << 40;
+		context.address =
+			14 | 24 << 8 | (uint64_t)(l4 - 1) << 16 | (uint64_t)l4 << 32 | (uint64_t)(l4 + 16) << 40;
 		context.command = TXD_DEXT | (form & 16 ? 0 : TXD_CONTEXT_TCP) | (form & 4 ? 0 : TXD_CONTEXT_IPV4) |
 				  (form & 1 ? TXD_TSE : 0);
 		context.status = (l4 + (form & 16 ? 8 : 20)) << 8 | mss << 16;
@@ -462,6 +470,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	stop_card();
 	run_timers();
 	network_destroy(network);
-	fuzz_require(!memcmp(&fds, &(struct fuzz_fds){ fuzz_open_fds().bits[0], fuzz_open_fds().bits[1] }, sizeof(fds)));
+	fuzz_require(
+		!memcmp(&fds, &(struct fuzz_fds){ fuzz_open_fds().bits[0], fuzz_open_fds().bits[1] }, sizeof(fds)));
 	return 0;
 }

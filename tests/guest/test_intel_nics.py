@@ -35,7 +35,8 @@ class Card:
         self.driver, self.parameters, self.interrupts, _, self.cpus = MODELS[name]
 
     def load(self):
-        self.guest.run(f"modprobe {self.driver} {self.parameters}", timeout=60)
+        # The image may have loaded it, without our parameters.
+        self.guest.run(f"rmmod {self.driver} 2>&-; modprobe {self.driver} {self.parameters}", timeout=60)
         self.up()
 
     def up(self):
@@ -78,7 +79,9 @@ def card(request):
 def test_traffic(card):
     card.ping()
     card.streams()
-    assert card.interrupts in card.guest.run("grep eth0 /proc/interrupts")
+    interrupts = card.guest.run("grep eth0 /proc/interrupts")
+    assert card.interrupts in interrupts
+    assert ("eth0-rx-0" in interrupts) == (card.interrupts == "PCI-MSI" and not card.parameters)
 
 
 def test_no_messages_for_packets(card):
@@ -125,7 +128,7 @@ def test_jumbo_frames(card):
 
 
 def test_promiscuous_and_multicast(card):
-    sniffer = card.guest.spawn("tcpdump -n -i eth0 -c 3 -w /dev/null ether dst 02:00:00:00:77:77")
+    sniffer = card.guest.spawn("tcpdump -Z root -n -i eth0 -c 3 -w /dev/null ether dst 02:00:00:00:77:77")
     sniffer.wait_output("listening")
     try:
         card.peer.run("ip neigh replace 10.5.0.77 lladdr 02:00:00:00:77:77 dev eth0; ping -c 5 -i 0.1 -W 1 10.5.0.77",
@@ -153,12 +156,13 @@ def test_settings(card):
     card.guest.run("ethtool -G eth0 rx 128 tx 128", timeout=60)
     card.wait_carrier()
     card.ping()
-    card.guest.run("ethtool -C eth0 rx-usecs 200", timeout=60)
-    card.wait_carrier()
+    if card.driver != "e1000":  # its driver has none for this model
+        card.guest.run("ethtool -C eth0 rx-usecs 200", timeout=60)
+        card.wait_carrier()
     card.streams()
     statistics = dict(re.findall(r"(\w+): (\d+)", card.guest.run("ethtool -S eth0")))
     assert int(statistics["rx_packets"]) > 0 and int(statistics["tx_packets"]) > 0
-    if card.driver == "igb":
+    if card.driver == "igb" and card.cpus > 1:
         card.guest.run("ethtool -X eth0 equal 1; ethtool -X eth0 equal 2", timeout=60)
         card.ping()
 

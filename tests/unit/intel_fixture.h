@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A driver of Intel's network cards for unit tests: registers by way of pci_device_access(), rings in memory of its own,
- * eventfds for interrupts. The test is control thread and sidecore in turn. On the other end of the network is a port that
- * keeps what it gets.
+ * A driver of Intel's network cards for unit tests: registers by way of pci_device_access(), rings in memory of its
+ * own, eventfds for interrupts. The test is control thread and sidecore in turn. On the other end of the network is a
+ * port that keeps what it gets.
  */
 #ifndef TESTS_INTEL_FIXTURE_H
 #define TESTS_INTEL_FIXTURE_H
@@ -16,8 +16,9 @@
 #define INTEL_TX_BUFFERS  0x100000U
 #define INTEL_RX_BUFFERS  0x280000U
 #define INTEL_BUFFER_SIZE 0x800U
-#define INTEL_RX_BUFFER(q, index) (INTEL_RX_BUFFERS + ((q) ? 0x40000U + 0x8000U * ((q)-1) : 0) + INTEL_BUFFER_SIZE * (index))
-#define INTEL_RING_SIZE	  128U /* descriptors */
+#define INTEL_RX_BUFFER(q, index)                                                                                      \
+	(INTEL_RX_BUFFERS + ((q) ? 0x40000U + 0x8000U * ((q)-1) : 0) + INTEL_BUFFER_SIZE * (index))
+#define INTEL_RING_SIZE 128U /* descriptors */
 
 struct intel_fixture {
 	struct net_fixture net;
@@ -71,7 +72,8 @@ unsigned intel_send(const uint8_t *bytes, uint32_t length, const struct frame_of
 /** intel_interrupts() - of a vector since the last call. */
 unsigned intel_interrupts(unsigned vector);
 
-/** intel_frame() - Ethernet, IPv4 and UDP or TCP headers and @payload bytes behind them, checksums right. Return: length. */
+/** intel_frame() - Ethernet, IPv4 and UDP or TCP headers and @payload bytes behind them, checksums right. Return:
+ * length. */
 uint32_t intel_frame(uint8_t *to, const uint8_t destination[6], uint8_t protocol, uint32_t payload);
 
 extern const uint8_t intel_mac[6], intel_peer_mac[6];

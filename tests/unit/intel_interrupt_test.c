@@ -56,7 +56,8 @@ static void test_pin(void **state)
 	}
 }
 
-/* A read that was not for us must not lose what comes next (shared pins): the mask is not empty, nothing is asserted. */
+/* A read that was not for us must not lose what comes next (shared pins): the mask is not empty, nothing is asserted.
+ */
 static void test_spurious_read(void **state)
 {
 	start(INTEL_NIC_E1000E, PCI_INTERRUPT_PIN);
@@ -145,7 +146,7 @@ static void test_vectors(void **state)
 	receive();
 	assert_int_equal(intel_interrupts(1), 0);
 	intel_store_mapped(EIMS, 1U << 1);
-	assert_true(intel_interrupts_waiting(intel.nic));
+	assert_true(intel_interrupts_waiting(intel.nic, intel.net.turn.sidecore));
 	intel_round();
 	assert_int_equal(intel_interrupts(1), 1);
 	intel_store_mapped(EIMS, 1U << 1);
@@ -281,7 +282,8 @@ static void test_82574(void **state)
 	/* "Other": shown with its cause, and asserted, so that the handler's read clears. */
 	intel_nic_set_link(intel.device, false);
 	assert_int_equal(intel_interrupts(2), 1);
-	assert_int_equal(intel_read(ICR) & (ICR_LSC | ICR_OTHER | ICR_INT_ASSERTED), ICR_LSC | ICR_OTHER | ICR_INT_ASSERTED);
+	assert_int_equal(intel_read(ICR) & (ICR_LSC | ICR_OTHER | ICR_INT_ASSERTED),
+			 ICR_LSC | ICR_OTHER | ICR_INT_ASSERTED);
 	assert_int_equal(intel_read(ICR), 0);
 	/* The driver's watchdog. */
 	intel_write(IMS, ICR_RXQ0 | ICR_TXQ0);
@@ -390,18 +392,12 @@ static void test_rest(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_pin),
-		cmocka_unit_test(test_spurious_read),
-		cmocka_unit_test(test_write_clears),
-		cmocka_unit_test(test_msi),
-		cmocka_unit_test(test_vectors),
-		cmocka_unit_test(test_masks),
-		cmocka_unit_test(test_collapse),
-		cmocka_unit_test(test_by_message),
-		cmocka_unit_test(test_single_vector),
-		cmocka_unit_test(test_82574),
-		cmocka_unit_test(test_moderation),
-		cmocka_unit_test(test_vector_moderation),
+		cmocka_unit_test(test_pin),	      cmocka_unit_test(test_spurious_read),
+		cmocka_unit_test(test_write_clears),  cmocka_unit_test(test_msi),
+		cmocka_unit_test(test_vectors),	      cmocka_unit_test(test_masks),
+		cmocka_unit_test(test_collapse),      cmocka_unit_test(test_by_message),
+		cmocka_unit_test(test_single_vector), cmocka_unit_test(test_82574),
+		cmocka_unit_test(test_moderation),    cmocka_unit_test(test_vector_moderation),
 		cmocka_unit_test(test_rest),
 	};
 

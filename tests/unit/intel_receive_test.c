@@ -348,12 +348,22 @@ static const struct {
 	/* 2 */ { { 24, 19, 198, 95 }, { 12, 22, 207, 184 }, 12898, 38024, 0xd2d0a5de, 0x5c2b394a, false },
 	/* 3 */ { { 38, 27, 205, 30 }, { 209, 142, 163, 6 }, 48228, 2217, 0x82989176, 0xafc7327f, false },
 	/* 4 */ { { 153, 39, 163, 191 }, { 202, 188, 127, 2 }, 44251, 1303, 0x5d1809c5, 0x10e828a2, false },
-	/* 5 */ { { 0x3f, 0xfe, 0x25, 0x01, 0x02, 0x00, 0x1f, 0xff, 0, 0, 0, 0, 0, 0, 0, 7 },
-		  { 0x3f, 0xfe, 0x25, 0x01, 0x02, 0x00, 0, 0x03, 0, 0, 0, 0, 0, 0, 0, 1 },
-		  2794, 1766, 0x2cc18cd5, 0x40207d3d, true },
-	/* 6 */ { { 0x3f, 0xfe, 0x05, 0x01, 0, 8, 0, 0, 0x02, 0x60, 0x97, 0xff, 0xfe, 0x40, 0xef, 0xab },
-		  { 0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1 },
-		  14230, 4739, 0x0f0c461c, 0xdde51bbf, true },
+	/* 5 */
+	{ { 0x3f, 0xfe, 0x25, 0x01, 0x02, 0x00, 0x1f, 0xff, 0, 0, 0, 0, 0, 0, 0, 7 },
+	  { 0x3f, 0xfe, 0x25, 0x01, 0x02, 0x00, 0, 0x03, 0, 0, 0, 0, 0, 0, 0, 1 },
+	  2794,
+	  1766,
+	  0x2cc18cd5,
+	  0x40207d3d,
+	  true },
+	/* 6 */
+	{ { 0x3f, 0xfe, 0x05, 0x01, 0, 8, 0, 0, 0x02, 0x60, 0x97, 0xff, 0xfe, 0x40, 0xef, 0xab },
+	  { 0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1 },
+	  14230,
+	  4739,
+	  0x0f0c461c,
+	  0xdde51bbf,
+	  true },
 };
 
 static void write_rss(uint32_t mode)
@@ -548,20 +558,13 @@ static void test_pause(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_plain),
-		cmocka_unit_test(test_short),
-		cmocka_unit_test(test_jumbo),
-		cmocka_unit_test(test_split),
-		cmocka_unit_test(test_addresses),
-		cmocka_unit_test(test_multicast_hash),
-		cmocka_unit_test(test_vlan_filter),
-		cmocka_unit_test(test_strip),
-		cmocka_unit_test(test_checksums),
-		cmocka_unit_test(test_bad_ip_checksum),
-		cmocka_unit_test(test_hash),
-		cmocka_unit_test(test_steering),
-		cmocka_unit_test(test_nonsense),
-		cmocka_unit_test(test_pause),
+		cmocka_unit_test(test_plain),	    cmocka_unit_test(test_short),
+		cmocka_unit_test(test_jumbo),	    cmocka_unit_test(test_split),
+		cmocka_unit_test(test_addresses),   cmocka_unit_test(test_multicast_hash),
+		cmocka_unit_test(test_vlan_filter), cmocka_unit_test(test_strip),
+		cmocka_unit_test(test_checksums),   cmocka_unit_test(test_bad_ip_checksum),
+		cmocka_unit_test(test_hash),	    cmocka_unit_test(test_steering),
+		cmocka_unit_test(test_nonsense),    cmocka_unit_test(test_pause),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

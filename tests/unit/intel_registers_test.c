@@ -8,8 +8,9 @@ static const enum intel_nic_model models[] = { INTEL_NIC_E1000, INTEL_NIC_E1000E
 
 #define FOR_ALL(model)                                                                                                 \
 	for (unsigned model##_ = 0; model##_ < 3; model##_++)                                                          \
-		for (enum intel_nic_model model = models[model##_], once_ = (intel_fixture_start(model, false,         \
-				 PCI_INTERRUPT_PIN), 0); !once_; once_ = 1, intel_fixture_stop())
+		for (enum intel_nic_model model = models[model##_],                                                    \
+					  once_ = (intel_fixture_start(model, false, PCI_INTERRUPT_PIN), 0);           \
+		     !once_; once_ = 1, intel_fixture_stop())
 
 static void test_identity(void **state)
 {
@@ -357,18 +358,12 @@ static void test_transport_reset(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_identity),
-		cmocka_unit_test(test_remembered),
-		cmocka_unit_test(test_all_offsets),
-		cmocka_unit_test(test_status),
-		cmocka_unit_test(test_eeprom),
-		cmocka_unit_test(test_microwire),
-		cmocka_unit_test(test_phy),
-		cmocka_unit_test(test_ports),
-		cmocka_unit_test(test_semaphore),
-		cmocka_unit_test(test_statistics),
-		cmocka_unit_test(test_soft_reset),
-		cmocka_unit_test(test_transport_reset),
+		cmocka_unit_test(test_identity),    cmocka_unit_test(test_remembered),
+		cmocka_unit_test(test_all_offsets), cmocka_unit_test(test_status),
+		cmocka_unit_test(test_eeprom),	    cmocka_unit_test(test_microwire),
+		cmocka_unit_test(test_phy),	    cmocka_unit_test(test_ports),
+		cmocka_unit_test(test_semaphore),   cmocka_unit_test(test_statistics),
+		cmocka_unit_test(test_soft_reset),  cmocka_unit_test(test_transport_reset),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -195,7 +195,8 @@ static uint32_t make_segment(uint8_t *to, bool ipv6, uint32_t payload)
 
 static void advanced_context(uint32_t ip, uint32_t l4, uint32_t mss, uint16_t tag, uint32_t type)
 {
-	intel_post(0, 14ULL << 9 | ip | (uint64_t)tag << 16, TXD_DEXT | 2U << TXD_DTYP_SHIFT | type, l4 << 8 | mss << 16);
+	intel_post(0, 14ULL << 9 | ip | (uint64_t)tag << 16, TXD_DEXT | 2U << TXD_DTYP_SHIFT | type,
+		   l4 << 8 | mss << 16);
 }
 
 static void extended_context(bool ipv6, bool segment, uint32_t mss, uint32_t payload)
@@ -212,9 +213,12 @@ static void post_segment(enum intel_nic_model model, uint32_t length, bool ipv6,
 	uint32_t header = 14 + (ipv6 ? 40 : 20) + 20;
 
 	if (model == INTEL_NIC_IGB) {
-		advanced_context(ipv6 ? 40 : 20, 20, mss, 0, 1U << TXD_ADVANCED_L4T_SHIFT | (ipv6 ? 0 : TXD_ADVANCED_IPV4));
-		intel_post(0, address(0), header | ADVANCED | TXD_ADVANCED_TSE, (length - header) << 14 | TXD_TXSM | TXD_IXSM);
-		intel_post(0, address(0) + header, (length - header) | ADVANCED | TXD_ADVANCED_TSE | TXD_EOP | TXD_RS, 0);
+		advanced_context(ipv6 ? 40 : 20, 20, mss, 0,
+				 1U << TXD_ADVANCED_L4T_SHIFT | (ipv6 ? 0 : TXD_ADVANCED_IPV4));
+		intel_post(0, address(0), header | ADVANCED | TXD_ADVANCED_TSE,
+			   (length - header) << 14 | TXD_TXSM | TXD_IXSM);
+		intel_post(0, address(0) + header, (length - header) | ADVANCED | TXD_ADVANCED_TSE | TXD_EOP | TXD_RS,
+			   0);
 	} else {
 		extended_context(ipv6, true, mss, length - header);
 		intel_post(0, address(0), header | EXTENDED | TXD_TSE, TXD_TXSM | (ipv6 ? 0 : TXD_IXSM));
@@ -257,7 +261,8 @@ static void test_segmentation(void **state)
 		assert_int_equal(intel.peer.count, 15);
 		for (unsigned n = 0; n < 15; n++) {
 			frame = &intel.peer.frames[n];
-			assert_int_equal(frame->length, n < 14 ? 14U + (ipv6 ? 60 : 40) + 1400 : 14U + (ipv6 ? 60 : 40) + 400);
+			assert_int_equal(frame->length,
+					 n < 14 ? 14U + (ipv6 ? 60 : 40) + 1400 : 14U + (ipv6 ? 60 : 40) + 400);
 			if (!ipv6)
 				assert_true(naive_ipv4_good(frame->bytes + 14));
 			assert_true(naive_transport_good(frame->bytes + 14, frame->length - 14));
@@ -380,7 +385,8 @@ static void test_checksum(void **state)
 		fake_port_clear(&intel.peer);
 		/* The context stays for the next frame. */
 		intel.peer.port.abilities.checksum = false;
-		intel_post(0, address(0), length | (models[i] == INTEL_NIC_IGB ? ADVANCED : EXTENDED) | TXD_EOP, TXD_TXSM);
+		intel_post(0, address(0), length | (models[i] == INTEL_NIC_IGB ? ADVANCED : EXTENDED) | TXD_EOP,
+			   TXD_TXSM);
 		intel_ring_tail(0);
 		intel_round();
 		assert_true(naive_transport_good(intel.peer.frames[0].bytes + 14, length - 14));
@@ -610,8 +616,10 @@ static void test_misfits(void **state)
 		start(INTEL_NIC_IGB);
 		length = make_segment(buffer(0), false, cases[i].payload);
 		advanced_context(cases[i].ip, cases[i].l4, cases[i].mss, 0,
-				 (cases[i].type & 3) << TXD_ADVANCED_L4T_SHIFT | (cases[i].type & 8 ? 0 : TXD_ADVANCED_IPV4));
-		intel_post(0, address(0), length | ADVANCED | TXD_EOP | TXD_RS | (cases[i].segment ? TXD_ADVANCED_TSE : 0),
+				 (cases[i].type & 3) << TXD_ADVANCED_L4T_SHIFT |
+					 (cases[i].type & 8 ? 0 : TXD_ADVANCED_IPV4));
+		intel_post(0, address(0),
+			   length | ADVANCED | TXD_EOP | TXD_RS | (cases[i].segment ? TXD_ADVANCED_TSE : 0),
 			   cases[i].options);
 		intel_ring_tail(0);
 		assert_int_equal(intel_round(), 1);

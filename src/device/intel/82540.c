@@ -2,8 +2,8 @@
 /*
  * 82540EM (e1000): one queue each way and the pin; what is different from the others.
  *
- * Nothing is offered for mapping: with the pin, a VMM that handles it itself takes mappings away at the first interrupt. I/O
- * ports are, since drivers reset the card by these.
+ * Nothing is offered for mapping: with the pin, a VMM that handles it itself takes mappings away at the first
+ * interrupt. I/O ports are, since drivers reset the card by these.
  */
 #include "device/intel/intel_internal.h"
 
@@ -13,11 +13,7 @@ static const struct intel_register registers[] = {
 };
 
 static const struct intel_default defaults[] = {
-	{ CTRL, 0x00000261 },
-	{ VET, VET_DEFAULT },
-	{ TIPG, 0x00602006 },
-	{ LEDCTL, 0x07061302 },
-	{ PBA, 0x00100030 },
+	{ CTRL, 0x00000261 }, { VET, VET_DEFAULT }, { TIPG, 0x00602006 }, { LEDCTL, 0x07061302 }, { PBA, 0x00100030 },
 };
 
 static const struct intel_default words[] = {
@@ -26,8 +22,7 @@ static const struct intel_default words[] = {
 };
 
 static const struct intel_default phy[] = {
-	{ 16, 0x0060 },
-	{ 17, 0xac0c }, /* 1000 Mbit/s, full duplex, resolved, link */
+	{ 16, 0x0060 }, { 17, 0xac0c }, /* 1000 Mbit/s, full duplex, resolved, link */
 };
 
 static const struct pci_device_ops ops = INTEL_OPS("e1000");

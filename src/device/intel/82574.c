@@ -18,22 +18,17 @@ static const struct intel_register registers[] = {
 };
 
 static const struct intel_default defaults[] = {
-	{ CTRL, 0x00000261 },
-	{ VET, VET_DEFAULT },
-	{ TIPG, 0x00602008 },
-	{ LEDCTL, 0x07061302 },
-	{ PBA, 0x00140014 },
-	{ EEMNGCTL, EEMNGCTL_CFG_DONE },
+	{ CTRL, 0x00000261 },	{ VET, VET_DEFAULT }, { TIPG, 0x00602008 },
+	{ LEDCTL, 0x07061302 }, { PBA, 0x00140014 },  { EEMNGCTL, EEMNGCTL_CFG_DONE },
 };
 
 static const struct intel_default words[] = {
-	{ 0x03, 0x0420 }, { 0x05, 0x2010 }, { 0x08, 0xe946 }, { 0x09, 0x6903 }, { 0x0b, 0xa01f }, { 0x0c, 0x8086 },
-	{ 0x0d, 0x10d3 }, { 0x0e, 0x8086 }, { 0x0f, 0x58c0 }, { 0x37, 0xffff },
+	{ 0x03, 0x0420 }, { 0x05, 0x2010 }, { 0x08, 0xe946 }, { 0x09, 0x6903 }, { 0x0b, 0xa01f },
+	{ 0x0c, 0x8086 }, { 0x0d, 0x10d3 }, { 0x0e, 0x8086 }, { 0x0f, 0x58c0 }, { 0x37, 0xffff },
 };
 
 static const struct intel_default phy[] = {
-	{ 16, 0x0060 },
-	{ 17, 0xac0c }, /* 1000 Mbit/s, full duplex, resolved, link */
+	{ 16, 0x0060 }, { 17, 0xac0c }, /* 1000 Mbit/s, full duplex, resolved, link */
 };
 
 static const struct pci_device_ops ops = INTEL_OPS("e1000e");

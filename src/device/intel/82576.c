@@ -2,8 +2,8 @@
 /*
  * 82576 (igb): 16 queues each way, MSI-X with a vector per queue, RSS; what is different from the others.
  *
- * Pages 1, 2, 3, 0xc and 0xe are offered for mapping: interrupt registers (EICS to EIAM, EICR, EITR, IVAR, GPIE), and the
- * registers of rings. The PHY is the one inside (IGP3), with copper; NVM words are read by EERD.
+ * Pages 1, 2, 3, 0xc and 0xe are offered for mapping: interrupt registers (EICS to EIAM, EICR, EITR, IVAR, GPIE), and
+ * the registers of rings. The PHY is the one inside (IGP3), with copper; NVM words are read by EERD.
  *
  * Not there: virtual functions and VMDq (their registers remember, MRQC's modes for them mean "one queue"), header
  * splitting, timestamps of packets (SYSTIM counts), filters beyond addresses and VLANs, IPsec.
@@ -25,11 +25,11 @@ static uint32_t read_time(struct intel_nic *nic, uint32_t offset)
 }
 
 static const struct intel_register registers[] = {
-	{ 0x0c00, 0x0cfc, UINT32_MAX },		      /* mailboxes of virtual functions that there are not */
-	{ 0x0e04, 0x0e14, UINT32_MAX },		      /* MDI configuration */
-	{ 0x4200, 0x42fc, UINT32_MAX },		      /* PCS: not used with copper */
+	{ 0x0c00, 0x0cfc, UINT32_MAX }, /* mailboxes of virtual functions that there are not */
+	{ 0x0e04, 0x0e14, UINT32_MAX }, /* MDI configuration */
+	{ 0x4200, 0x42fc, UINT32_MAX }, /* PCS: not used with copper */
 	{ 0x8100, 0x81fc, UINT32_MAX },
-	{ 0xa000, 0xa1fc, UINT32_MAX },		      /* UTA */
+	{ 0xa000, 0xa1fc, UINT32_MAX }, /* UTA */
 	{ SYSTIML, SYSTIMH, UINT32_MAX, read_time },
 	{ TIMINCA, 0xb6fc, UINT32_MAX },
 };
@@ -48,8 +48,8 @@ static const struct intel_default defaults[] = {
 };
 
 static const struct intel_default words[] = {
-	{ 0x03, 0x0420 }, { 0x05, 0x2010 }, { 0x08, 0xe437 }, { 0x09, 0x0903 }, { 0x0b, 0xa03c }, { 0x0c, 0x8086 },
-	{ 0x0d, 0x10c9 }, { 0x0e, 0x8086 }, { 0x0f, 0x70c3 }, { 0x37, 0xffff },
+	{ 0x03, 0x0420 }, { 0x05, 0x2010 }, { 0x08, 0xe437 }, { 0x09, 0x0903 }, { 0x0b, 0xa03c },
+	{ 0x0c, 0x8086 }, { 0x0d, 0x10c9 }, { 0x0e, 0x8086 }, { 0x0f, 0x70c3 }, { 0x37, 0xffff },
 };
 
 static const struct intel_default phy[] = {

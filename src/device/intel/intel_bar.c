@@ -4,16 +4,17 @@
  *
  * Theory of operation
  * -------------------
- * A trapped register is found in the variant's table, then in the common one: tables of ranges with a mask of writable bits
- * and, where a register does more than to remember, a function. What is in neither reads as zero and takes no writes. Whole
- * words only are written, as the data sheets demand; parts of words can be read.
+ * A trapped register is found in the variant's table, then in the common one: tables of ranges with a mask of writable
+ * bits and, where a register does more than to remember, a function. What is in neither reads as zero and takes no
+ * writes. Whole words only are written, as the data sheets demand; parts of words can be read.
  *
- * Registers of the pages that can be mapped ("windows") are memory: ring registers, for the 82576 also those of interrupts.
- * Their values are looked at by whoever uses them. When nothing is offered for mapping (options.posted, 82540EM), the same
- * memory is @registers, and a write arrives here, which does what a mapped page cannot: it wakes the lane.
+ * Registers of the pages that can be mapped ("windows") are memory: ring registers, for the 82576 also those of
+ * interrupts. Their values are looked at by whoever uses them. When nothing is offered for mapping (options.posted,
+ * 82540EM), the same memory is @registers, and a write arrives here, which does what a mapped page cannot: it wakes the
+ * lane.
  *
- * IOADDR and IODATA (8254x 13.2.2) are another way to all of it. The MSI-X table's BAR is the VMM's affair; here it is memory
- * for whoever looks.
+ * IOADDR and IODATA (8254x 13.2.2) are another way to all of it. The MSI-X table's BAR is the VMM's affair; here it is
+ * memory for whoever looks.
  *
  * Context: control thread.
  */
@@ -315,9 +316,9 @@ uint32_t intel_bar_read(struct pci_device *device, unsigned bar, uint32_t offset
 	if (!bar)
 		value = read_register(nic, whole);
 	else if (bar == nic->variant->io_bar)
-		value = whole == IOADDR ? nic->io_address :
-			whole == IODATA ? read_register(nic, nic->io_address & ~3U) :
-					  0;
+		value = whole == IOADDR	  ? nic->io_address
+			: whole == IODATA ? read_register(nic, nic->io_address & ~3U)
+					  : 0;
 	else if (nic->vectors && whole / 4 < INTEL_VECTOR_BAR / 4)
 		value = nic->vectors[whole / 4];
 	value >>= 8 * (offset & 3);

@@ -4,34 +4,35 @@
  *
  * Theory of operation
  * -------------------
- * The network of a guest may be a tunnel (VXLAN, GRE, IP in IP), and its driver gives the card segments to cut whose "IP
- * header" (IPLEN) is the outer one and everything up to the inner TCP or UDP header (Linux: GSO_PARTIAL). Intel's cards know
- * nothing of tunnels, and need not: of what they take for the IP header they set the length, the identification and the
- * checksum, the last over all of it, together with what the driver put into the field to make that right. Frames with offload
- * state of the switch have IP, then TCP or UDP. So these are the ones that are cut here, as the card would (8254x 3.5, 82576
- * 7.2.4.4), and leave with their checksums in them.
+ * The network of a guest may be a tunnel (VXLAN, GRE, IP in IP), and its driver gives the card segments to cut whose
+ * "IP header" (IPLEN) is the outer one and everything up to the inner TCP or UDP header (Linux: GSO_PARTIAL). Intel's
+ * cards know nothing of tunnels, and need not: of what they take for the IP header they set the length, the
+ * identification and the checksum, the last over all of it, together with what the driver put into the field to make
+ * that right. Frames with offload state of the switch have IP, then TCP or UDP. So these are the ones that are cut
+ * here, as the card would (8254x 3.5, 82576 7.2.4.4), and leave with their checksums in them.
  *
- * A frame is cut into batches of the switch's, of which a full receiver may leave some: the ring remembers how many segments
- * of its first frame are sent, and the next turn goes on there.
+ * A frame is cut into batches of the switch's, of which a full receiver may leave some: the ring remembers how many
+ * segments of its first frame are sent, and the next turn goes on there.
  *
- * Each segment is a copy of the headers with its own fields, in the lane's scratch, and slices of the payload, which stays
- * where it is. Offsets were checked by context_fits() (intel_offload.c): everything lies inside the headers that were copied.
+ * Each segment is a copy of the headers with its own fields, in the lane's scratch, and slices of the payload, which
+ * stays where it is. Offsets were checked by context_fits() (intel_offload.c): everything lies inside the headers that
+ * were copied.
  *
  * Context: the lane.
  */
 #include "device/intel/intel_internal.h"
 #include "net/checksum.h"
 
-#define IP_LENGTH     2U
+#define IP_LENGTH	  2U
 #define IP_IDENTIFICATION 4U
-#define IP_CHECKSUM   10U
-#define IPV6_LENGTH   4U
-#define IPV6_HEADER   40U
-#define TCP_SEQUENCE  4U
-#define TCP_FLAGS     13U
-#define TCP_FIN_PSH   0x09U
-#define TCP_CWR	      0x80U
-#define UDP_LENGTH    4U
+#define IP_CHECKSUM	  10U
+#define IPV6_LENGTH	  4U
+#define IPV6_HEADER	  40U
+#define TCP_SEQUENCE	  4U
+#define TCP_FLAGS	  13U
+#define TCP_FIN_PSH	  0x09U
+#define TCP_CWR		  0x80U
+#define UDP_LENGTH	  4U
 
 static uint32_t load16(const uint8_t *from)
 {
@@ -146,7 +147,8 @@ uint32_t intel_cut_count(const struct intel_packet *packet)
 	return (payload + packet->context.mss - 1) / packet->context.mss;
 }
 
-unsigned intel_cut(const struct intel_nic *nic, struct intel_lane *lane, const struct intel_packet *packet, uint32_t first)
+unsigned intel_cut(const struct intel_nic *nic, struct intel_lane *lane, const struct intel_packet *packet,
+		   uint32_t first)
 {
 	const struct intel_context *context = &packet->context;
 	uint32_t total = intel_cut_count(packet), payload_length = packet->length - context->header_length;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Which frames are for us: exact addresses, multicast hash, broadcast, promiscuous modes, VLANs (8254x 3.2.1, 82576 7.1.1).
+ * Which frames are for us: exact addresses, multicast hash, broadcast, promiscuous modes, VLANs (8254x 3.2.1,
+ * 82576 7.1.1).
  *
- * Context: under the port's claim. Tables are loaded relaxed, as the driver left them; while it changes an address, which
- * takes two stores, either half may be seen, as with the hardware.
+ * Context: under the port's claim. Tables are loaded relaxed, as the driver left them; while it changes an address,
+ * which takes two stores, either half may be seen, as with the hardware.
  */
 #include "device/intel/intel_internal.h"
 
@@ -42,7 +43,8 @@ bool intel_filter_accepts(const struct intel_nic *nic, const uint8_t *destinatio
 {
 	uint32_t control = intel_load(nic, RCTL);
 
-	if (unlikely(control & RCTL_VFE && vlan >= 0 && !(intel_load(nic, VFTA + 4 * ((unsigned)vlan >> 5)) >> (vlan & 31) & 1)))
+	if (unlikely(control & RCTL_VFE && vlan >= 0 &&
+		     !(intel_load(nic, VFTA + 4 * ((unsigned)vlan >> 5)) >> (vlan & 31) & 1)))
 		return false;
 	if (likely(!(destination[0] & 1)))
 		return control & RCTL_UPE || matches_exactly(nic, destination);

@@ -72,7 +72,7 @@ struct intel_variant {
 	const struct intel_default *defaults;
 	uint16_t default_count;
 	/* EEPROM: how it is reached, and what is in it */
-	uint32_t eecd;		 /* value after a reset */
+	uint32_t eecd;				   /* value after a reset */
 	uint8_t eerd_start, eerd_done, eerd_shift; /* bits of EERD; shift of the address */
 	bool microwire;
 	const struct intel_default *words;
@@ -87,7 +87,7 @@ extern const struct intel_variant intel_82540, intel_82574, intel_82576;
 
 /** struct intel_context - offload parameters as the last context descriptor said; all forms come to this one. */
 struct intel_context {
-	uint16_t ip_start, ip_field, ip_end;	 /* @..._end is the last byte; 0: the frame's */
+	uint16_t ip_start, ip_field, ip_end; /* @..._end is the last byte; 0: the frame's */
 	uint16_t l4_start, l4_field, l4_end;
 	uint16_t header_length, mss;
 	uint16_t tag; /* 82576 */
@@ -131,10 +131,10 @@ struct intel_ring {
 
 	/* receive */
 	uint32_t tail;
-	uint8_t form;	       /* enum intel_receive_form */
+	uint8_t form; /* enum intel_receive_form */
 	uint32_t buffer_sizes[4];
 	uint32_t written_first, written_count; /* descriptors that wait to be written back, one behind the other */
-	bool used;	       /* since the last flush */
+	bool used;			       /* since the last flush */
 } __attribute__((aligned(CACHE_LINE)));
 
 enum intel_receive_form {
@@ -157,13 +157,13 @@ struct intel_descriptor {
 
 /** struct intel_plan - one unit of the transmit plan: a frame, or descriptors that make none. */
 struct intel_plan {
-	uint16_t end;	   /* descriptors from the ring's head to behind this unit */
-	uint8_t drop;	   /* enum port_drop; PORT_DROPS: it is a frame */
-	uint8_t frame;	   /* number of the frame; if dropped, or none: of the next one */
-	uint8_t contexts;  /* number of the contexts after it */
+	uint16_t end;	  /* descriptors from the ring's head to behind this unit */
+	uint8_t drop;	  /* enum port_drop; PORT_DROPS: it is a frame */
+	uint8_t frame;	  /* number of the frame; if dropped, or none: of the next one */
+	uint8_t contexts; /* number of the contexts after it */
 	bool segmented;
-	bool empty;	   /* contexts only */
-	bool cut;	   /* to be cut by intel_cut(); the only unit of its plan */
+	bool empty; /* contexts only */
+	bool cut;   /* to be cut by intel_cut(); the only unit of its plan */
 };
 
 /** struct intel_lane - polls transmit queues; lane 0 looks after registers that drivers write without telling, too. */
@@ -198,12 +198,12 @@ struct intel_timer {
  */
 struct intel_interrupts {
 	_Atomic uint64_t legacy, extended;
-	atomic_uint deferred;	/* causes of vectors that wait for their time */
+	atomic_uint deferred; /* causes of vectors that wait for their time */
 	atomic_bool line_deferred;
-	atomic_uint resting;	/* 82576: masked by themselves when they fired */
-	atomic_uint suspects;	/* of these: the re-arm may have been lost */
+	atomic_uint resting;  /* 82576: masked by themselves when they fired */
+	atomic_uint suspects; /* of these: the re-arm may have been lost */
 	_Atomic uint64_t suspects_since;
-	atomic_uint shown_mask; /* what we put into EIMS for the driver to read */
+	atomic_uint shown_mask;			   /* what we put into EIMS for the driver to read */
 	_Atomic uint64_t fired[INTEL_VECTORS_MAX]; /* clock; [0] is the line's, too */
 	_Atomic uint64_t assertions;
 };
@@ -237,7 +237,8 @@ struct intel_rest {
 /**
  * struct intel_nic - the card.
  * @registers:	what is remembered of each trapped register; stored by the control thread, loaded by anybody, relaxed
- * @pages:	where ring registers and the like are: the window's memory, or @registers when nothing is offered for mapping
+ * @pages:	where ring registers and the like are: the window's memory, or @registers when nothing is offered for
+ * mapping
  */
 struct intel_nic {
 	struct pci_device device;
@@ -269,6 +270,9 @@ struct intel_nic {
 	struct intel_interrupts interrupts;
 	unsigned lane_count;
 	struct intel_lane *lanes;
+	atomic_uint lanes_attached; /* bitmap; the control thread's */
+	struct engine_completion attach;
+	atomic_bool attach_posted;
 	unsigned timer_count;
 	struct intel_timer *timers;
 
@@ -355,6 +359,10 @@ static inline void intel_count(struct intel_traffic *traffic, const uint8_t *des
 /** intel_nic_rest() - bring the card to rest, then call @then, which ends the operation. Return: PCI_DEFERRED. */
 enum pci_result intel_nic_rest(struct intel_nic *nic, void (*then)(struct intel_nic *nic));
 
+/** intel_nic_lanes_wanted() - any thread: bitmap of lanes that have queues which the driver has enabled; lane 0 always.
+ */
+unsigned intel_nic_lanes_wanted(const struct intel_nic *nic);
+
 /** intel_nic_start() - run as far as registers, link and transport allow. */
 void intel_nic_start(struct intel_nic *nic);
 
@@ -375,7 +383,8 @@ void intel_nic_kick(struct intel_nic *nic);
 
 /* intel_bar.c: the common operations of struct pci_device_ops */
 uint32_t intel_bar_read(struct pci_device *device, unsigned bar, uint32_t offset, unsigned size);
-enum pci_result intel_bar_write(struct pci_device *device, unsigned bar, uint32_t offset, unsigned size, uint32_t value);
+enum pci_result intel_bar_write(struct pci_device *device, unsigned bar, uint32_t offset, unsigned size,
+				uint32_t value);
 void intel_bar_doorbell(struct pci_device *device, unsigned bar, uint32_t offset, unsigned size);
 enum pci_result intel_op_pause(struct pci_device *device);
 void intel_op_resume(struct pci_device *device);
@@ -384,7 +393,7 @@ void intel_op_command_changed(struct pci_device *device);
 
 #define INTEL_OPS(name)                                                                                                \
 	{                                                                                                              \
-		.type = name, .read = intel_bar_read, .write = intel_bar_write, .doorbell = intel_bar_doorbell,        \
+		.type = (name), .read = intel_bar_read, .write = intel_bar_write, .doorbell = intel_bar_doorbell,      \
 		.pause = intel_op_pause, .resume = intel_op_resume, .reset = intel_op_reset,                           \
 		.command_changed = intel_op_command_changed,                                                           \
 	}
@@ -404,33 +413,6 @@ bool intel_ring_ready(struct intel_nic *nic, struct intel_ring *ring, unsigned s
 
 /** intel_rings_forget() - at rest: nothing of guest memory is remembered. @reset_...: nor where these rings were. */
 void intel_rings_forget(struct intel_nic *nic, bool reset_transmit, bool reset_receive);
-
-/* intel_transmit_run.c */
-
-/**
- * struct intel_run - frames of one plain descriptor each, from the ring's head on: the first of lane->frames.
- * @command, @status:	of all of them, but for the length
- * @length:		of the first frame
- * @alike:		of all of them, and none is for a group
- */
-struct intel_run {
-	unsigned count;
-	uint32_t command, length;
-	uint8_t status;
-	bool alike;
-	uint64_t bytes;
-};
-
-/**
- * intel_run_build() - as many frames as make a run, in lane->frames and lane->segments.
- * @count:	descriptors in the ring, at least one; as many as there is room for frames, at most
- * @bytes_max:	no frame is begun behind that many
- */
-void intel_run_build(struct intel_lane *lane, struct intel_ring *ring, unsigned count, uint64_t bytes_max,
-		     struct intel_run *run);
-
-/** intel_run_write_back() - the first @count descriptors from the ring's head on are done. */
-void intel_run_write_back(const struct intel_ring *ring, const struct intel_run *run, unsigned count);
 
 /* intel_transmit.c */
 extern const struct poller_ops intel_lane_ops;
@@ -464,13 +446,64 @@ uint8_t intel_offload_build(const struct intel_nic *nic, struct intel_packet *pa
 /** intel_crc32c() - SCTP's checksum over the bytes of @frame from @from on, where the field itself counts as zero. */
 uint32_t intel_crc32c(uint32_t crc, const uint8_t *bytes, uint32_t length);
 
+/* intel_transmit_run.c */
+
+/**
+ * struct intel_run - frames of one plain descriptor each, from the ring's head on: the first of lane->frames.
+ * @command, @status:	of all of them, but for the length
+ * @length:		of the first frame
+ * @alike:		of all of them, and none is for a group
+ */
+struct intel_run {
+	unsigned count;
+	uint32_t command, length;
+	uint8_t status;
+	bool alike;
+	uint64_t bytes;
+};
+
+/**
+ * intel_run_build() - as many frames as make a run, in lane->frames and lane->segments.
+ * @count:	descriptors in the ring, at least one; as many as there is room for frames, at most
+ * @bytes_max:	no frame is begun behind that many
+ */
+void intel_run_build(struct intel_lane *lane, struct intel_ring *ring, unsigned count, uint64_t bytes_max,
+		     struct intel_run *run);
+
+/** intel_run_write_back() - the first @count descriptors from the ring's head on are done. */
+void intel_run_write_back(const struct intel_ring *ring, const struct intel_run *run, unsigned count);
+
+/* intel_plan.c */
+
+/** struct intel_planner - a plan in the making, see intel_plan.c. */
+struct intel_planner {
+	struct intel_nic *nic;
+	struct intel_lane *lane;
+	struct intel_ring *ring;
+	struct intel_run run; /* in front of the first unit: not among units and descriptors, but among frames */
+	unsigned want;	      /* units, and frames of the run */
+	unsigned descriptors; /* fetched */
+	unsigned position;    /* next one to be looked at */
+	unsigned plans, frames, contexts;
+	unsigned segments; /* in use */
+	uint64_t bytes;
+	bool broken;
+	bool cut;		    /* what is left is the beginning of a frame */
+	bool alone;		    /* the last unit is one for intel_cut() */
+	struct intel_packet packet; /* this one */
+};
+
+/** intel_plan_make() - plan @available descriptors, as far as @planner->want and @turn's bytes go. */
+void intel_plan_make(struct intel_planner *planner, uint32_t available, const struct turn *turn);
+
 /* intel_cut.c */
 
 /** intel_cut_count() - segments that @packet is cut into; at least one. */
 uint32_t intel_cut_count(const struct intel_packet *packet);
 
 /** intel_cut() - build segments from number @first on, as many as there is room for. Return: frames in lane->frames. */
-unsigned intel_cut(const struct intel_nic *nic, struct intel_lane *lane, const struct intel_packet *packet, uint32_t first);
+unsigned intel_cut(const struct intel_nic *nic, struct intel_lane *lane, const struct intel_packet *packet,
+		   uint32_t first);
 
 /* intel_receive.c */
 extern const struct port_ops intel_port_ops;
@@ -507,8 +540,10 @@ unsigned intel_rss_queue(const struct intel_nic *nic, uint32_t hash, uint8_t typ
 /** intel_raise() - any thread: causes of ICR that belong to no queue. */
 void intel_raise(struct intel_nic *nic, const struct intel_when *when, uint32_t causes);
 
-/** intel_raise_queue() - any thread: a queue has written descriptors back. @spacing: ns that the driver grants (TIDV, RDTR) */
-void intel_raise_queue(struct intel_nic *nic, const struct intel_when *when, bool receive, unsigned queue, uint64_t spacing);
+/** intel_raise_queue() - any thread: a queue has written descriptors back. @spacing: ns that the driver grants (TIDV,
+ * RDTR) */
+void intel_raise_queue(struct intel_nic *nic, const struct intel_when *when, bool receive, unsigned queue,
+		       uint64_t spacing);
 
 /** intel_interrupts_look() - lane 0: what the driver wrote to EIMS, EIMC, EICS; what waits for its time. */
 void intel_interrupts_look(struct intel_nic *nic, const struct intel_when *when);
@@ -516,8 +551,8 @@ void intel_interrupts_look(struct intel_nic *nic, const struct intel_when *when)
 /** intel_interrupts_take() - what the driver wrote, only; any thread. Return: whether there was anything. */
 bool intel_interrupts_take(struct intel_nic *nic, const struct intel_when *when);
 
-/** intel_interrupts_waiting() - is anything there for intel_interrupts_look()? */
-bool intel_interrupts_waiting(const struct intel_nic *nic);
+/** intel_interrupts_waiting() - is anything there for intel_interrupts_look(), on @home? */
+bool intel_interrupts_waiting(const struct intel_nic *nic, const struct sidecore *home);
 
 void intel_interrupts_expire(struct sidecore *sidecore, struct engine_timer *timer);
 void intel_interrupts_reset(struct intel_nic *nic);

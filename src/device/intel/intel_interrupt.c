@@ -4,78 +4,59 @@
  *
  * Theory of operation
  * -------------------
- * *Two pairs of registers*, each of causes and of a mask: ICR and IMS, which all models have, and EICR and EIMS (82576),
- * with a bit for each MSI-X vector. A pair is one 64-bit word, changed by compare-and-swap, because causes come from
- * whatever sidecore sends to the card, masks from its own sidecore (registers in mapped pages) and from the control thread
- * (trapped ones): whoever changes the word so that an interrupt is due sends it.
+ * *Two pairs of registers*, each of causes and of a mask: ICR and IMS, which all models have, and EICR and EIMS
+ * (82576), with a bit for each MSI-X vector. A pair is one 64-bit word, changed by compare-and-swap, because causes
+ * come from whatever sidecore sends to the card, masks from its own sidecore (registers in mapped pages) and from the
+ * control thread (trapped ones): whoever changes the word so that an interrupt is due sends it.
  *
  * *Three ways out*
  * - The line: pin or MSI, or MSI-X with one vector only (82576 with GPIE.Multiple_MSIX clear). It is asserted while a
- *   cause is not masked, which ICR's own bit INT_ASSERTED remembers. A message is sent when that bit becomes set. The pin's
- *   level is set and looked at again until it is what the word says, so the last one to set it has seen the last change.
+ *   cause is not masked, which ICR's own bit INT_ASSERTED remembers. A message is sent when that bit becomes set. The
+ * pin's level is set and looked at again until it is what the word says, so the last one to set it has seen the last
+ * change.
  * - Vectors of the 82574: bits 20 to 24 of ICR, given to vectors by IVAR. All but queues is "other".
  * - Vectors of the 82576: bits of EICR, given to queues and to "other" by IVAR and IVAR_MISC.
- * A vector fires when its cause and mask bits are set: with the same change, the cause is cleared (EIAC) and the mask bit,
- * too (EIAM with GPIE.EIAME; 82574: EIAC's bits, unless CTRL_EXT.IAME; IAM with CTRL_EXT.EIAME). Then the driver unmasks.
+ * A vector fires when its cause and mask bits are set: with the same change, the cause is cleared (EIAC) and the mask
+ * bit, too (EIAM with GPIE.EIAME; 82574: EIAC's bits, unless CTRL_EXT.IAME; IAM with CTRL_EXT.EIAME). Then the driver
+ * unmasks.
  *
- * *Moderation* (EITR, ITR, and TIDV, TADV, RDTR, RADV) is a distance from the interrupt before: the first one after a quiet
- * time is sent at once, and the next ones not before the programmed interval has passed since. What has to wait is left
- * pending, and a timer of the sidecore that raised it looks again. So nothing is delayed when idle, and the rate that the
- * driver programmed is never exceeded. Where the data sheets count from an event (RDTR restarts with each packet), this is
- * earlier, never later.
+ * *Moderation* (EITR, ITR, and TIDV, TADV, RDTR, RADV) is a distance from the interrupt before: the first one after a
+ * quiet time is sent at once, and the next ones not before the programmed interval has passed since. What has to wait
+ * is left pending, and a timer of the sidecore that raised it looks again. So nothing is delayed when idle, and the
+ * rate that the driver programmed is never exceeded. Where the data sheets count from an event (RDTR restarts with each
+ * packet), this is earlier, never later.
  *
  * *Mapped pages (82576).* EIMS, EIMC and EICS lie in memory that the driver writes without telling. They are commands:
- * write-1-to-set or -clear. intel_interrupts_take() takes what it finds with an atomic exchange and leaves what the driver
- * shall read: for EIMS the mask, with a mark in a reserved bit, so that what the driver stores differs from what we left.
- * Trapped accesses take first, so that a driver that flushes its writes with a read finds them done. Two threads may take at
- * a time: a value of ours that one takes for the driver's only unmasks what was unmasked shortly before. EICR cannot be done
- * so, for a driver clears bits by writing what it read. Therefore every cause is cleared when it fires, as EIAC would, and
- * EICR shows those that fired last and that EIAC leaves to the driver; what the driver writes there has no effect, nor need it.
+ * write-1-to-set or -clear. intel_interrupts_take() takes what it finds with an atomic exchange and leaves what the
+ * driver shall read: for EIMS the mask, with a mark in a reserved bit, so that what the driver stores differs from what
+ * we left. Trapped accesses take first, so that a driver that flushes its writes with a read finds them done. Two
+ * threads may take at a time: a value of ours that one takes for the driver's only unmasks what was unmasked shortly
+ * before. EICR cannot be done so, for a driver clears bits by writing what it read. Therefore every cause is cleared
+ * when it fires, as EIAC would, and EICR shows those that fired last and that EIAC leaves to the driver; what the
+ * driver writes there has no effect, nor need it.
  *
- * EIMS is shared by the vectors. When two CPUs store their own bits between two looks, the first store is lost. So whenever
- * a store is seen, every other vector that masked itself when it fired (@resting) and did not come back becomes a *suspect*:
- * if it has a cause pending SUSPICION_NS later, it is unmasked as if its bit had been there. If it was not lost, that is a
- * spurious interrupt to a driver that still polls, which is harmless; a lost one would be a hang.
+ * EIMS is shared by the vectors. When two CPUs store their own bits between two looks, the first store is lost. So
+ * whenever a store is seen, every other vector that masked itself when it fired (@resting) and did not come back
+ * becomes a *suspect*: if it has a cause pending SUSPICION_NS later, it is unmasked as if its bit had been there. If it
+ * was not lost, that is a spurious interrupt to a driver that still polls, which is harmless; a lost one would be a
+ * hang.
  *
  * Context: any thread; struct intel_when tells which. Registers are loaded relaxed: a moderation interval that is one
  * interrupt late is none the worse.
  */
+#include "device/intel/intel_interrupt.h"
 #include "base/clock.h"
 #include "base/notifier.h"
-#include "device/intel/intel_internal.h"
 
 #define SUSPICION_NS NANOSECONDS_PER_MILLISECOND
 
 /** A reserved bit of EIMS in MSI-X mode: this value is ours. */
-#define MARK	   (1U << 31)
+#define MARK		(1U << 31)
 #define EXTENDED_CAUSES ((1U << INTEL_VECTORS_MAX) - 1)
-
-#define CAUSES_82574 (3 * ICR_RXQ0 | 3 * ICR_TXQ0 | ICR_OTHER)
-
-static inline uint32_t causes_of(uint64_t word)
-{
-	return (uint32_t)word;
-}
-
-static inline uint32_t mask_of(uint64_t word)
-{
-	return (uint32_t)(word >> 32);
-}
-
-static inline uint64_t word_of(uint32_t causes, uint32_t mask)
-{
-	return causes | (uint64_t)mask << 32;
-}
 
 /* ---- which way out ---- */
 
-enum way {
-	WAY_LINE,
-	WAY_82574,
-	WAY_82576,
-};
-
-static enum way way_out(const struct intel_nic *nic)
+enum intel_way intel_way_out(const struct intel_nic *nic)
 {
 	if (pci_interrupts_kind(&nic->device.interrupts) != PCI_INTERRUPT_MSIX)
 		return WAY_LINE;
@@ -99,7 +80,7 @@ static int vector_of(const struct intel_nic *nic, unsigned bit)
 /* ---- moderation ---- */
 
 /* The interval of a vector in ns. */
-static uint64_t interval(const struct intel_nic *nic, enum way way, unsigned vector)
+static uint64_t interval(const struct intel_nic *nic, enum intel_way way, unsigned vector)
 {
 	if (nic->variant->generation == INTEL_82576)
 		return (intel_page_load(nic, EITR + 4 * vector) >> 2 & 0x1fff) * NANOSECONDS_PER_MICROSECOND;
@@ -107,8 +88,8 @@ static uint64_t interval(const struct intel_nic *nic, enum way way, unsigned vec
 }
 
 /* How long until a vector may fire? 0: now. */
-static uint64_t must_wait(const struct intel_nic *nic, const struct intel_when *when, enum way way, unsigned vector,
-			  uint64_t spacing)
+static uint64_t must_wait(const struct intel_nic *nic, const struct intel_when *when, enum intel_way way,
+			  unsigned vector, uint64_t spacing)
 {
 	uint64_t fired = atomic_load_explicit(&nic->interrupts.fired[vector], memory_order_relaxed);
 	uint64_t distance = interval(nic, way, vector), since;
@@ -151,8 +132,8 @@ static void signal_message(struct intel_nic *nic, const struct intel_when *when,
 }
 
 /*
- * Bring the pin to where the word says. Each caller looks again after it set the level: so whoever sets it last has seen
- * the last change of the word, or would set it once more.
+ * Bring the pin to where the word says. Each caller looks again after it set the level: so whoever sets it last has
+ * seen the last change of the word, or would set it once more.
  */
 static void set_pin(struct intel_nic *nic, const struct intel_when *when)
 {
@@ -166,7 +147,7 @@ static void set_pin(struct intel_nic *nic, const struct intel_when *when)
 }
 
 /* Causes or mask have changed: assert, or not any more. @spacing: see must_wait() */
-static void update_line(struct intel_nic *nic, const struct intel_when *when, uint64_t spacing)
+void intel_line_update(struct intel_nic *nic, const struct intel_when *when, uint64_t spacing)
 {
 	struct intel_interrupts *interrupts = &nic->interrupts;
 	uint64_t word = atomic_load(&interrupts->legacy), next, delay;
@@ -198,18 +179,18 @@ static void update_line(struct intel_nic *nic, const struct intel_when *when, ui
 }
 
 /* The control thread has taken INT_ASSERTED away: the pin follows, and what is left is asserted again. */
-static void line_answered(struct intel_nic *nic, const struct intel_when *when)
+void intel_line_answered(struct intel_nic *nic, const struct intel_when *when)
 {
 	if (pci_interrupts_kind(&nic->device.interrupts) == PCI_INTERRUPT_PIN)
 		set_pin(nic, when);
-	if (way_out(nic) == WAY_LINE)
-		update_line(nic, when, 0);
+	if (intel_way_out(nic) == WAY_LINE)
+		intel_line_update(nic, when, 0);
 }
 
 /* ---- vectors ---- */
 
 /* What a cause that fires clears, of itself and of its mask. */
-static void auto_clear(const struct intel_nic *nic, enum way way, uint32_t fire, uint32_t *causes, uint32_t *mask)
+static void auto_clear(const struct intel_nic *nic, enum intel_way way, uint32_t fire, uint32_t *causes, uint32_t *mask)
 {
 	uint32_t own, control;
 
@@ -230,7 +211,7 @@ static void auto_clear(const struct intel_nic *nic, enum way way, uint32_t fire,
 }
 
 /* Of the causes @ready, those whose time has come. @deferred: the others; @delay: until the first of these */
-static uint32_t in_time(const struct intel_nic *nic, const struct intel_when *when, enum way way, uint32_t ready,
+static uint32_t in_time(const struct intel_nic *nic, const struct intel_when *when, enum intel_way way, uint32_t ready,
 			uint64_t spacing, uint32_t *deferred, uint64_t *delay)
 {
 	uint32_t fire = 0;
@@ -256,7 +237,8 @@ static uint32_t in_time(const struct intel_nic *nic, const struct intel_when *wh
 }
 
 /* Of the causes in @try, send those that are pending, not masked and in time. */
-static void fire_vectors(struct intel_nic *nic, const struct intel_when *when, enum way way, uint32_t try, uint64_t spacing)
+void intel_vectors_fire(struct intel_nic *nic, const struct intel_when *when, enum intel_way way, uint32_t try,
+			uint64_t spacing)
 {
 	struct intel_interrupts *interrupts = &nic->interrupts;
 	_Atomic uint64_t *pair = way == WAY_82576 ? &interrupts->extended : &interrupts->legacy;
@@ -286,28 +268,29 @@ static void fire_vectors(struct intel_nic *nic, const struct intel_when *when, e
 }
 
 /* Causes become pending, and fire if they were not. */
-static void raise_vectors(struct intel_nic *nic, const struct intel_when *when, enum way way, uint32_t causes,
-			  uint64_t spacing)
+void intel_vectors_raise(struct intel_nic *nic, const struct intel_when *when, enum intel_way way, uint32_t causes,
+			 uint64_t spacing)
 {
 	_Atomic uint64_t *pair = way == WAY_82576 ? &nic->interrupts.extended : &nic->interrupts.legacy;
 	uint32_t before, new;
 
 	/*
-	 * The fence: descriptors are written back before the look at the causes. Who finds its cause pending may leave it at
-	 * that, since it will fire when it is unmasked, or fires just now, and then the driver sees the descriptors.
+	 * The fence: descriptors are written back before the look at the causes. Who finds its cause pending may leave
+	 * it at that, since it will fire when it is unmasked, or fires just now, and then the driver sees the
+	 * descriptors.
 	 */
 	atomic_thread_fence(memory_order_seq_cst);
 	before = causes_of(atomic_load_explicit(pair, memory_order_relaxed));
 	if (!(causes & ~before)) /* nearly always while the driver polls */
 		return;
 	new = causes & ~causes_of(atomic_fetch_or(pair, causes));
-	fire_vectors(nic, when, way, way == WAY_82574 ? new & CAUSES_82574 : new, spacing);
+	intel_vectors_fire(nic, when, way, way == WAY_82574 ? new &CAUSES_82574 : new, spacing);
 }
 
 /* ---- causes ---- */
 
 /* The vector for other causes (IVAR_MISC 15:8). Return: its bit of EICR; 0: none. */
-static uint32_t other_vector(const struct intel_nic *nic)
+uint32_t intel_vector_of_other(const struct intel_nic *nic)
 {
 	uint32_t field = intel_page_load(nic, IVAR_MISC) >> 8 & 0xff;
 
@@ -325,40 +308,41 @@ static uint32_t queue_vector(const struct intel_nic *nic, bool receive, unsigned
 
 void intel_raise(struct intel_nic *nic, const struct intel_when *when, uint32_t causes)
 {
-	enum way way = way_out(nic);
+	enum intel_way way = intel_way_out(nic);
 	uint64_t word = atomic_fetch_or(&nic->interrupts.legacy, causes & ~ICR_INT_ASSERTED);
 
 	switch (way) {
 	case WAY_LINE:
-		update_line(nic, when, 0);
+		intel_line_update(nic, when, 0);
 		break;
 	case WAY_82574: /* bit 24 is set with any other cause that is not masked (82574 10.2.4.1) */
 		if (causes & mask_of(word) & ~CAUSES_82574)
-			raise_vectors(nic, when, way, ICR_OTHER, 0);
-		fire_vectors(nic, when, way, causes & CAUSES_82574, 0);
+			intel_vectors_raise(nic, when, way, ICR_OTHER, 0);
+		intel_vectors_fire(nic, when, way, causes & CAUSES_82574, 0);
 		break;
 	case WAY_82576:
 		if (causes & mask_of(word))
-			raise_vectors(nic, when, way, other_vector(nic), 0);
+			intel_vectors_raise(nic, when, way, intel_vector_of_other(nic), 0);
 		break;
 	}
 }
 
-void intel_raise_queue(struct intel_nic *nic, const struct intel_when *when, bool receive, unsigned queue, uint64_t spacing)
+void intel_raise_queue(struct intel_nic *nic, const struct intel_when *when, bool receive, unsigned queue,
+		       uint64_t spacing)
 {
 	uint32_t cause = receive ? ICR_RXT0 : ICR_TXDW;
-	enum way way = way_out(nic);
+	enum intel_way way = intel_way_out(nic);
 
 	switch (way) {
 	case WAY_LINE:
 		atomic_fetch_or(&nic->interrupts.legacy, cause);
-		update_line(nic, when, spacing);
+		intel_line_update(nic, when, spacing);
 		break;
 	case WAY_82574:
-		raise_vectors(nic, when, way, cause | (receive ? ICR_RXQ0 : ICR_TXQ0) << queue, spacing);
+		intel_vectors_raise(nic, when, way, cause | (receive ? ICR_RXQ0 : ICR_TXQ0) << queue, spacing);
 		break;
 	case WAY_82576:
-		raise_vectors(nic, when, way, queue_vector(nic, receive, queue), spacing);
+		intel_vectors_raise(nic, when, way, queue_vector(nic, receive, queue), spacing);
 		break;
 	}
 }
@@ -372,13 +356,13 @@ void intel_interrupts_expire(struct sidecore *sidecore, struct engine_timer *tim
 	struct intel_when when = { .sidecore = sidecore,
 				   .notifier = sidecore_notifier(sidecore),
 				   .now = max(clock_nanoseconds(), timer->deadline) };
-	enum way way = way_out(nic);
+	enum intel_way way = intel_way_out(nic);
 	uint32_t deferred = atomic_exchange(&interrupts->deferred, 0);
 
 	if (deferred && way != WAY_LINE)
-		fire_vectors(nic, &when, way, deferred, 0);
+		intel_vectors_fire(nic, &when, way, deferred, 0);
 	if (atomic_exchange(&interrupts->line_deferred, false) && way == WAY_LINE)
-		update_line(nic, &when, 0);
+		intel_line_update(nic, &when, 0);
 }
 
 /* ---- registers in mapped pages (82576) ---- */
@@ -414,7 +398,7 @@ static void unmask_extended(struct intel_nic *nic, const struct intel_when *when
 	if (suspects & ~atomic_fetch_or(&interrupts->suspects, suspects))
 		atomic_store(&interrupts->suspects_since, when->now);
 	atomic_fetch_or(&interrupts->extended, word_of(0, bits));
-	fire_vectors(nic, when, WAY_82576, bits, 0);
+	intel_vectors_fire(nic, when, WAY_82576, bits, 0);
 }
 
 static void look_at_suspects(struct intel_nic *nic, const struct intel_when *when)
@@ -427,7 +411,7 @@ static void look_at_suspects(struct intel_nic *nic, const struct intel_when *whe
 	atomic_fetch_and(&interrupts->suspects, ~suspects);
 	suspects &= atomic_fetch_and(&interrupts->resting, ~suspects);
 	atomic_fetch_or(&interrupts->extended, word_of(0, suspects));
-	fire_vectors(nic, when, WAY_82576, suspects, 0);
+	intel_vectors_fire(nic, when, WAY_82576, suspects, 0);
 }
 
 bool intel_interrupts_take(struct intel_nic *nic, const struct intel_when *when)
@@ -448,14 +432,25 @@ bool intel_interrupts_take(struct intel_nic *nic, const struct intel_when *when)
 		unmask_extended(nic, when, unmask);
 	set = take(nic, EICS);
 	if (set)
-		raise_vectors(nic, when, WAY_82576, set, 0);
+		intel_vectors_raise(nic, when, WAY_82576, set, 0);
 	return mask | unmask | set;
 }
 
-bool intel_interrupts_waiting(const struct intel_nic *nic)
+/* The control thread left something to lane 0, on @home, or the timer of a sidecore was lost in a rest. */
+static bool left_over(const struct intel_nic *nic, const struct sidecore *home)
 {
 	const struct intel_interrupts *interrupts = &nic->interrupts;
 
+	return (atomic_load(&interrupts->deferred) || atomic_load(&interrupts->line_deferred)) &&
+	       nic->timers[sidecore_index(home)].timer.position == ENGINE_TIMER_IDLE;
+}
+
+bool intel_interrupts_waiting(const struct intel_nic *nic, const struct sidecore *home)
+{
+	const struct intel_interrupts *interrupts = &nic->interrupts;
+
+	if (left_over(nic, home))
+		return true;
 	if (nic->variant->generation != INTEL_82576)
 		return false;
 	return intel_page_load(nic, EIMC) || intel_page_load(nic, EICS) ||
@@ -464,103 +459,11 @@ bool intel_interrupts_waiting(const struct intel_nic *nic)
 
 void intel_interrupts_look(struct intel_nic *nic, const struct intel_when *when)
 {
-	struct intel_interrupts *interrupts = &nic->interrupts;
-	const struct engine_timer *timer = &nic->timers[sidecore_index(when->sidecore)].timer;
-
 	intel_interrupts_take(nic, when);
-	if (unlikely(atomic_load_explicit(&interrupts->suspects, memory_order_relaxed)))
+	if (unlikely(atomic_load_explicit(&nic->interrupts.suspects, memory_order_relaxed)))
 		look_at_suspects(nic, when);
-	/* The control thread left them to us, or the timer of a sidecore was lost in a rest. */
-	if (unlikely(atomic_load_explicit(&interrupts->deferred, memory_order_relaxed) ||
-		     atomic_load_explicit(&interrupts->line_deferred, memory_order_relaxed)) &&
-	    timer->position == ENGINE_TIMER_IDLE)
+	if (unlikely(left_over(nic, when->sidecore)))
 		look_again(nic, when, 0);
-}
-
-/* ---- trapped registers ---- */
-
-/*
- * ICR is cleared by a read when the mask is empty or the interrupt was asserted (or GPIE.NSICR says so), else it stays as it
- * is (82574 10.2.4.1, 82576 8.8.9): a driver that shares the pin and asks in vain must not lose what comes next. The 8254x
- * clears always. With the interrupt asserted, IAM masks.
- */
-uint32_t intel_icr_read(struct intel_nic *nic, uint32_t offset)
-{
-	struct intel_when when = intel_when_control(nic);
-	enum intel_generation generation = nic->variant->generation;
-	bool always = generation == INTEL_8254X ||
-		      (generation == INTEL_82576 && intel_page_load(nic, GPIE) & GPIE_NSICR);
-	bool masks = generation == INTEL_82576 ||
-		     (generation == INTEL_82574 && intel_load(nic, CTRL_EXT) & CTRL_EXT_IAME);
-	uint64_t word = atomic_load(&nic->interrupts.legacy);
-	uint32_t causes, mask;
-
-	do {
-		causes = causes_of(word);
-		mask = mask_of(word);
-		if (masks && (causes & ICR_INT_ASSERTED || always))
-			mask &= ~intel_load(nic, IAM);
-		if (always || !mask_of(word) || causes & ICR_INT_ASSERTED)
-			causes = 0;
-	} while (!atomic_compare_exchange_weak(&nic->interrupts.legacy, &word, word_of(causes, mask)));
-	line_answered(nic, &when);
-	return causes_of(word);
-}
-
-enum pci_result intel_icr_write(struct intel_nic *nic, uint32_t offset, uint32_t value)
-{
-	struct intel_when when = intel_when_control(nic);
-
-	/* What is left is asserted anew: a message for it has gone, and was answered with this write. */
-	atomic_fetch_and(&nic->interrupts.legacy, ~word_of(value | ICR_INT_ASSERTED, 0));
-	line_answered(nic, &when);
-	return PCI_DONE;
-}
-
-uint32_t intel_ims_read(struct intel_nic *nic, uint32_t offset)
-{
-	return mask_of(atomic_load(&nic->interrupts.legacy));
-}
-
-enum pci_result intel_ims_write(struct intel_nic *nic, uint32_t offset, uint32_t value)
-{
-	struct intel_when when = intel_when_control(nic);
-	enum way way = way_out(nic);
-	uint64_t word = atomic_fetch_or(&nic->interrupts.legacy, word_of(0, value & ~ICR_INT_ASSERTED));
-
-	switch (way) {
-	case WAY_LINE:
-		update_line(nic, &when, 0);
-		break;
-	case WAY_82574:
-		if (causes_of(word) & value & ~CAUSES_82574 & ~ICR_INT_ASSERTED)
-			raise_vectors(nic, &when, way, ICR_OTHER, 0);
-		fire_vectors(nic, &when, way, value & CAUSES_82574, 0);
-		break;
-	case WAY_82576:
-		if (causes_of(word) & value & ~ICR_INT_ASSERTED)
-			raise_vectors(nic, &when, way, other_vector(nic), 0);
-		break;
-	}
-	return PCI_DONE;
-}
-
-enum pci_result intel_imc_write(struct intel_nic *nic, uint32_t offset, uint32_t value)
-{
-	struct intel_when when = intel_when_control(nic);
-
-	atomic_fetch_and(&nic->interrupts.legacy, ~word_of(0, value));
-	if (way_out(nic) == WAY_LINE)
-		update_line(nic, &when, 0);
-	return PCI_DONE;
-}
-
-enum pci_result intel_ics_write(struct intel_nic *nic, uint32_t offset, uint32_t value)
-{
-	struct intel_when when = intel_when_control(nic);
-
-	intel_raise(nic, &when, value);
-	return PCI_DONE;
 }
 
 void intel_interrupts_reset(struct intel_nic *nic)

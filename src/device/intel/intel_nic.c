@@ -6,28 +6,28 @@
  * -------------------
  * One core with variants (82540.c, 82574.c, 82576.c: tables). A card is a port of a network, as virtio-net's is:
  *
- *  - *transmit*: lanes (intel_transmit.c) poll the driver's rings and lead into network_forward(). What descriptors ask for
- *    becomes offload state (intel_offload.c): between capable guests nothing is segmented or summed.
- *  - *receive*: whoever sends to the port fills the driver's rings, under the port's claim (intel_receive.c), by filters
- *    (intel_filter.c) and RSS (intel_rss.c). These rings are nobody's, and not polled.
+ *  - *transmit*: lanes (intel_transmit.c) poll the driver's rings and lead into network_forward(). What descriptors ask
+ * for becomes offload state (intel_offload.c): between capable guests nothing is segmented or summed.
+ *  - *receive*: whoever sends to the port fills the driver's rings, under the port's claim (intel_receive.c), by
+ * filters (intel_filter.c) and RSS (intel_rss.c). These rings are nobody's, and not polled.
  *  - *interrupts*: causes, masks, vectors, moderation (intel_interrupt.c).
  *  - *registers* (intel_bar.c): trapped ones are the control thread's; what sidecores need of them they load, relaxed.
- *    Ring registers, and those of the 82576's interrupts, lie on pages that the guest can map: whoever uses a ring looks at
- *    them (intel_ring.c). In steady state the driver of an 82576 touches nothing else, so neither a packet nor an
+ *    Ring registers, and those of the 82576's interrupts, lie on pages that the guest can map: whoever uses a ring
+ * looks at them (intel_ring.c). In steady state the driver of an 82576 touches nothing else, so neither a packet nor an
  *    interrupt costs a message.
  *
- * *Life.* The card runs while the transport has resumed it, it may master the bus, has memory, and RCTL.EN or TCTL.EN is
- * set: @transmitting, @receiving, and lanes attached (intel_nic_start()). It comes to rest (intel_nic_rest()) for a pause, a
- * reset, and when one of the two is switched off, since the driver frees its buffers then: the port goes down, lanes are
- * stopped, every sidecore passes between two rounds, timers are cancelled; then nothing of the guest is referenced, and the
- * operation goes on. One operation at a time: the transport sees to that.
+ * *Life.* The card runs while the transport has resumed it, it may master the bus, has memory, and RCTL.EN or TCTL.EN
+ * is set: @transmitting, @receiving, and lanes attached (intel_nic_start()). It comes to rest (intel_nic_rest()) for a
+ * pause, a reset, and when one of the two is switched off, since the driver frees its buffers then: the port goes down,
+ * lanes are stopped, every sidecore passes between two rounds, timers are cancelled; then nothing of the guest is
+ * referenced, and the operation goes on. One operation at a time: the transport sees to that.
  *
- * The number of lanes is one, or as many as there are sidecores, for a card with several queues that no sidecore was chosen
- * for: queue n belongs to lane n modulo the number of lanes. Only lanes that have queues which the driver may have set up
- * are attached; lane 0 always is.
+ * The number of lanes is one, or as many as there are sidecores, for a card with several queues that no sidecore was
+ * chosen for: queue n belongs to lane n modulo the number of lanes. Only lanes that have queues which the driver may
+ * have set up are attached; lane 0 always is.
  *
- * *Faults.* A driver's nonsense stops the card by a name (pci_device_fault()): lanes find no work then, what is sent to it
- * is dropped, until CTRL.RST or a reset.
+ * *Faults.* A driver's nonsense stops the card by a name (pci_device_fault()): lanes find no work then, what is sent to
+ * it is dropped, until CTRL.RST or a reset.
  *
  * Invariants
  * - Transmit rings are touched by their lane, receive rings under the claim, both by the control thread at rest only.
@@ -76,6 +76,20 @@ static bool may_run(const struct intel_nic *nic)
 	       pci_config_bus_master(&nic->device.config) && !pci_config_power_state(&nic->device.config);
 }
 
+unsigned intel_nic_lanes_wanted(const struct intel_nic *nic)
+{
+	unsigned wanted = 1;
+
+	for (unsigned queue = 0; nic->lane_count > 1 && queue < nic->variant->queues; queue++) {
+		uint32_t registers = intel_ring_registers(nic, false, queue);
+
+		if (intel_page_load(nic, registers + RING_CONTROL) & RING_CONTROL_ENABLE &&
+		    intel_page_load(nic, registers + RING_LENGTH))
+			wanted |= 1U << queue % nic->lane_count;
+	}
+	return wanted;
+}
+
 static void attach_lane(struct intel_nic *nic, struct intel_lane *lane)
 {
 	int error;
@@ -84,6 +98,7 @@ static void attach_lane(struct intel_nic *nic, struct intel_lane *lane)
 		return;
 	lane->active = 0;
 	lane->looks = 0;
+	atomic_fetch_or(&nic->lanes_attached, 1U << lane->index);
 	error = device_queue_start(&lane->queue, device_queue_place(nic->device.engine, nic->sidecore));
 	if (error) /* no memory for the attachment: nothing would move, so say so */
 		pci_device_fault(&nic->device, "no memory to poll the card");
@@ -101,9 +116,19 @@ void intel_nic_start(struct intel_nic *nic)
 	atomic_store_explicit(&nic->port.up, receive && !loopback && intel_nic_link_up(nic), memory_order_release);
 	if (!run || !((intel_load(nic, TCTL) | intel_load(nic, RCTL)) & TCTL_EN))
 		return;
-	for (unsigned i = 0; i < nic->lane_count; i++)
-		attach_lane(nic, &nic->lanes[i]);
+	for (unsigned lanes = intel_nic_lanes_wanted(nic); lanes; lanes &= lanes - 1)
+		attach_lane(nic, &nic->lanes[__builtin_ctz(lanes)]);
 	intel_nic_kick(nic);
+}
+
+/* Lane 0 has found queues that no lane polls. */
+static void attach_lanes(struct engine_completion *completion)
+{
+	struct intel_nic *nic = container_of(completion, struct intel_nic, attach);
+
+	/* Before the look: what lane 0 finds after this is posted again. */
+	atomic_store(&nic->attach_posted, false);
+	intel_nic_start(nic);
 }
 
 /* ---- coming to rest ---- */
@@ -132,8 +157,8 @@ static void cancel_timer(struct sidecore *sidecore, struct sidecore_message *mes
 }
 
 /*
- * Lanes are stopped. A message to each sidecore cancels its timer, and is at the same time the barrier after which none uses
- * the receive side: it was unpublished before, and messages run between two rounds.
+ * Lanes are stopped. A message to each sidecore cancels its timer, and is at the same time the barrier after which none
+ * uses the receive side: it was unpublished before, and messages run between two rounds.
  */
 static void cancel_timers(struct intel_nic *nic)
 {
@@ -156,6 +181,7 @@ enum pci_result intel_nic_rest(struct intel_nic *nic, void (*then)(struct intel_
 	atomic_store(&nic->transmitting, false);
 	atomic_store(&nic->receiving, false);
 	atomic_store(&nic->port.up, false);
+	atomic_store(&nic->lanes_attached, 0);
 	nic->rest.then = then;
 	nic->rest.under_way = true;
 	nic->rest.lanes = nic->lane_count;
@@ -203,8 +229,8 @@ enum pci_result intel_op_reset(struct pci_device *device)
 }
 
 /*
- * Bus mastering or power was switched. There is no operation to wait for here: what was begun in this moment may end a few
- * microseconds later, as transactions on a bus do.
+ * Bus mastering or power was switched. There is no operation to wait for here: what was begun in this moment may end a
+ * few microseconds later, as transactions on a bus do.
  */
 void intel_op_command_changed(struct pci_device *device)
 {
@@ -378,6 +404,7 @@ int intel_nic_create(const struct intel_nic_options *options, struct engine *eng
 	nic->sidecore = options->sidecore;
 	nic->resting = true;
 	nic->link = true;
+	nic->attach.done = attach_lanes;
 	memcpy(nic->mac, options->mac, sizeof(nic->mac));
 	set_up_port(nic, options);
 	error = make_device(nic, options, engine);
@@ -407,8 +434,8 @@ static void removed(struct engine_completion *completion)
 	struct intel_nic *nic = container_of(completion, struct intel_nic, removal);
 	struct engine_completion *told = nic->removed;
 
-	/* The report of a fault is on its way: it comes before a second barrier does. */
-	if (atomic_load(&nic->device.fault_posted)) {
+	/* The report of a fault, or of queues, is on its way: it comes before a second barrier does. */
+	if (atomic_load(&nic->device.fault_posted) || atomic_load(&nic->attach_posted)) {
 		engine_barrier(nic->device.engine, &nic->removal);
 		return;
 	}

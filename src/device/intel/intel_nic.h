@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Intel Gigabit network cards: 82540EM (e1000), 82574L (e1000e), 82576 (igb). Theory of operation: device/intel/intel_nic.c. */
+/* Intel Gigabit network cards: 82540EM (e1000), 82574L (e1000e), 82576 (igb). Theory of operation:
+ * device/intel/intel_nic.c. */
 #ifndef DEVICE_INTEL_INTEL_NIC_H
 #define DEVICE_INTEL_INTEL_NIC_H
 
@@ -26,7 +27,8 @@ struct intel_nic_options {
 	int sidecore; /* -1: any; else the index of the sidecore that has all its queues */
 };
 
-/** intel_nic_create() - a paused card on @network. Return: 0, -EINVAL, -ENOMEM, -ENOSPC (no port free), errors of pci_device_init(). */
+/** intel_nic_create() - a paused card on @network. Return: 0, -EINVAL, -ENOMEM, -ENOSPC (no port free), errors of
+ * pci_device_init(). */
 int intel_nic_create(const struct intel_nic_options *options, struct engine *engine, struct network *network,
 		     struct pci_device **device);
 

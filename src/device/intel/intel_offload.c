@@ -4,20 +4,21 @@
  *
  * Theory of operation
  * -------------------
- * A frame that is to be sent as it is, or with a checksum that the receiver may complete, is not touched: its offload state
- * says it. Everything else changes headers, and the headers are the guest's memory. So they are copied, once, into @headers
- * of the lane's scratch, changed there, and become the frame's first segment: VLAN tags (8254x 3.4, 82576 7.4.5), IPv4 header
- * checksums, and what segmentation needs.
+ * A frame that is to be sent as it is, or with a checksum that the receiver may complete, is not touched: its offload
+ * state says it. Everything else changes headers, and the headers are the guest's memory. So they are copied, once,
+ * into @headers of the lane's scratch, changed there, and become the frame's first segment: VLAN tags (8254x 3.4,
+ * 82576 7.4.5), IPv4 header checksums, and what segmentation needs.
  *
  * *Segmentation* (TSO) is carried, never done here. Intel's form of it differs from the switch's (virtio's): the driver
- * leaves lengths and IPv4 checksum empty and sums a pseudo header without length, as the hardware fills these in for each
- * segment. The switch wants a frame that would be right if it were sent whole: so lengths, IPv4 checksum and the sum of the
- * pseudo header are set from what the headers and the descriptors' sum of lengths say. PAYLEN is not needed, and not looked
- * at: two lengths for one thing are what overflowed elsewhere.
+ * leaves lengths and IPv4 checksum empty and sums a pseudo header without length, as the hardware fills these in for
+ * each segment. The switch wants a frame that would be right if it were sent whole: so lengths, IPv4 checksum and the
+ * sum of the pseudo header are set from what the headers and the descriptors' sum of lengths say. PAYLEN is not needed,
+ * and not looked at: two lengths for one thing are what overflowed elsewhere.
  *
  * SCTP's CRC32c (82576) cannot be left to anybody, and is computed here.
  *
- * All offsets are the guest's. Each is checked against the bytes that were copied or the frame's length, on local copies.
+ * All offsets are the guest's. Each is checked against the bytes that were copied or the frame's length, on local
+ * copies.
  *
  * Context: the lane.
  */
@@ -138,8 +139,8 @@ static bool context_fits(const struct intel_context *context, uint32_t length)
 }
 
 /*
- * Is what is between IP and transport header more than the switch can be told of? A tunnel, or for IPv6 extension headers
- * as well, which need not be told apart.
+ * Is what is between IP and transport header more than the switch can be told of? A tunnel, or for IPv6 extension
+ * headers as well, which need not be told apart.
  */
 static bool is_tunnel(const struct intel_context *context, const uint8_t *headers)
 {
@@ -151,7 +152,8 @@ static bool is_tunnel(const struct intel_context *context, const uint8_t *header
 	return ip[0] >> 4 == 6 && between > IPV6_HEADER;
 }
 
-/* Make the headers those of one long segment, and say how to cut it. Return: false: they are not what the context says. */
+/* Make the headers those of one long segment, and say how to cut it. Return: false: they are not what the context says.
+ */
 static bool prepare_segmentation(const struct intel_context *context, uint8_t *headers, uint32_t length,
 				 struct frame_offload *offload)
 {
@@ -185,9 +187,8 @@ static bool prepare_segmentation(const struct intel_context *context, uint8_t *h
 uint32_t intel_crc32c(uint32_t crc, const uint8_t *bytes, uint32_t length)
 {
 	static const uint32_t nibbles[16] = {
-		0x00000000U, 0x105ec76fU, 0x20bd8edeU, 0x30e349b1U, 0x417b1dbcU, 0x5125dad3U,
-		0x61c69362U, 0x7198540dU, 0x82f63b78U, 0x92a8fc17U, 0xa24bb5a6U, 0xb21572c9U,
-		0xc38d26c4U, 0xd3d3e1abU, 0xe330a81aU, 0xf36e6f75U,
+		0x00000000U, 0x105ec76fU, 0x20bd8edeU, 0x30e349b1U, 0x417b1dbcU, 0x5125dad3U, 0x61c69362U, 0x7198540dU,
+		0x82f63b78U, 0x92a8fc17U, 0xa24bb5a6U, 0xb21572c9U, 0xc38d26c4U, 0xd3d3e1abU, 0xe330a81aU, 0xf36e6f75U,
 	};
 
 	while (length--) {
@@ -230,7 +231,8 @@ static bool insert_part(const struct intel_context *context, const struct intel_
 {
 	uint32_t end = context->l4_end + 1U;
 	struct checksum checksum = { 0 };
-	struct frame rest = { .length = packet->length - copied, .segments = packet->segments,
+	struct frame rest = { .length = packet->length - copied,
+			      .segments = packet->segments,
 			      .segment_count = (uint16_t)packet->segment_count };
 	uint16_t sum;
 
@@ -305,7 +307,8 @@ static uint8_t change_headers(const struct intel_nic *nic, struct intel_packet *
 			return PORT_DROP_BAD_OFFLOAD;
 		if (l4 && context->sctp && !insert_crc(context, packet, headers, copied))
 			return PORT_DROP_BAD_OFFLOAD;
-		if (l4 && !context->sctp && !is_plain_checksum(packet) && !insert_part(context, packet, headers, copied))
+		if (l4 && !context->sctp && !is_plain_checksum(packet) &&
+		    !insert_part(context, packet, headers, copied))
 			return PORT_DROP_BAD_OFFLOAD;
 		if (l4 && !context->sctp && is_plain_checksum(packet) && !set_partial(packet, offload))
 			return PORT_DROP_BAD_OFFLOAD;

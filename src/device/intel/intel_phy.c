@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The PHY of the Intel network cards, behind MDIC: IEEE 802.3 clause 22 registers 0 to 15, and of the vendor's those that
- * tell of a link (what each variant's table says). 1000 Mbit/s, full duplex, negotiated as soon as it is asked for.
+ * The PHY of the Intel network cards, behind MDIC: IEEE 802.3 clause 22 registers 0 to 15, and of the vendor's those
+ * that tell of a link (what each variant's table says). 1000 Mbit/s, full duplex, negotiated as soon as it is asked
+ * for.
  *
  * Registers above 15 come in pages on these parts (82574: Marvell, 82576: Intel's IGP3). Only page 0 is remembered; on
- * other pages writes are accepted and registers read as on page 0, which is what drivers that tune the analogue side need.
+ * other pages writes are accepted and registers read as on page 0, which is what drivers that tune the analogue side
+ * need.
  *
  * Context: control thread.
  */
@@ -23,31 +25,31 @@
 #define PHY_ADDRESS 1U
 
 /* IEEE 802.3 22.2.4, 40.5 */
-#define PHY_CONTROL   0U
-#define CONTROL_RESTART (1U << 9)
-#define CONTROL_LOOPBACK (1U << 14)
-#define CONTROL_RESET (1U << 15)
-#define PHY_STATUS    1U
-#define STATUS_LINK   (1U << 2)
-#define STATUS_NEGOTIATED (1U << 5)
-#define PHY_IDENTIFIER_1 2U
-#define PHY_IDENTIFIER_2 3U
-#define PHY_PARTNER   5U
-#define PHY_EXPANSION 6U
-#define PHY_1000T_STATUS 10U
+#define PHY_CONTROL	    0U
+#define CONTROL_RESTART	    (1U << 9)
+#define CONTROL_LOOPBACK    (1U << 14)
+#define CONTROL_RESET	    (1U << 15)
+#define PHY_STATUS	    1U
+#define STATUS_LINK	    (1U << 2)
+#define STATUS_NEGOTIATED   (1U << 5)
+#define PHY_IDENTIFIER_1    2U
+#define PHY_IDENTIFIER_2    3U
+#define PHY_PARTNER	    5U
+#define PHY_EXPANSION	    6U
+#define PHY_1000T_STATUS    10U
 #define PHY_EXTENDED_STATUS 15U
 #define PHY_SPECIFIC_STATUS 17U
 
 void intel_phy_reset(struct intel_nic *nic)
 {
 	memset(nic->phy, 0, sizeof(nic->phy));
-	nic->phy[PHY_CONTROL] = 0x1140;		   /* negotiation, 1000 Mbit/s, full duplex */
-	nic->phy[PHY_STATUS] = 0x7949;		   /* all of 10 and 100, extended status, can negotiate */
+	nic->phy[PHY_CONTROL] = 0x1140; /* negotiation, 1000 Mbit/s, full duplex */
+	nic->phy[PHY_STATUS] = 0x7949;	/* all of 10 and 100, extended status, can negotiate */
 	nic->phy[PHY_IDENTIFIER_1] = (uint16_t)(nic->variant->phy_id >> 16);
 	nic->phy[PHY_IDENTIFIER_2] = (uint16_t)nic->variant->phy_id;
-	nic->phy[4] = 0x0de1;			   /* advertised: 10, 100, pause */
-	nic->phy[9] = 0x0e00;			   /* and 1000 */
-	nic->phy[PHY_EXTENDED_STATUS] = 0x3000;	   /* 1000BASE-T */
+	nic->phy[4] = 0x0de1;			/* advertised: 10, 100, pause */
+	nic->phy[9] = 0x0e00;			/* and 1000 */
+	nic->phy[PHY_EXTENDED_STATUS] = 0x3000; /* 1000BASE-T */
 	for (unsigned i = 0; i < nic->variant->phy_count; i++)
 		nic->phy[nic->variant->phy[i].offset] = (uint16_t)nic->variant->phy[i].value;
 }
@@ -70,7 +72,8 @@ uint16_t intel_phy_read(struct intel_nic *nic, unsigned number)
 		return link ? 0x000f : 0;
 	case PHY_1000T_STATUS:
 		return link ? 0x7c00 : 0;
-	case PHY_SPECIFIC_STATUS: /* speed, duplex, resolved: meaningless without a link, and drivers look at these bits */
+	case PHY_SPECIFIC_STATUS: /* speed, duplex, resolved: meaningless without a link, and drivers look at these bits
+				   */
 		return link ? nic->phy[number] : 0;
 	default:
 		return nic->phy[number];

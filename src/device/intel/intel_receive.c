@@ -5,9 +5,10 @@
  * Theory of operation
  * -------------------
  * The port's transmit operation, called by whatever sidecore sends, filters each frame (intel_filter.c), chooses a ring
- * (intel_rss.c), collects as many descriptors as it fills, copies it into their buffers (the one copy) and notes what will
- * be written back. All or nothing: when the driver has too few descriptors, the port is full, and the switch holds the
- * sender for a while. flush writes the descriptors back, publishes the head and raises the queue's cause, once a batch.
+ * (intel_rss.c), collects as many descriptors as it fills, copies it into their buffers (the one copy) and notes what
+ * will be written back. All or nothing: when the driver has too few descriptors, the port is full, and the switch holds
+ * the sender for a while. flush writes the descriptors back, publishes the head and raises the queue's cause, once a
+ * batch.
  *
  * *Runs.* Frames that follow one that was received, and have its destination and type, so pass the same filters, and whose
  * buffer each lies in one region of memory and holds all of it, are received in a loop of their own (receive_run()), for
@@ -18,18 +19,19 @@
  * makes a descriptor without a buffer: it is used up and holds nothing. A frame never takes more than
  * INTEL_WRITE_BACKS_MAX descriptors, so buffers that hold nothing do not keep anybody busy: the card stops, by name.
  *
- * *Forms* (82574 7.1.4 to 7.1.6, 82576 7.1.4, 7.1.5): legacy; extended, and with up to four buffers ("packet split", where we
- * never split but fill one after the other); advanced, where we never split either. All are written back as words of 8
- * bytes: the last one holds the status (and the length), and is stored last, as a release.
+ * *Forms* (82574 7.1.4 to 7.1.6, 82576 7.1.4, 7.1.5): legacy; extended, and with up to four buffers ("packet split",
+ * where we never split but fill one after the other); advanced, where we never split either. All are written back as
+ * words of 8 bytes: the last one holds the status (and the length), and is stored last, as a release.
  *
- * *Checksums.* The port has no ability for partial checksums: a frame whose checksum was never computed gets it before it
- * comes here (net/segment.c). It would be cheaper to pass it on as "verified", which no driver could tell from a real card;
- * but a guest that forwards frames passes them on as they are, to whom nobody ever verified anything. What was computed for
- * us, or verified by somebody, is reported as verified. IPv4 header checksums are looked at here, as they are short.
- * Of other frames the descriptor says nothing (no TCPCS), and the driver's stack sums them up.
+ * *Checksums.* The port has no ability for partial checksums: a frame whose checksum was never computed gets it before
+ * it comes here (net/segment.c). It would be cheaper to pass it on as "verified", which no driver could tell from a
+ * real card; but a guest that forwards frames passes them on as they are, to whom nobody ever verified anything. What
+ * was computed for us, or verified by somebody, is reported as verified. IPv4 header checksums are looked at here, as
+ * they are short. Of other frames the descriptor says nothing (no TCPCS), and the driver's stack sums them up.
  *
- * *Length.* Frames shorter than the minimum of Ethernet are padded: switches of our kind have none, drivers may rely on it.
- * Without RCTL.SECRC the frame check sequence is part of the length; four zeroes stand for it, as nobody computed one.
+ * *Length.* Frames shorter than the minimum of Ethernet are padded: switches of our kind have none, drivers may rely on
+ * it. Without RCTL.SECRC the frame check sequence is part of the length; four zeroes stand for it, as nobody computed
+ * one.
  *
  * Context: under the claim of the port; flush, too. Registers that the control thread changes are loaded relaxed.
  */
@@ -38,12 +40,12 @@
 #include "memory/guest_window.h"
 #include "net/checksum.h"
 
-#define FRAME_MIN   60U
-#define FCS_LENGTH  4U
+#define FRAME_MIN    60U
+#define FCS_LENGTH   4U
 #define PROTOCOL_UDP 17U
 #define ETHERTYPE_IPV4 0x0800U
 #define ETHERTYPE_IPV6 0x86ddU
-#define DELAY_UNIT  1024ULL /* ns: RDTR, RADV */
+#define DELAY_UNIT   1024ULL /* ns: RDTR, RADV */
 
 enum receive_result {
 	RECEIVE_DONE,
@@ -204,7 +206,7 @@ static void write_back(struct intel_nic *nic, struct intel_ring *ring, unsigned 
 struct report {
 	uint32_t status; /* RXD_..., with the errors of the extended forms */
 	uint32_t hash;
-	uint16_t info;	 /* RSS type and packet type (82576) */
+	uint16_t info; /* RSS type and packet type (82576) */
 	uint16_t tag;
 };
 

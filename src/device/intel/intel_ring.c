@@ -4,15 +4,16 @@
  *
  * Theory of operation
  * -------------------
- * The registers of a ring lie in one cache line, most of them in pages that the driver may write without telling. So nobody
- * is told that a ring was set up: its user looks at the registers before each use (intel_ring_ready()), which costs loads
- * of a line that it needs for the tail anyhow, and takes the ring up when they have changed. A ring that the driver disables
- * (82576: RXDCTL and TXDCTL) is let alone from the next use on; what must have ended before the driver goes on, is ended by
- * trapped registers: RCTL.EN, TCTL.EN, CTRL.RST.
+ * The registers of a ring lie in one cache line, most of them in pages that the driver may write without telling. So
+ * nobody is told that a ring was set up: its user looks at the registers before each use (intel_ring_ready()), which
+ * costs loads of a line that it needs for the tail anyhow, and takes the ring up when they have changed. A ring that
+ * the driver disables (82576: RXDCTL and TXDCTL) is let alone from the next use on; what must have ended before the
+ * driver goes on, is ended by trapped registers: RCTL.EN, TCTL.EN, CTRL.RST.
  *
  * Heads are ours. What is in the register is a copy for the driver, read only when a ring was disabled before.
  *
- * Context: transmit rings: their lane. Receive rings: under the port's claim. intel_rings_forget(): control thread, at rest.
+ * Context: transmit rings: their lane. Receive rings: under the port's claim. intel_rings_forget(): control thread, at
+ * rest.
  */
 #include "device/intel/intel_internal.h"
 

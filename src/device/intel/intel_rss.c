@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Receive side scaling: the Toeplitz hash over addresses and ports with the driver's key (RSSRK), and the table that makes a
- * queue of it (RETA); 82574 7.1.11, 82576 7.1.2.8.
+ * Receive side scaling: the Toeplitz hash over addresses and ports with the driver's key (RSSRK), and the table that
+ * makes a queue of it (RETA); 82574 7.1.11, 82576 7.1.2.8.
  *
- * The hash of a string is the exclusive-or, over its one bits, of the 32 bits of the key that begin at the bit's position.
- * So it is the exclusive-or of one table entry for each nibble: [position][value], 72 * 16 words, built when the key has
- * changed by whoever next receives under the port's claim.
+ * The hash of a string is the exclusive-or, over its one bits, of the 32 bits of the key that begin at the bit's
+ * position. So it is the exclusive-or of one table entry for each nibble: [position][value], 72 * 16 words, built when
+ * the key has changed by whoever next receives under the port's claim.
  *
  * RETA's entries are the guest's: masked when they are used.
  *
@@ -21,14 +21,14 @@
 #define KEY_BYTES 40U
 
 /* MRQC: what is hashed. */
-#define MRQC_TCP_IPV4 (1U << 16)
-#define MRQC_IPV4     (1U << 17)
+#define MRQC_TCP_IPV4	       (1U << 16)
+#define MRQC_IPV4	       (1U << 17)
 #define MRQC_TCP_IPV6_EXTENDED (1U << 18)
-#define MRQC_IPV6_EXTENDED (1U << 19)
-#define MRQC_IPV6     (1U << 20)
-#define MRQC_TCP_IPV6 (1U << 21)
-#define MRQC_UDP_IPV4 (1U << 22)
-#define MRQC_UDP_IPV6 (1U << 23)
+#define MRQC_IPV6_EXTENDED     (1U << 19)
+#define MRQC_IPV6	       (1U << 20)
+#define MRQC_TCP_IPV6	       (1U << 21)
+#define MRQC_UDP_IPV4	       (1U << 22)
+#define MRQC_UDP_IPV6	       (1U << 23)
 
 void intel_flow_parse(const struct frame *frame, struct intel_flow *flow)
 {

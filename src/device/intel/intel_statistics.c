@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Statistics registers: cleared by a read. What sidecores count goes on for ever; a register is what was counted since it
- * was read last, so a base is kept for each. A counter of 64 bits is two registers, and clears when its upper half is read
- * (8254x 13.7): the lower half that was read before belongs to it.
+ * Statistics registers: cleared by a read. What sidecores count goes on for ever; a register is what was counted since
+ * it was read last, so a base is kept for each. A counter of 64 bits is two registers, and clears when its upper half
+ * is read (8254x 13.7): the lower half that was read before belongs to it.
  *
  * Context: control thread; counters are loaded relaxed.
  */

@@ -4,33 +4,32 @@
  *
  * Theory of operation
  * -------------------
- * A lane is a poller with some of the card's transmit queues. A turn looks at the tail of each active queue (at the others
- * now and then), and goes by batches:
+ * A lane is a poller with some of the card's transmit queues. A turn looks at the tail of each active queue (at the
+ * others now and then), and goes by batches:
  *
- *  0. run: frames of one plain descriptor each, which is nearly all of them, are made in a loop of their own
- *     (intel_transmit_run.c) as far as they go. What is left of the batch:
- *  1. fetch: descriptors between there and the tail are copied, once, INTEL_DESCRIPTORS_MAX at most.
- *  2. plan: the copies are gone through once, in order. Context descriptors set the offload context as it is from there on;
- *     data descriptors are translated and appended, up to the end of the frame; then intel_offload_build() makes a frame of
- *     it, or a reason to drop it. The plan says for each frame where its descriptors end and what the contexts are behind
- *     it. Nothing is looked at a second time: what follows is told from the plan.
- *  3. forward: the switch takes frames in order, and may leave some with us when a receiver is full.
- *  4. write back: descriptors of what is done, that asked for it (RS); the head moves to where the plan says, and contexts
- *     become what they were there. What the switch left is fetched anew next time.
+ *  1. run: frames of one plain descriptor each, which is nearly all of them, are made in a loop of their own
+ *     (intel_transmit_run.c) as far as they go. The rest of the batch:
+ *  2. fetch: descriptors between there and the tail are copied, once, INTEL_DESCRIPTORS_MAX at most.
+ *  3. plan (intel_plan.c): the copies are gone through once, in order. Context descriptors set the offload context as it
+ *     is from there on; data descriptors are translated and appended, up to the end of the frame; then
+ *     intel_offload_build() makes a frame of it, or a reason to drop it. The plan says for each frame where its
+ *     descriptors end and what the contexts are behind it. Nothing is looked at a second time: what follows is told from
+ *     the plan.
+ *  4. forward: the switch takes frames in order, and may leave some with us when a receiver is full.
+ *  5. write back: descriptors of what is done, that asked for it (RS); the head moves to where the plan says, and
+ *     contexts become what they were there. What the switch left is fetched anew next time.
  *
- * *Budgets.* A turn ends after turn->requests frames (or runs of context descriptors without one), or turn->bytes, towards
- * which each descriptor counts, too.
- * A frame of more than INTEL_DESCRIPTORS_MAX descriptors stops the card, by name; so does a tail beyond the ring and a
- * buffer outside of memory. A frame whose end the driver has not rung for yet waits for a new tail, and is not looked at
- * again before. Descriptors of no bytes are used up like others.
+ * *Budgets.* A turn ends after turn->requests frames (or runs of context descriptors without one), or turn->bytes,
+ * towards which each descriptor counts, too. A frame of more than INTEL_DESCRIPTORS_MAX descriptors stops the card, by
+ * name; so does a tail beyond the ring and a buffer outside of memory. A frame whose end the driver has not rung for
+ * yet waits for a new tail, and is not looked at again before. Descriptors of no bytes are used up like others.
  *
- * *Loopback* (MII control, RCTL.LBM; drivers test themselves with it) gives frames to our own port's receive side, under
- * its claim, as if they had come from the switch. No register is ever touched from here, so nothing is re-entered.
+ * *Loopback* (MII control, RCTL.LBM; drivers test themselves with it) gives frames to our own port's receive side,
+ * under its claim, as if they had come from the switch. No register is ever touched from here, so nothing is
+ * re-entered.
  *
  * Context: the lane's sidecore.
  */
-#include <errno.h>
-
 #include "base/clock.h"
 #include "base/counter.h"
 #include "device/intel/intel_internal.h"
@@ -42,296 +41,6 @@
 
 /** Bytes of descriptor that one counts as, towards the bytes of a turn. */
 #define DESCRIPTOR_COST 64U
-
-enum descriptor_kind {
-	DESCRIPTOR_LEGACY,
-	DESCRIPTOR_CONTEXT,
-	DESCRIPTOR_DATA,
-	DESCRIPTOR_ADVANCED_CONTEXT,
-	DESCRIPTOR_ADVANCED_DATA,
-	DESCRIPTOR_UNKNOWN,
-};
-
-/* struct planner - the plan in the making. */
-struct planner {
-	struct intel_nic *nic;
-	struct intel_lane *lane;
-	struct intel_ring *ring;
-	struct intel_run run; /* frames in front of the first unit; not among units and descriptors, but among frames */
-	unsigned want;	      /* units, and frames of the run */
-	unsigned descriptors; /* fetched */
-	unsigned position;    /* next one to be looked at */
-	unsigned plans, frames, contexts;
-	unsigned segments; /* in use */
-	uint64_t bytes;
-	bool broken;
-	bool cut;	      /* what is left is the beginning of a frame */
-	bool alone;	      /* the last unit is one for intel_cut() */
-	struct intel_packet packet; /* this one */
-};
-
-/* ---- fetch ---- */
-
-static enum descriptor_kind kind_of(const struct intel_nic *nic, const struct intel_descriptor *descriptor)
-{
-	uint32_t type = descriptor->command >> TXD_DTYP_SHIFT & 15;
-
-	if (!(descriptor->command & TXD_DEXT))
-		return DESCRIPTOR_LEGACY;
-	if (nic->variant->generation == INTEL_82576)
-		return type == 2 ? DESCRIPTOR_ADVANCED_CONTEXT : type == 3 ? DESCRIPTOR_ADVANCED_DATA : DESCRIPTOR_UNKNOWN;
-	return type == 0 ? DESCRIPTOR_CONTEXT : type == 1 ? DESCRIPTOR_DATA : DESCRIPTOR_UNKNOWN;
-}
-
-/* Copy what is between the run's end and the tail, @available in all from the head on. Return: how many. */
-static unsigned fetch(struct intel_lane *lane, const struct intel_ring *ring, const struct intel_run *run,
-		      uint32_t available)
-{
-	uint32_t from = (ring->head + run->count) % ring->count, count, first;
-
-	count = min(available - run->count, INTEL_DESCRIPTORS_MAX);
-	first = min(count, ring->count - from);
-	guest_fetch(lane->descriptors, ring->descriptors + 16ULL * from, 16ULL * first);
-	if (unlikely(first < count))
-		guest_fetch(lane->descriptors + first, ring->descriptors, 16ULL * (count - first));
-	return count;
-}
-
-/* ---- contexts ---- */
-
-static void parse_context(const struct intel_descriptor *descriptor, struct intel_contexts *contexts)
-{
-	uint64_t offsets = descriptor->address;
-	struct intel_context *context = &contexts->context[descriptor->command & TXD_TSE ? 1 : 0];
-
-	*context = (struct intel_context){
-		.ip_start = (uint16_t)(offsets & 0xff),
-		.ip_field = (uint16_t)(offsets >> 8 & 0xff),
-		.ip_end = (uint16_t)(offsets >> 16),
-		.l4_start = (uint16_t)(offsets >> 32 & 0xff),
-		.l4_field = (uint16_t)(offsets >> 40 & 0xff),
-		.l4_end = (uint16_t)(offsets >> 48),
-		.header_length = (uint16_t)(descriptor->status >> 8 & 0xff),
-		.mss = (uint16_t)(descriptor->status >> 16),
-		.ipv4 = descriptor->command & TXD_CONTEXT_IPV4,
-		.tcp = descriptor->command & TXD_CONTEXT_TCP,
-	};
-}
-
-static void parse_advanced_context(const struct intel_descriptor *descriptor, struct intel_contexts *contexts)
-{
-	static const uint8_t fields[4] = { 6, 16, 8, 16 }; /* by L4T: UDP, TCP, SCTP */
-	uint32_t link = (uint32_t)(descriptor->address >> 9 & 0x7f), network = (uint32_t)(descriptor->address & 0x1ff);
-	unsigned type = descriptor->command >> TXD_ADVANCED_L4T_SHIFT & 3;
-	struct intel_context *context = &contexts->context[descriptor->status >> 4 & (INTEL_CONTEXTS - 1)];
-
-	*context = (struct intel_context){
-		.ip_start = (uint16_t)link,
-		.ip_field = (uint16_t)(link + 10),
-		.ip_end = (uint16_t)(link + network - 1),
-		.l4_start = (uint16_t)(link + network),
-		.l4_field = (uint16_t)(link + network + fields[type]),
-		.header_length = (uint16_t)(link + network + (descriptor->status >> 8 & 0xff)),
-		.mss = (uint16_t)(descriptor->status >> 16),
-		.tag = (uint16_t)(descriptor->address >> 16),
-		.ipv4 = descriptor->command & TXD_ADVANCED_IPV4,
-		.tcp = type == 1,
-		.sctp = type == 2,
-	};
-}
-
-/* ---- frames ---- */
-
-/* What the first descriptor of a frame says about all of it. */
-static void begin_packet(const struct planner *planner, const struct intel_descriptor *descriptor,
-			 enum descriptor_kind kind, struct intel_packet *packet)
-{
-	const struct intel_contexts *contexts = &planner->ring->contexts;
-
-	*packet = (struct intel_packet){
-		.segments = planner->lane->segments + planner->segments + 1,
-		.command = descriptor->command,
-	};
-	switch (kind) {
-	case DESCRIPTOR_ADVANCED_DATA:
-		packet->options = descriptor->status & (TXD_IXSM | TXD_TXSM);
-		packet->segmented = descriptor->command & TXD_ADVANCED_TSE;
-		packet->context = contexts->context[descriptor->status >> 4 & (INTEL_CONTEXTS - 1)];
-		packet->tag = packet->context.tag;
-		break;
-	case DESCRIPTOR_DATA:
-		packet->options = descriptor->status & (TXD_IXSM | TXD_TXSM);
-		packet->segmented = descriptor->command & TXD_TSE;
-		packet->context = contexts->context[packet->segmented];
-		break;
-	default:
-		break;
-	}
-}
-
-/* What the last one says. */
-static void end_packet(const struct planner *planner, const struct intel_descriptor *descriptor,
-		       enum descriptor_kind kind, struct intel_packet *packet)
-{
-	uint32_t command = packet->command | descriptor->command;
-
-	packet->tagged = command & TXD_VLE && intel_load(planner->nic, CTRL) & CTRL_VME;
-	if (kind != DESCRIPTOR_ADVANCED_DATA)
-		packet->tag = (uint16_t)(descriptor->status >> 16);
-	if (kind == DESCRIPTOR_LEGACY && packet->command & TXD_LEGACY_IC) {
-		packet->options |= TXD_TXSM;
-		packet->context.l4_start = (uint16_t)(descriptor->status >> 8 & 0xff); /* CSS */
-		packet->context.l4_field = (uint16_t)(descriptor->command >> 16 & 0xff); /* CSO */
-	}
-}
-
-/* Append a descriptor's buffer. Return: false: the card has faulted, or there is no room (planner->cut). */
-static bool append(struct planner *planner, const struct intel_descriptor *descriptor, enum descriptor_kind kind,
-		   struct intel_packet *packet)
-{
-	uint32_t mask = kind == DESCRIPTOR_DATA ? TXD_LENGTH_EXTENDED : TXD_LENGTH, length = descriptor->command & mask;
-	struct intel_lane *lane = planner->lane;
-	unsigned room = INTEL_SEGMENTS_MAX - (unsigned)(packet->segments - lane->segments);
-	int error;
-
-	packet->length += length; /* at most 256 times 2^20 */
-	if (!length || packet->length > FRAME_LENGTH_MAX) /* too long: will be dropped, so nothing needs its bytes */
-		return true;
-	error = guest_memory_segments(planner->nic->device.memory, &planner->ring->hint, descriptor->address, length,
-				      packet->segments, room, &packet->segment_count);
-	if (likely(!error))
-		return true;
-	if (error == -ENOSPC && planner->plans + planner->run.count) {
-		planner->cut = true;
-		return false;
-	}
-	pci_device_fault(&planner->nic->device,
-			 error == -ENOSPC ? "transmit frame of too many pieces" : "transmit buffer outside of memory");
-	planner->broken = true;
-	return false;
-}
-
-static struct intel_plan *add_plan(struct planner *planner)
-{
-	struct intel_plan *plan = &planner->lane->plans[planner->plans++];
-
-	*plan = (struct intel_plan){
-		.end = (uint16_t)planner->position,
-		.drop = PORT_DROPS,
-		.frame = (uint8_t)planner->frames,
-		.contexts = (uint8_t)planner->contexts,
-	};
-	return plan;
-}
-
-/* Contexts changed: keep them, for whoever has to go on from here. */
-static void keep_contexts(struct planner *planner)
-{
-	planner->lane->contexts[++planner->contexts] = planner->ring->contexts;
-}
-
-/* A unit for intel_cut() is a plan by itself: if it is not the first, it is left for the next one. */
-static bool plan_alone(struct planner *planner, struct intel_plan *plan, const struct intel_packet *packet, unsigned start,
-		       unsigned contexts)
-{
-	planner->alone = planner->plans + planner->run.count == 1;
-	if (planner->alone) {
-		plan->cut = true;
-		plan->drop = PORT_DROPS;
-		planner->packet = *packet;
-		planner->bytes += packet->length;
-		return false;
-	}
-	planner->plans--;
-	planner->ring->contexts = planner->lane->contexts[contexts];
-	planner->contexts = contexts;
-	planner->position = start;
-	return false;
-}
-
-/*
- * One unit: context descriptors, then the descriptors of a frame.
- * Return: false: there is none; what is left is the beginning of one, or the card has faulted.
- */
-static bool plan_next(struct planner *planner)
-{
-	struct intel_lane *lane = planner->lane;
-	unsigned start = planner->position, before = planner->contexts;
-	struct intel_packet packet = { 0 };
-	struct intel_plan *plan;
-	bool begun = false, changed = false;
-
-	for (; planner->position < planner->descriptors; planner->position++) {
-		const struct intel_descriptor *descriptor = &lane->descriptors[planner->position];
-		enum descriptor_kind kind = kind_of(planner->nic, descriptor);
-
-		if (kind == DESCRIPTOR_CONTEXT || kind == DESCRIPTOR_ADVANCED_CONTEXT) {
-			if (kind == DESCRIPTOR_CONTEXT)
-				parse_context(descriptor, &planner->ring->contexts);
-			else
-				parse_advanced_context(descriptor, &planner->ring->contexts);
-			changed = true;
-			continue;
-		}
-		if (kind == DESCRIPTOR_UNKNOWN) {
-			pci_device_fault(&planner->nic->device, "transmit descriptor of an unknown type");
-			planner->broken = true;
-			break;
-		}
-		if (!begun)
-			begin_packet(planner, descriptor, kind, &packet);
-		begun = true;
-		if (!append(planner, descriptor, kind, &packet))
-			break;
-		if (!(descriptor->command & TXD_EOP))
-			continue;
-
-		planner->position++;
-		end_packet(planner, descriptor, kind, &packet);
-		if (changed)
-			keep_contexts(planner);
-		plan = add_plan(planner);
-		plan->segmented = packet.segmented;
-		planner->segments = (unsigned)(packet.segments - lane->segments) + packet.segment_count;
-		plan->drop = intel_offload_build(planner->nic, &packet, &lane->frames[planner->frames],
-						 lane->headers[planner->frames]);
-		if (unlikely(plan->drop == INTEL_OFFLOAD_CUT))
-			return plan_alone(planner, plan, &packet, start, before);
-		planner->frames += plan->drop == PORT_DROPS;
-		planner->bytes += packet.length;
-		return true;
-	}
-	if (!planner->broken && !begun && changed) { /* contexts, and nothing behind them yet */
-		keep_contexts(planner);
-		add_plan(planner)->empty = true;
-		return true;
-	}
-	/* As if nothing of it had been looked at. */
-	planner->cut = true;
-	planner->ring->contexts = lane->contexts[before];
-	planner->position = start;
-	return false;
-}
-
-/* Of @available descriptors. */
-static void make_plan(struct planner *planner, uint32_t available, const struct turn *turn)
-{
-	struct intel_run *run = &planner->run;
-
-	intel_run_build(planner->lane, planner->ring, min(available, planner->want), turn->bytes, run);
-	planner->frames = run->count;
-	planner->segments = run->count;
-	planner->bytes = run->bytes;
-	if (likely(run->count == available || run->count == planner->want || run->bytes >= turn->bytes))
-		return;
-	planner->descriptors = fetch(planner->lane, planner->ring, run, available);
-	planner->lane->contexts[0] = planner->ring->contexts;
-	while (planner->position < planner->descriptors && planner->plans + run->count < planner->want &&
-	       planner->bytes < turn->bytes && planner->segments + 2 < INTEL_SEGMENTS_MAX) {
-		if (!plan_next(planner))
-			break;
-	}
-}
 
 /* ---- what is done ---- */
 
@@ -363,7 +72,7 @@ static bool write_back(struct intel_nic *nic, const struct intel_lane *lane, str
 			continue;
 		asked = true;
 		*delayed &= descriptor->command >> 31; /* IDE; the bit is another one in advanced descriptors */
-		if (unlikely(low & 1)) /* the head is written instead */
+		if (unlikely(low & 1))		       /* the head is written instead */
 			continue;
 		/* Release: the frame was read before its buffer is given back. */
 		__atomic_store_n(status, (descriptor->status & ~15U) | TXD_DD, __ATOMIC_RELEASE);
@@ -373,7 +82,8 @@ static bool write_back(struct intel_nic *nic, const struct intel_lane *lane, str
 	if (unlikely(low & 1 && asked)) {
 		uint64_t high = intel_page_load(nic, ring->registers + RING_HEAD_WRITE_BACK_HIGH);
 
-		if (!guest_memory_write(nic->device.memory, &ring->hint, high << 32 | (low & ~3U), &index, sizeof(index)))
+		if (!guest_memory_write(nic->device.memory, &ring->hint, high << 32 | (low & ~3U), &index,
+					sizeof(index)))
 			pci_device_fault(&nic->device, "head write-back outside of memory");
 	}
 	return asked;
@@ -402,7 +112,7 @@ static void count_run(struct intel_lane *lane, const struct intel_run *run, unsi
 }
 
 /* The plan is done up to @plans, and @run_done frames of the run in front of it. */
-static void finish(const struct planner *planner, unsigned queue, unsigned run_done, unsigned plans,
+static void finish(const struct intel_planner *planner, unsigned queue, unsigned run_done, unsigned plans,
 		   const struct turn *turn)
 {
 	const struct intel_when when = { turn->sidecore, sidecore_notifier(turn->sidecore), turn->now };
@@ -421,12 +131,12 @@ static void finish(const struct planner *planner, unsigned queue, unsigned run_d
 				counter_add(&lane->traffic.segmented, 1);
 		}
 	}
-	if (planner->plans) /* else contexts are as they were */
+	if (planner->plans) /* else they are as they were */
 		planner->ring->contexts = lane->contexts[plans ? lane->plans[plans - 1].contexts : 0];
 	if (!(run_done + plans))
 		return;
-	if (write_back(planner->nic, lane, planner->ring, &planner->run, run_done, plans ? lane->plans[plans - 1].end : 0,
-		       &delayed))
+	if (write_back(planner->nic, lane, planner->ring, &planner->run, run_done,
+		       plans ? lane->plans[plans - 1].end : 0, &delayed))
 		intel_raise_queue(planner->nic, &when, false, queue, spacing(planner->nic, delayed));
 }
 
@@ -451,7 +161,7 @@ static unsigned loop_back(struct intel_nic *nic, struct frame *frames, unsigned 
 }
 
 /* Frames that the switch took: up to which unit is the plan done? */
-static unsigned plans_done(const struct planner *planner, unsigned frames)
+static unsigned plans_done(const struct intel_planner *planner, unsigned frames)
 {
 	unsigned plans = 0;
 
@@ -475,7 +185,7 @@ static unsigned forward(struct intel_nic *nic, struct frame *frames, unsigned co
 }
 
 /* The plan is one frame that has to be cut. Return: true when all of it is sent. */
-static bool forward_cut(struct planner *planner, const struct turn *turn)
+static bool forward_cut(struct intel_planner *planner, const struct turn *turn)
 {
 	uint32_t total = intel_cut_count(&planner->packet);
 	struct intel_lane *lane = planner->lane;
@@ -505,8 +215,9 @@ static unsigned transmit_batch(struct intel_lane *lane, unsigned queue, const st
 {
 	struct intel_nic *nic = lane->nic;
 	struct intel_ring *ring = &nic->transmit[queue];
-	struct planner planner = { .nic = nic, .lane = lane, .ring = ring,
-				   .want = min(requests, (unsigned)array_size(lane->plans)) };
+	struct intel_planner planner = {
+		.nic = nic, .lane = lane, .ring = ring, .want = min(requests, (unsigned)array_size(lane->plans))
+	};
 	uint32_t tail = intel_page_load(nic, ring->registers + RING_TAIL) & 0xffff;
 	unsigned frames, plans, run_done;
 
@@ -518,7 +229,7 @@ static unsigned transmit_batch(struct intel_lane *lane, unsigned queue, const st
 	if (tail == ring->head || (unlikely(ring->waiting) && tail == ring->waiting_tail))
 		return 0;
 	ring->waiting = false;
-	make_plan(&planner, tail > ring->head ? tail - ring->head : ring->count - ring->head + tail, turn);
+	intel_plan_make(&planner, tail > ring->head ? tail - ring->head : ring->count - ring->head + tail, turn);
 	if (unlikely(planner.cut && !planner.plans && !planner.run.count && !planner.broken)) {
 		if (planner.descriptors == INTEL_DESCRIPTORS_MAX || planner.descriptors + 1 == ring->count) {
 			pci_device_fault(&nic->device, "transmit frame of too many descriptors");
@@ -563,6 +274,15 @@ static unsigned transmit_queue(struct intel_lane *lane, unsigned queue, const st
 
 /* ---- the poller ---- */
 
+/* Queues of lanes that are not attached may have been enabled, which nobody was told: the control thread attaches them.
+ */
+static void look_for_lanes(struct intel_nic *nic)
+{
+	if (intel_nic_lanes_wanted(nic) & ~atomic_load_explicit(&nic->lanes_attached, memory_order_relaxed) &&
+	    !atomic_exchange(&nic->attach_posted, true))
+		engine_complete(nic->device.engine, &nic->attach);
+}
+
 /* Which queues of this lane are set up? */
 static void look_for_queues(struct intel_lane *lane)
 {
@@ -574,11 +294,14 @@ static void look_for_queues(struct intel_lane *lane)
 			active |= 1U << queue;
 	}
 	lane->active = active;
+	if (!lane->index && nic->lane_count > 1)
+		look_for_lanes(nic);
 }
 
 static unsigned lane_poll(struct poller *poller, const struct turn *turn)
 {
-	struct intel_lane *lane = container_of(container_of(poller, struct device_queue, poller), struct intel_lane, queue);
+	struct intel_lane *lane =
+		container_of(container_of(poller, struct device_queue, poller), struct intel_lane, queue);
 	struct intel_nic *nic = lane->nic;
 	const struct intel_when when = { turn->sidecore, sidecore_notifier(turn->sidecore), turn->now };
 	unsigned work = 0, passes;
@@ -609,11 +332,12 @@ static unsigned lane_poll(struct poller *poller, const struct turn *turn)
 
 static bool lane_arm(struct poller *poller)
 {
-	struct intel_lane *lane = container_of(container_of(poller, struct device_queue, poller), struct intel_lane, queue);
+	struct intel_lane *lane =
+		container_of(container_of(poller, struct device_queue, poller), struct intel_lane, queue);
 	struct intel_nic *nic = lane->nic;
 
 	device_queue_arm(&lane->queue);
-	if (!lane->index && intel_interrupts_waiting(nic))
+	if (!lane->index && intel_interrupts_waiting(nic, lane->queue.home))
 		return true;
 	if (!atomic_load(&nic->transmitting) || intel_faulted(nic))
 		return false;
@@ -630,7 +354,8 @@ static bool lane_arm(struct poller *poller)
 
 static void lane_disarm(struct poller *poller)
 {
-	struct intel_lane *lane = container_of(container_of(poller, struct device_queue, poller), struct intel_lane, queue);
+	struct intel_lane *lane =
+		container_of(container_of(poller, struct device_queue, poller), struct intel_lane, queue);
 
 	device_queue_disarm(&lane->queue);
 	lane->looks = 0;
