@@ -2,9 +2,9 @@
 /*
  * A window on guest memory: the region of the last hit, in locals, for loops over many buffers.
  *
- * A store to guest memory may alias anything as far as the compiler knows, so what stays in a region would be loaded again
- * after each. It is the translator's hint in another form, and translates what lies inside of that region only: all else
- * is left to guest_memory_translate(), which alone says that there is no such address.
+ * A store to guest memory may alias anything as far as the compiler knows, so what stays in a region would be loaded
+ * again after each. It is the translator's hint in another form, and translates what lies inside of that region only:
+ * all else is left to guest_memory_translate(), which alone says that there is no such address.
  *
  * Context: whoever may use the map.
  */

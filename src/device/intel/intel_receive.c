@@ -10,13 +10,13 @@
  * the sender for a while. flush writes the descriptors back, publishes the head and raises the queue's cause, once a
  * batch.
  *
- * *Runs.* Frames that follow one that was received, and have its destination and type, so pass the same filters, and whose
- * buffer each lies in one region of memory and holds all of it, are received in a loop of their own (receive_run()), for
- * which registers and buffer addresses are kept in locals. Whatever is unusual, a ring without buffers included, is left
+ * *Runs.* Frames that follow one that was received, and have its destination and type, so pass the same filters, and
+ * whose buffer each lies in one region of memory and holds all of it, are received in a loop of their own
+ * (intel_receive_run.c). Whatever is unusual, a ring without buffers included, is left
  * to the general way (receive_frame()), which fetches the descriptor anew, makes every check, and alone stops the card.
  *
- * Each descriptor is fetched once, into a local copy; addresses are translated by guest_memory_segments(). A null address
- * makes a descriptor without a buffer: it is used up and holds nothing. A frame never takes more than
+ * Each descriptor is fetched once, into a local copy; addresses are translated by guest_memory_segments(). A null
+ * address makes a descriptor without a buffer: it is used up and holds nothing. A frame never takes more than
  * INTEL_WRITE_BACKS_MAX descriptors, so buffers that hold nothing do not keep anybody busy: the card stops, by name.
  *
  * *Forms* (82574 7.1.4 to 7.1.6, 82576 7.1.4, 7.1.5): legacy; extended, and with up to four buffers ("packet split",
@@ -35,17 +35,10 @@
  *
  * Context: under the claim of the port; flush, too. Registers that the control thread changes are loaded relaxed.
  */
+#include "device/intel/intel_receive.h"
 #include "base/counter.h"
-#include "device/intel/intel_internal.h"
-#include "memory/guest_window.h"
-#include "net/checksum.h"
 
-#define FRAME_MIN    60U
-#define FCS_LENGTH   4U
-#define PROTOCOL_UDP 17U
-#define ETHERTYPE_IPV4 0x0800U
-#define ETHERTYPE_IPV6 0x86ddU
-#define DELAY_UNIT   1024ULL /* ns: RDTR, RADV */
+#define DELAY_UNIT 1024ULL /* ns: RDTR, RADV */
 
 enum receive_result {
 	RECEIVE_DONE,
@@ -53,20 +46,6 @@ enum receive_result {
 	RECEIVE_BROKEN,
 	RECEIVE_FILTERED,
 	RECEIVE_OVERSIZE,
-};
-
-/*
- * struct terms - what registers say, for one call of receive_transmit(): it is as if all frames had come at once.
- * @length_max:		the longest frame without its check sequence: untagged, and with one tag
- * @check_sequence:	bytes of it that buffers have
- * @queue:		of frames that are not hashed
- */
-struct terms {
-	uint32_t control, checksums, tag_type;
-	uint32_t length_max[2];
-	uint32_t check_sequence;
-	unsigned queue;
-	bool strips_tags, hashes, hash_reported, packet_types;
 };
 
 /* ---- rings ---- */
@@ -171,7 +150,7 @@ static void write_back_piece(const struct intel_ring *ring, guest_byte *at, cons
 
 /* The same for the forms of two words, which nearly all are: a function of its own, for the sake of registers. */
 static __attribute__((noinline)) void write_back_words(guest_byte *at, const struct intel_write_back *write,
-							unsigned count)
+						       unsigned count)
 {
 	for (const struct intel_write_back *end = write + count; write < end; write++, at += 16) {
 		uint64_t *to = (uint64_t *)(void *)at;
@@ -202,36 +181,8 @@ static void write_back(struct intel_nic *nic, struct intel_ring *ring, unsigned 
 	}
 }
 
-/* What a frame's last descriptor says of it. */
-struct report {
-	uint32_t status; /* RXD_..., with the errors of the extended forms */
-	uint32_t hash;
-	uint16_t info; /* RSS type and packet type (82576) */
-	uint16_t tag;
-};
-
-/* The second word of a write-back, without a length: at length_shift(). */
-static uint64_t second_word(const struct intel_ring *ring, uint32_t status, uint64_t tag)
-{
-	uint64_t errors = status & RXD_EXTENDED_IPE ? RXD_LEGACY_IPE : 0;
-
-	if (ring->form == INTEL_RECEIVE_LEGACY)
-		return ((status & 0xff) | errors) << 32 | tag << 48;
-	return status | tag << 48;
-}
-
-static unsigned length_shift(const struct intel_ring *ring)
-{
-	return ring->form == INTEL_RECEIVE_LEGACY ? 0 : 32;
-}
-
-static uint64_t first_word(const struct report *report)
-{
-	return report->info | (uint64_t)report->hash << 32;
-}
-
 /* Note the write-back of the descriptor at the ring's head. */
-static void note(struct intel_nic *nic, struct intel_ring *ring, unsigned queue, const struct report *report,
+static void note(struct intel_nic *nic, struct intel_ring *ring, unsigned queue, const struct intel_report *report,
 		 const uint16_t lengths[4], bool last)
 {
 	struct intel_write_back *write = &nic->written[queue][ring->written_count];
@@ -239,8 +190,9 @@ static void note(struct intel_nic *nic, struct intel_ring *ring, unsigned queue,
 
 	if (!ring->written_count++)
 		ring->written_first = ring->head;
-	write->words[0] = last ? first_word(report) : 0;
-	write->words[1] = second_word(ring, status, last ? report->tag : 0) | (uint64_t)lengths[0] << length_shift(ring);
+	write->words[0] = last ? intel_first_word(report) : 0;
+	write->words[1] = intel_second_word(ring, status, last ? report->tag : 0) | (uint64_t)lengths[0]
+											    << intel_length_shift(ring);
 	write->words[2] = (uint64_t)lengths[1] << 16 | (uint64_t)lengths[2] << 32 | (uint64_t)lengths[3] << 48;
 	write->words[3] = 0;
 }
@@ -307,7 +259,7 @@ static enum receive_result collect(struct intel_nic *nic, struct intel_ring *rin
 /* Zeroes behind the frame: [@from, @to) of the collected buffers. */
 static void pad(const struct guest_segment *segments, uint32_t from, uint32_t to)
 {
-	static const uint8_t zeroes[FRAME_MIN + FCS_LENGTH];
+	static const uint8_t zeroes[INTEL_FRAME_MIN + INTEL_FCS_LENGTH];
 
 	for (; from < to; segments++) {
 		uint32_t piece;
@@ -326,7 +278,7 @@ static void pad(const struct guest_segment *segments, uint32_t from, uint32_t to
 
 /* Into the ring: @need bytes with padding and check sequence. */
 static enum receive_result put_frame(struct intel_nic *nic, struct intel_ring *ring, unsigned queue,
-				     const struct frame *frame, uint32_t need, const struct report *report)
+				     const struct frame *frame, uint32_t need, const struct intel_report *report)
 {
 	struct collected collected;
 	enum receive_result result;
@@ -355,45 +307,10 @@ static enum receive_result put_frame(struct intel_nic *nic, struct intel_ring *r
 	return RECEIVE_DONE;
 }
 
-/* ---- what is known of a frame ---- */
-
-/* 82576 7.1.5.2: packet type. */
-static uint16_t packet_type(const struct intel_flow *flow)
-{
-	uint16_t type = 0;
-
-	if (flow->version == 4)
-		type = flow->options ? 3 : 1;
-	else if (flow->version == 6)
-		type = flow->options ? 0xc : 4;
-	if (flow->l4_offset)
-		type |= flow->protocol == PROTOCOL_UDP ? 0x20 : 0x10;
-	return type;
-}
-
-static uint32_t checksum_status(const struct intel_nic *nic, uint32_t control, const struct frame *frame,
-				const struct intel_flow *flow)
-{
-	uint32_t status = 0, length;
-
-	if (flow->version == 4 && control & RXCSUM_IPOFL) {
-		length = (frame->header[flow->ip_offset] & 15U) * 4;
-		if (flow->ip_offset + length <= frame->header_length) {
-			status |= RXD_IPCS;
-			if (unlikely(checksum_sum(frame->header + flow->ip_offset, length) != 0xffff))
-				status |= RXD_EXTENDED_IPE;
-		}
-	}
-	if (flow->l4_offset && frame->offload.checksum_valid && control & RXCSUM_TUOFL) {
-		status |= RXD_TCPCS;
-		if (flow->protocol == PROTOCOL_UDP && nic->variant->generation != INTEL_8254X)
-			status |= RXD_UDPCS;
-	}
-	return status ? status : RXD_IXSM;
-}
+/* ---- any frame ---- */
 
 /* The tag of a frame as VET says. Return: -1: none. */
-static int tag_of(const struct terms *terms, const struct frame *frame)
+static int tag_of(const struct intel_terms *terms, const struct frame *frame)
 {
 	if (likely(frame_load16(frame, FRAME_TAG_OFFSET) != terms->tag_type) ||
 	    frame->header_length < FRAME_LENGTH_MIN + FRAME_TAG_LENGTH)
@@ -401,59 +318,12 @@ static int tag_of(const struct terms *terms, const struct frame *frame)
 	return frame_load16(frame, FRAME_TAG_OFFSET + 2);
 }
 
-static void load_terms(const struct intel_nic *nic, struct terms *terms)
-{
-	uint32_t control = intel_load(nic, RCTL), frame_max = nic->variant->frame_max;
-
-	terms->control = control;
-	terms->checksums = intel_load(nic, RXCSUM);
-	terms->tag_type = intel_load(nic, VET) & 0xffff;
-	terms->check_sequence = control & RCTL_SECRC ? 0 : FCS_LENGTH;
-	terms->strips_tags = intel_load(nic, CTRL) & CTRL_VME;
-	terms->hashes = intel_rss_enabled(nic);
-	/* Else the place of the hash is that of a fragment's checksum. */
-	terms->hash_reported = terms->checksums & RXCSUM_PCSD;
-	terms->packet_types = nic->variant->generation == INTEL_82576;
-	terms->queue = intel_rss_queue(nic, 0, 0);
-
-	terms->length_max[0] = frame_max;
-	terms->length_max[1] = frame_max;
-	if (!(control & RCTL_LPE)) {
-		terms->length_max[0] = 1514;
-		terms->length_max[1] = 1518;
-	} else if (nic->variant->generation == INTEL_82576) {
-		terms->length_max[0] = min(max(intel_load(nic, RLPML) & 0x3fff, 64U), frame_max) - FCS_LENGTH;
-		terms->length_max[1] = terms->length_max[0] + FRAME_TAG_LENGTH;
-	}
-}
-
-/* What there is to say of a frame, without its tag. Return: its queue. */
-static __attribute__((noinline)) unsigned describe(struct intel_nic *nic, const struct terms *terms,
-						   const struct frame *frame, struct report *report)
-{
-	unsigned queue = terms->queue;
-	struct intel_flow flow;
-	uint8_t type = 0;
-
-	intel_flow_parse(frame, &flow);
-	report->hash = 0;
-	if (terms->hashes) {
-		report->hash = intel_rss_hash(nic, frame, &flow, &type);
-		queue = intel_rss_queue(nic, report->hash, type);
-	}
-	if (!terms->hash_reported)
-		report->hash = 0;
-	report->info = terms->packet_types ? (uint16_t)(type | packet_type(&flow) << 4) : type;
-	report->status |= checksum_status(nic, terms->checksums, frame, &flow);
-	return queue;
-}
-
 /* Any frame. @queue: out: where it went to; a frame of a VLAN, or none, may not begin a run: INTEL_QUEUES_MAX */
-static enum receive_result receive_frame(struct intel_nic *nic, const struct terms *terms, const struct frame *frame,
-					 unsigned *run_queue)
+static enum receive_result receive_frame(struct intel_nic *nic, const struct intel_terms *terms,
+					 const struct frame *frame, unsigned *run_queue)
 {
 	int tag = tag_of(terms, frame);
-	struct report report = { 0 };
+	struct intel_report report = { 0 };
 	enum receive_result result;
 	struct frame untagged;
 	unsigned queue;
@@ -474,171 +344,17 @@ static enum receive_result receive_frame(struct intel_nic *nic, const struct ter
 		report.status |= RXD_VP;
 		report.tag = (uint16_t)tag;
 	}
-	queue = describe(nic, terms, frame, &report);
+	queue = intel_describe(nic, terms, frame, &report);
 	if (unlikely(!touch(nic, &nic->receive[queue], queue)))
 		return RECEIVE_BROKEN;
-	result = put_frame(nic, &nic->receive[queue], queue, frame, max(frame->length, FRAME_MIN) + terms->check_sequence,
-			   &report);
+	result = put_frame(nic, &nic->receive[queue], queue, frame,
+			   max(frame->length, INTEL_FRAME_MIN) + terms->check_sequence, &report);
 	if (unlikely(result != RECEIVE_DONE))
 		return result;
 	intel_count(&nic->received, frame->header, frame->length);
 	if (tag < 0)
 		*run_queue = queue;
 	return result;
-}
-
-/* ---- runs ---- */
-
-/* What a run needs: in locals, since stores to guest memory may alias anything. */
-struct run {
-	struct intel_nic *nic;
-	const struct terms *terms;
-	struct intel_ring *ring;
-	unsigned queue;
-	uint32_t length_max;
-	uint64_t destination; /* in the first six bytes */
-	uint16_t type;	      /* as in memory */
-	uint32_t length, unlike; /* of the first frame; bits in which others differ */
-	uint64_t bytes;
-};
-
-#define DESTINATION_BYTES 0x0000ffffffffffffULL
-
-static inline uint64_t load_destination(const struct frame *frame)
-{
-	uint64_t word;
-
-	memcpy(&word, frame->header, sizeof(word));
-	return word & DESTINATION_BYTES;
-}
-
-static inline uint16_t load_type(const struct frame *frame)
-{
-	uint16_t type;
-
-	memcpy(&type, frame->header + FRAME_TAG_OFFSET, sizeof(type));
-	return type;
-}
-
-/*
- * Buffers of up to @count descriptors from the ring's head on into nic->segments, each in one region. Their first lines
- * are fetched, for somebody will write there.
- * Return: how many.
- */
-static __attribute__((noinline)) unsigned take_buffers(struct intel_nic *nic, struct intel_ring *ring, unsigned count)
-{
-	struct guest_window window = guest_window_of(ring->hint);
-	const guest_byte *at = ring->descriptors + (size_t)16 * ring->head;
-	struct guest_segment *segment = nic->segments, *end = segment + count;
-	uint32_t size = ring->buffer_sizes[0];
-
-	for (; segment < end; segment++, at += 16) {
-		uint64_t address = guest_load64(at);
-		guest_byte *base = guest_window_translate(&window, address, size);
-
-		if (unlikely(!base))
-			base = guest_window_move(&window, nic->device.memory, &ring->hint, address, size);
-		/* A null address is no buffer, wherever it may lie. */
-		if (unlikely(!base || !address))
-			break;
-		guest_prefetch_write(base);
-		segment->base = base;
-	}
-	return (unsigned)(segment - nic->segments);
-}
-
-/* Into buffers that are taken, @count at most. @described: each frame has to be looked into; a constant. */
-static inline __attribute__((always_inline)) unsigned fill_buffers(struct run *state, const struct frame *frames,
-								   unsigned count, bool described)
-{
-	struct run run = *state;
-	struct intel_write_back *write = &run.nic->written[run.queue][run.ring->written_count];
-	const uint64_t plain = second_word(run.ring, RXD_DD | RXD_EOP | RXD_IXSM, 0);
-	const uint64_t unit = 1ULL << length_shift(run.ring);
-	const uint32_t check_sequence = run.terms->check_sequence;
-	const struct guest_segment *segment = run.nic->segments;
-	unsigned done;
-
-	for (done = 0; done < count; done++, segment++, write++) {
-		const struct frame *frame = &frames[done];
-		uint32_t length = frame->length, need = max(length, FRAME_MIN) + check_sequence;
-		struct report report = { 0 };
-
-		if (unlikely(load_destination(frame) != run.destination || load_type(frame) != run.type))
-			break;
-		if (unlikely(length > run.length_max))
-			break;
-		if (described && unlikely(describe(run.nic, run.terms, frame, &report) != run.queue))
-			break;
-		frame_copy_inside(frame, segment->base);
-		if (unlikely(need > length))
-			memset(segment->base + length, 0, need - length);
-		write->words[0] = described ? first_word(&report) : 0;
-		write->words[1] = need * unit |
-				  (described ? second_word(run.ring, report.status | RXD_DD | RXD_EOP, 0) : plain);
-		run.bytes += length;
-		run.unlike |= length ^ run.length;
-	}
-	state->bytes = run.bytes;
-	state->unlike = run.unlike;
-	return done;
-}
-
-/* Two functions, or the compiler makes one loop of them that asks for each frame. */
-static __attribute__((noinline)) unsigned fill_described(struct run *run, const struct frame *frames, unsigned count)
-{
-	return fill_buffers(run, frames, count, true);
-}
-
-static __attribute__((noinline)) unsigned fill_plain(struct run *run, const struct frame *frames, unsigned count)
-{
-	return fill_buffers(run, frames, count, false);
-}
-
-static void count_run(struct intel_nic *nic, const struct run *run, const struct frame *frames, unsigned count)
-{
-	if (likely(!run->unlike && !(run->destination & 1))) {
-		intel_count_alike(&nic->received, run->length, count);
-		return;
-	}
-	for (unsigned i = 0; i < count; i++)
-		intel_count(&nic->received, frames[i].header, frames[i].length);
-}
-
-/* Frames behind @first, which was received into @queue, as far as they are like it. Return: how many; @bytes: added to. */
-static unsigned receive_run(struct intel_nic *nic, const struct terms *terms, unsigned queue, const struct frame *first,
-			    unsigned count, uint64_t *bytes)
-{
-	const struct frame *frames = first + 1;
-	struct intel_ring *ring = &nic->receive[queue];
-	struct run run = {
-		.nic = nic, .terms = terms, .ring = ring, .queue = queue,
-		.destination = load_destination(first), .type = load_type(first), .length = first->length,
-	};
-	uint32_t type = frame_load16(first, FRAME_TAG_OFFSET), end = ring->tail < ring->head ? ring->count : ring->tail;
-
-	if (unlikely(ring->form == INTEL_RECEIVE_SPLIT || ring->buffer_sizes[0] < FRAME_MIN + FCS_LENGTH ||
-		     type == terms->tag_type || type == VET_DEFAULT))
-		return 0;
-	run.length_max = min(terms->length_max[0], ring->buffer_sizes[0] - terms->check_sequence);
-	count = min(count, end - ring->head);
-	count = min(count, INTEL_WRITE_BACKS_MAX - ring->written_count);
-	count = take_buffers(nic, ring, count);
-	if (!count)
-		return 0;
-	if (type == ETHERTYPE_IPV4 || type == ETHERTYPE_IPV6)
-		count = fill_described(&run, frames, count);
-	else
-		count = fill_plain(&run, frames, count);
-	if (!ring->written_count)
-		ring->written_first = ring->head;
-	ring->written_count += count;
-	ring->head += count;
-	if (ring->head == ring->count)
-		ring->head = 0;
-	count_run(nic, &run, frames, count);
-	*bytes += run.bytes;
-	return count;
 }
 
 /* ---- port operations ---- */
@@ -648,14 +364,14 @@ static unsigned receive_transmit(struct port *port, const struct frame *frames, 
 	struct intel_nic *nic = container_of(port, struct intel_nic, port);
 	struct port_counters *counters = port_counters(port, turn);
 	unsigned done = 0, dropped = 0, queue, more;
-	struct terms terms;
+	struct intel_terms terms;
 	uint64_t bytes = 0;
 
 	if (unlikely(!atomic_load_explicit(&nic->receiving, memory_order_acquire) || intel_faulted(nic))) {
 		port_drop(port, turn, PORT_DROP_LINK_DOWN, count);
 		return count;
 	}
-	load_terms(nic, &terms);
+	intel_terms_load(nic, &terms);
 	while (done < count) {
 		const struct frame *frame = &frames[done];
 		enum receive_result result = receive_frame(nic, &terms, frame, &queue);
@@ -673,7 +389,7 @@ static unsigned receive_transmit(struct port *port, const struct frame *frames, 
 		bytes += frame->length;
 		if (done == count || queue == INTEL_QUEUES_MAX)
 			continue;
-		more = receive_run(nic, &terms, queue, frame, count - done, &bytes);
+		more = intel_receive_run(nic, &terms, queue, frame, count - done, &bytes);
 		done += more;
 	}
 	counter_add(&counters->out_frames, done - dropped);

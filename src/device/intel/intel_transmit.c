@@ -10,11 +10,11 @@
  *  1. run: frames of one plain descriptor each, which is nearly all of them, are made in a loop of their own
  *     (intel_transmit_run.c) as far as they go. The rest of the batch:
  *  2. fetch: descriptors between there and the tail are copied, once, INTEL_DESCRIPTORS_MAX at most.
- *  3. plan (intel_plan.c): the copies are gone through once, in order. Context descriptors set the offload context as it
- *     is from there on; data descriptors are translated and appended, up to the end of the frame; then
+ *  3. plan (intel_plan.c): the copies are gone through once, in order. Context descriptors set the offload context as
+ * it is from there on; data descriptors are translated and appended, up to the end of the frame; then
  *     intel_offload_build() makes a frame of it, or a reason to drop it. The plan says for each frame where its
- *     descriptors end and what the contexts are behind it. Nothing is looked at a second time: what follows is told from
- *     the plan.
+ *     descriptors end and what the contexts are behind it. Nothing is looked at a second time: what follows is told
+ * from the plan.
  *  4. forward: the switch takes frames in order, and may leave some with us when a receiver is full.
  *  5. write back: descriptors of what is done, that asked for it (RS); the head moves to where the plan says, and
  *     contexts become what they were there. What the switch left is fetched anew next time.

@@ -4,14 +4,14 @@
  *
  * Theory of operation
  * -------------------
- * A *run* are frames of one descriptor each, each in one region of memory, for which nothing has to be done: no checksum,
- * no tag, no segmentation. The first descriptor says what the others must be equal to, bit by bit but for lengths and the bits
- * that nobody looks at, so that kinds, options and contexts are looked at once. A run ends at the first descriptor that is
- * anything else; that one, and what follows in the batch, is left to the general walk (intel_transmit.c), which fetches it
- * anew, makes every check, and alone stops the card.
+ * A *run* are frames of one descriptor each, each in one region of memory, for which nothing has to be done: no
+ * checksum, no tag, no segmentation. The first descriptor says what the others must be equal to, bit by bit but for
+ * lengths and the bits that nobody looks at, so that kinds, options and contexts are looked at once. A run ends at the
+ * first descriptor that is anything else; that one, and what follows in the batch, is left to the general walk
+ *(intel_transmit.c), which fetches it anew, makes every check, and alone stops the card.
  *
- * Two loops: the first validates and translates, and fetches lines of the frames; the second copies the headers, when the
- * lines have had time to arrive. A descriptor is read as two words, each once, and only locals are looked at.
+ * Two loops: the first validates and translates, and fetches lines of the frames; the second copies the headers, when
+ * the lines have had time to arrive. A descriptor is read as two words, each once, and only locals are looked at.
  *
  * The fields that make a frame plain, by kind (82576 7.2.2.3, 8254x 3.3.3 and 3.3.7):
  *
@@ -28,7 +28,8 @@
 #define DESCRIPTOR_HIGH	  8U  /* offset of the word with command and status */
 #define DESCRIPTOR_STATUS 12U /* of the byte that the done bit is in */
 
-/** What must be equal in that word: all but the length, and PAYLEN and the special field, which differ from frame to frame. */
+/** What must be equal in that word: all but the length, and PAYLEN and the special field, which differ from frame to
+ * frame. */
 #define ALIKE	       0x00003fffffff0000ULL
 #define ALIKE_EXTENDED 0x00003ffffff00000ULL
 
@@ -46,7 +47,8 @@ struct walk {
 	uint64_t bytes, bytes_max;
 };
 
-/* Is this the second word of a descriptor that makes a frame by itself, and a plain one? @alike: what must be as here. */
+/* Is this the second word of a descriptor that makes a frame by itself, and a plain one? @alike: what must be as here.
+ */
 static bool is_plain(const struct intel_nic *nic, uint64_t high, uint64_t *alike)
 {
 	uint32_t command = (uint32_t)high, type = command >> TXD_DTYP_SHIFT & 15, must_not = TXD_VLE;
@@ -70,8 +72,8 @@ static bool is_plain(const struct intel_nic *nic, uint64_t high, uint64_t *alike
 }
 
 /*
- * @count descriptors from @at on, which are not behind the ring's end. A function of its own, for the sake of registers.
- * Return: how many belong to the run.
+ * @count descriptors from @at on, which are not behind the ring's end. A function of its own, for the sake of
+ * registers. Return: how many belong to the run.
  */
 static __attribute__((noinline)) unsigned walk_piece(struct walk *state, const guest_byte *at, unsigned count,
 						     struct guest_segment *segments)
@@ -138,12 +140,15 @@ void intel_run_build(struct intel_lane *lane, struct intel_ring *ring, unsigned 
 	const struct intel_nic *nic = lane->nic;
 	uint64_t high = guest_load64(first + DESCRIPTOR_HIGH);
 	struct walk walk = {
-		.memory = nic->device.memory, .hint = &ring->hint, .window = guest_window_of(ring->hint),
+		.memory = nic->device.memory,
+		.hint = &ring->hint,
+		.window = guest_window_of(ring->hint),
 		.bytes_max = bytes_max,
 	};
 	unsigned piece = min(count, ring->count - ring->head);
 
-	/* What is looked at here is only what others are compared with: the walk reads the first one as it does the others. */
+	/* What is looked at here is only what others are compared with: the walk reads the first one as it does the
+	 * others. */
 	__asm__ volatile("" : "+r"(high));
 	*run = (struct intel_run){ 0 };
 	if (!is_plain(nic, high, &walk.alike))
@@ -174,7 +179,8 @@ void intel_run_write_back(const struct intel_ring *ring, const struct intel_run 
 	atomic_thread_fence(memory_order_release);
 	while (count) {
 		unsigned piece = min(count, ring->count - index);
-		uint8_t *at = (uint8_t *)(void *)(ring->descriptors + (size_t)DESCRIPTOR_SIZE * index + DESCRIPTOR_STATUS);
+		uint8_t *at =
+			(uint8_t *)(void *)(ring->descriptors + (size_t)DESCRIPTOR_SIZE * index + DESCRIPTOR_STATUS);
 
 		for (const uint8_t *end = at + (size_t)DESCRIPTOR_SIZE * piece; at < end; at += DESCRIPTOR_SIZE)
 			__atomic_store_n(at, done, __ATOMIC_RELAXED);
