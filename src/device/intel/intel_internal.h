@@ -133,8 +133,8 @@ struct intel_ring {
 	uint32_t tail;
 	uint8_t form; /* enum intel_receive_form */
 	uint32_t buffer_sizes[4];
-	uint32_t written_count;
-	bool used; /* since the last flush */
+	uint32_t written_first, written_count; /* descriptors that wait to be written back, one behind the other */
+	bool used;			       /* since the last flush */
 } __attribute__((aligned(CACHE_LINE)));
 
 enum intel_receive_form {
@@ -147,7 +147,6 @@ enum intel_receive_form {
 
 /** struct intel_write_back - a receive descriptor that is done. */
 struct intel_write_back {
-	uint32_t index;
 	uint64_t words[4];
 };
 
@@ -332,15 +331,21 @@ static inline bool intel_faulted(const struct intel_nic *nic)
 /** intel_in_window() - is the register at @offset on a page that can be offered for mapping, or one of rings? */
 bool intel_in_window(const struct intel_variant *variant, uint32_t offset);
 
-static inline void intel_count(struct intel_traffic *traffic, const uint8_t *destination, uint32_t length)
+/** intel_count_alike() - @count frames of @length, none of them to a group. */
+static inline void intel_count_alike(struct intel_traffic *traffic, uint32_t length, uint64_t count)
 {
 	/* What is on the wire: with the frame check sequence, and padding. */
 	uint32_t wire = max(length, 60U) + 4;
 	unsigned bucket = wire <= 64 ? 0 : wire >= 1024 ? 5 : 26U - (unsigned)__builtin_clz(wire);
 
-	__atomic_store_n(&traffic->frames, traffic->frames + 1, __ATOMIC_RELAXED);
-	__atomic_store_n(&traffic->octets, traffic->octets + wire, __ATOMIC_RELAXED);
-	__atomic_store_n(&traffic->sizes[bucket], traffic->sizes[bucket] + 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&traffic->frames, traffic->frames + count, __ATOMIC_RELAXED);
+	__atomic_store_n(&traffic->octets, traffic->octets + wire * count, __ATOMIC_RELAXED);
+	__atomic_store_n(&traffic->sizes[bucket], traffic->sizes[bucket] + count, __ATOMIC_RELAXED);
+}
+
+static inline void intel_count(struct intel_traffic *traffic, const uint8_t *destination, uint32_t length)
+{
+	intel_count_alike(traffic, length, 1);
 	if (unlikely(destination[0] & 1)) {
 		bool broadcast = !memcmp(destination, "\xff\xff\xff\xff\xff\xff", 6);
 		uint64_t *counter = broadcast ? &traffic->broadcast : &traffic->multicast;
@@ -441,6 +446,33 @@ uint8_t intel_offload_build(const struct intel_nic *nic, struct intel_packet *pa
 /** intel_crc32c() - SCTP's checksum over the bytes of @frame from @from on, where the field itself counts as zero. */
 uint32_t intel_crc32c(uint32_t crc, const uint8_t *bytes, uint32_t length);
 
+/* intel_transmit_run.c */
+
+/**
+ * struct intel_run - frames of one plain descriptor each, from the ring's head on: the first of lane->frames.
+ * @command, @status:	of all of them, but for the length
+ * @length:		of the first frame
+ * @alike:		of all of them, and none is for a group
+ */
+struct intel_run {
+	unsigned count;
+	uint32_t command, length;
+	uint8_t status;
+	bool alike;
+	uint64_t bytes;
+};
+
+/**
+ * intel_run_build() - as many frames as make a run, in lane->frames and lane->segments.
+ * @count:	descriptors in the ring, at least one; as many as there is room for frames, at most
+ * @bytes_max:	no frame is begun behind that many
+ */
+void intel_run_build(struct intel_lane *lane, struct intel_ring *ring, unsigned count, uint64_t bytes_max,
+		     struct intel_run *run);
+
+/** intel_run_write_back() - the first @count descriptors from the ring's head on are done. */
+void intel_run_write_back(const struct intel_ring *ring, const struct intel_run *run, unsigned count);
+
 /* intel_plan.c */
 
 /** struct intel_planner - a plan in the making, see intel_plan.c. */
@@ -448,7 +480,8 @@ struct intel_planner {
 	struct intel_nic *nic;
 	struct intel_lane *lane;
 	struct intel_ring *ring;
-	unsigned want;	      /* units */
+	struct intel_run run; /* in front of the first unit: not among units and descriptors, but among frames */
+	unsigned want;	      /* units, and frames of the run */
 	unsigned descriptors; /* fetched */
 	unsigned position;    /* next one to be looked at */
 	unsigned plans, frames, contexts;
@@ -460,11 +493,8 @@ struct intel_planner {
 	struct intel_packet packet; /* this one */
 };
 
-/** intel_plan_fetch() - copy what is between the ring's head and @tail. Return: how many descriptors. */
-unsigned intel_plan_fetch(struct intel_lane *lane, const struct intel_ring *ring, uint32_t tail);
-
-/** intel_plan_make() - plan what was fetched, as far as @planner->want and @turn's bytes go. */
-void intel_plan_make(struct intel_planner *planner, const struct turn *turn);
+/** intel_plan_make() - plan @available descriptors, as far as @planner->want and @turn's bytes go. */
+void intel_plan_make(struct intel_planner *planner, uint32_t available, const struct turn *turn);
 
 /* intel_cut.c */
 
@@ -495,6 +525,9 @@ struct intel_flow {
 };
 
 void intel_flow_parse(const struct frame *frame, struct intel_flow *flow);
+
+/** intel_rss_enabled() - does MRQC ask for hashes? If not, all frames go to intel_rss_queue(nic, 0, 0). */
+bool intel_rss_enabled(const struct intel_nic *nic);
 
 /** intel_rss_hash() - the hash that MRQC asks for. @type: RSS type of the descriptor, 0: none. Under the claim. */
 uint32_t intel_rss_hash(struct intel_nic *nic, const struct frame *frame, const struct intel_flow *flow, uint8_t *type);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The transmit plan: from descriptors that were copied out of the ring to frames, in one pass (see intel_transmit.c).
+ * What a run has taken (intel_transmit_run.c) lies in front of it, and has the first frames and segments.
  *
  * Every descriptor is looked at once, in order, with the offload contexts as they are there; whatever comes later is
  * told from the plan. A unit of the plan is a frame with the context descriptors before it. When the pass ends in the
@@ -36,14 +37,15 @@ static enum descriptor_kind kind_of(const struct intel_nic *nic, const struct in
 	return type == 0 ? DESCRIPTOR_CONTEXT : type == 1 ? DESCRIPTOR_DATA : DESCRIPTOR_UNKNOWN;
 }
 
-/* Copy what is between head and @tail. Return: how many. */
-unsigned intel_plan_fetch(struct intel_lane *lane, const struct intel_ring *ring, uint32_t tail)
+/* Copy what is between the run's end and the tail, @available in all from the head on. Return: how many. */
+static unsigned fetch(struct intel_lane *lane, const struct intel_ring *ring, const struct intel_run *run,
+		      uint32_t available)
 {
-	uint32_t count = tail >= ring->head ? tail - ring->head : ring->count - ring->head + tail, first;
+	uint32_t from = (ring->head + run->count) % ring->count, count, first;
 
-	count = min(count, INTEL_DESCRIPTORS_MAX);
-	first = min(count, ring->count - ring->head);
-	guest_fetch(lane->descriptors, ring->descriptors + 16ULL * ring->head, 16ULL * first);
+	count = min(available - run->count, INTEL_DESCRIPTORS_MAX);
+	first = min(count, ring->count - from);
+	guest_fetch(lane->descriptors, ring->descriptors + 16ULL * from, 16ULL * first);
 	if (unlikely(first < count))
 		guest_fetch(lane->descriptors + first, ring->descriptors, 16ULL * (count - first));
 	return count;
@@ -153,7 +155,7 @@ static bool append(struct intel_planner *planner, const struct intel_descriptor 
 				      packet->segments, room, &packet->segment_count);
 	if (likely(!error))
 		return true;
-	if (error == -ENOSPC && planner->plans) {
+	if (error == -ENOSPC && planner->plans + planner->run.count) {
 		planner->cut = true;
 		return false;
 	}
@@ -186,7 +188,7 @@ static void keep_contexts(struct intel_planner *planner)
 static bool plan_alone(struct intel_planner *planner, struct intel_plan *plan, const struct intel_packet *packet,
 		       unsigned start, unsigned contexts)
 {
-	planner->alone = planner->plans == 1;
+	planner->alone = planner->plans + planner->run.count == 1;
 	if (planner->alone) {
 		plan->cut = true;
 		plan->drop = PORT_DROPS;
@@ -265,10 +267,19 @@ static bool plan_next(struct intel_planner *planner)
 	return false;
 }
 
-void intel_plan_make(struct intel_planner *planner, const struct turn *turn)
+void intel_plan_make(struct intel_planner *planner, uint32_t available, const struct turn *turn)
 {
+	struct intel_run *run = &planner->run;
+
+	intel_run_build(planner->lane, planner->ring, min(available, planner->want), turn->bytes, run);
+	planner->frames = run->count;
+	planner->segments = run->count;
+	planner->bytes = run->bytes;
+	if (likely(run->count == available || run->count == planner->want || run->bytes >= turn->bytes))
+		return;
+	planner->descriptors = fetch(planner->lane, planner->ring, run, available);
 	planner->lane->contexts[0] = planner->ring->contexts;
-	while (planner->position < planner->descriptors && planner->plans < planner->want &&
+	while (planner->position < planner->descriptors && planner->plans + run->count < planner->want &&
 	       planner->bytes < turn->bytes && planner->segments + 2 < INTEL_SEGMENTS_MAX) {
 		if (!plan_next(planner))
 			break;

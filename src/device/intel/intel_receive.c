@@ -10,6 +10,11 @@
  * the sender for a while. flush writes the descriptors back, publishes the head and raises the queue's cause, once a
  * batch.
  *
+ * *Runs.* Frames that follow one that was received, and have its destination and type, so pass the same filters, and
+ * whose buffer each lies in one region of memory and holds all of it, are received in a loop of their own
+ * (intel_receive_run.c). Whatever is unusual, a ring without buffers included, is left
+ * to the general way (receive_frame()), which fetches the descriptor anew, makes every check, and alone stops the card.
+ *
  * Each descriptor is fetched once, into a local copy; addresses are translated by guest_memory_segments(). A null
  * address makes a descriptor without a buffer: it is used up and holds nothing. A frame never takes more than
  * INTEL_WRITE_BACKS_MAX descriptors, so buffers that hold nothing do not keep anybody busy: the card stops, by name.
@@ -30,14 +35,10 @@
  *
  * Context: under the claim of the port; flush, too. Registers that the control thread changes are loaded relaxed.
  */
+#include "device/intel/intel_receive.h"
 #include "base/counter.h"
-#include "device/intel/intel_internal.h"
-#include "net/checksum.h"
 
-#define FRAME_MIN    60U
-#define FCS_LENGTH   4U
-#define PROTOCOL_UDP 17U
-#define DELAY_UNIT   1024ULL /* ns: RDTR, RADV */
+#define DELAY_UNIT 1024ULL /* ns: RDTR, RADV */
 
 enum receive_result {
 	RECEIVE_DONE,
@@ -127,51 +128,71 @@ static bool load_tail(struct intel_nic *nic, struct intel_ring *ring)
 
 /* ---- what is written back ---- */
 
-/* Store what was noted, in order. */
-static void write_back(struct intel_nic *nic, struct intel_ring *ring, unsigned queue)
+/* Store @count write-backs from @at on, none of which is behind the ring's end. */
+static void write_back_piece(const struct intel_ring *ring, guest_byte *at, const struct intel_write_back *write,
+			     unsigned count)
 {
 	unsigned size = descriptor_size(ring);
 
-	for (unsigned i = 0; i < ring->written_count; i++) {
-		const struct intel_write_back *write = &nic->written[queue][i];
-		uint64_t *to = (uint64_t *)(void *)(ring->descriptors + (size_t)write->index * size);
+	for (const struct intel_write_back *end = write + count; write < end; write++, at += size) {
+		uint64_t *to = (uint64_t *)(void *)at;
 
-		if (ring->form == INTEL_RECEIVE_SPLIT) {
+		if (unlikely(ring->form == INTEL_RECEIVE_SPLIT)) {
 			__atomic_store_n(&to[2], write->words[2], __ATOMIC_RELAXED);
 			__atomic_store_n(&to[3], write->words[3], __ATOMIC_RELAXED);
 		}
-		if (ring->form != INTEL_RECEIVE_LEGACY)
+		if (likely(ring->form != INTEL_RECEIVE_LEGACY))
 			__atomic_store_n(&to[0], write->words[0], __ATOMIC_RELAXED);
 		/* Release: who sees the status sees the rest, and the frame's bytes. */
 		__atomic_store_n(&to[1], write->words[1], __ATOMIC_RELEASE);
 	}
-	ring->written_count = 0;
 }
 
-/* What a frame's last descriptor says of it. */
-struct report {
-	uint32_t status; /* RXD_..., with the errors of the extended forms */
-	uint32_t hash;
-	uint16_t info; /* RSS type and packet type (82576) */
-	uint16_t tag;
-};
-
-static void note(struct intel_nic *nic, struct intel_ring *ring, unsigned queue, uint32_t index,
-		 const struct report *report, const uint16_t lengths[4], bool last)
+/* The same for the forms of two words, which nearly all are: a function of its own, for the sake of registers. */
+static __attribute__((noinline)) void write_back_words(guest_byte *at, const struct intel_write_back *write,
+						       unsigned count)
 {
-	struct intel_write_back *write = &nic->written[queue][ring->written_count++];
-	uint32_t status = last ? report->status | RXD_DD | RXD_EOP : RXD_DD;
-	uint64_t tag = last ? report->tag : 0;
+	for (const struct intel_write_back *end = write + count; write < end; write++, at += 16) {
+		uint64_t *to = (uint64_t *)(void *)at;
 
-	write->index = index;
-	if (ring->form == INTEL_RECEIVE_LEGACY) {
-		uint64_t errors = status & RXD_EXTENDED_IPE ? RXD_LEGACY_IPE : 0;
-
-		write->words[1] = lengths[0] | ((status & 0xff) | errors) << 32 | tag << 48;
-		return;
+		__atomic_store_n(&to[0], write->words[0], __ATOMIC_RELAXED);
+		/* Release: as above. */
+		__atomic_store_n(&to[1], write->words[1], __ATOMIC_RELEASE);
 	}
-	write->words[0] = last ? report->info | (uint64_t)report->hash << 32 : 0;
-	write->words[1] = status | (uint64_t)lengths[0] << 32 | tag << 48;
+}
+
+/* Store what was noted, in order. */
+static void write_back(struct intel_nic *nic, struct intel_ring *ring, unsigned queue)
+{
+	const struct intel_write_back *write = nic->written[queue];
+	uint32_t index = ring->written_first;
+
+	while (ring->written_count) {
+		unsigned piece = min(ring->written_count, ring->count - index);
+		guest_byte *at = ring->descriptors + (size_t)index * descriptor_size(ring);
+
+		if (likely(ring->form == INTEL_RECEIVE_EXTENDED || ring->form == INTEL_RECEIVE_ADVANCED))
+			write_back_words(at, write, piece);
+		else
+			write_back_piece(ring, at, write, piece);
+		write += piece;
+		ring->written_count -= piece;
+		index = 0;
+	}
+}
+
+/* Note the write-back of the descriptor at the ring's head. */
+static void note(struct intel_nic *nic, struct intel_ring *ring, unsigned queue, const struct intel_report *report,
+		 const uint16_t lengths[4], bool last)
+{
+	struct intel_write_back *write = &nic->written[queue][ring->written_count];
+	uint32_t status = last ? report->status | RXD_DD | RXD_EOP : RXD_DD;
+
+	if (!ring->written_count++)
+		ring->written_first = ring->head;
+	write->words[0] = last ? intel_first_word(report) : 0;
+	write->words[1] = intel_second_word(ring, status, last ? report->tag : 0) | (uint64_t)lengths[0]
+											    << intel_length_shift(ring);
 	write->words[2] = (uint64_t)lengths[1] << 16 | (uint64_t)lengths[2] << 32 | (uint64_t)lengths[3] << 48;
 	write->words[3] = 0;
 }
@@ -238,7 +259,7 @@ static enum receive_result collect(struct intel_nic *nic, struct intel_ring *rin
 /* Zeroes behind the frame: [@from, @to) of the collected buffers. */
 static void pad(const struct guest_segment *segments, uint32_t from, uint32_t to)
 {
-	static const uint8_t zeroes[FRAME_MIN + FCS_LENGTH];
+	static const uint8_t zeroes[INTEL_FRAME_MIN + INTEL_FCS_LENGTH];
 
 	for (; from < to; segments++) {
 		uint32_t piece;
@@ -257,7 +278,7 @@ static void pad(const struct guest_segment *segments, uint32_t from, uint32_t to
 
 /* Into the ring: @need bytes with padding and check sequence. */
 static enum receive_result put_frame(struct intel_nic *nic, struct intel_ring *ring, unsigned queue,
-				     const struct frame *frame, uint32_t need, const struct report *report)
+				     const struct frame *frame, uint32_t need, const struct intel_report *report)
 {
 	struct collected collected;
 	enum receive_result result;
@@ -279,81 +300,36 @@ static enum receive_result put_frame(struct intel_nic *nic, struct intel_ring *r
 			lengths[buffer] = (uint16_t)min(left, collected.rooms[i][buffer]);
 			left -= lengths[buffer];
 		}
-		note(nic, ring, queue, ring->head, report, lengths, i + 1 == collected.descriptors);
+		note(nic, ring, queue, report, lengths, i + 1 == collected.descriptors);
 		ring->head = ring->head + 1 == ring->count ? 0 : ring->head + 1;
 	}
 	ring->used = true;
 	return RECEIVE_DONE;
 }
 
-/* ---- what is known of a frame ---- */
-
-/* 82576 7.1.5.2: packet type. */
-static uint16_t packet_type(const struct intel_flow *flow)
-{
-	uint16_t type = 0;
-
-	if (flow->version == 4)
-		type = flow->options ? 3 : 1;
-	else if (flow->version == 6)
-		type = flow->options ? 0xc : 4;
-	if (flow->l4_offset)
-		type |= flow->protocol == PROTOCOL_UDP ? 0x20 : 0x10;
-	return type;
-}
-
-static uint32_t checksum_status(const struct intel_nic *nic, const struct frame *frame, const struct intel_flow *flow)
-{
-	uint32_t control = intel_load(nic, RXCSUM), status = 0, length;
-
-	if (flow->version == 4 && control & RXCSUM_IPOFL) {
-		length = (frame->header[flow->ip_offset] & 15U) * 4;
-		if (flow->ip_offset + length <= frame->header_length) {
-			status |= RXD_IPCS;
-			if (unlikely(checksum_sum(frame->header + flow->ip_offset, length) != 0xffff))
-				status |= RXD_EXTENDED_IPE;
-		}
-	}
-	if (flow->l4_offset && frame->offload.checksum_valid && control & RXCSUM_TUOFL) {
-		status |= RXD_TCPCS;
-		if (flow->protocol == PROTOCOL_UDP && nic->variant->generation != INTEL_8254X)
-			status |= RXD_UDPCS;
-	}
-	return status ? status : RXD_IXSM;
-}
+/* ---- any frame ---- */
 
 /* The tag of a frame as VET says. Return: -1: none. */
-static int tag_of(const struct intel_nic *nic, const struct frame *frame)
+static int tag_of(const struct intel_terms *terms, const struct frame *frame)
 {
-	if (likely(frame_load16(frame, FRAME_TAG_OFFSET) != (intel_load(nic, VET) & 0xffff)) ||
+	if (likely(frame_load16(frame, FRAME_TAG_OFFSET) != terms->tag_type) ||
 	    frame->header_length < FRAME_LENGTH_MIN + FRAME_TAG_LENGTH)
 		return -1;
 	return frame_load16(frame, FRAME_TAG_OFFSET + 2);
 }
 
-/* The longest frame, without its check sequence. */
-static uint32_t length_max(const struct intel_nic *nic, bool tagged)
+/* Any frame. @queue: out: where it went to; a frame of a VLAN, or none, may not begin a run: INTEL_QUEUES_MAX */
+static enum receive_result receive_frame(struct intel_nic *nic, const struct intel_terms *terms,
+					 const struct frame *frame, unsigned *run_queue)
 {
-	if (!(intel_load(nic, RCTL) & RCTL_LPE))
-		return tagged ? 1518 : 1514;
-	if (nic->variant->generation == INTEL_82576)
-		return min(max(intel_load(nic, RLPML) & 0x3fff, 64U), nic->variant->frame_max) - FCS_LENGTH +
-		       (tagged ? FRAME_TAG_LENGTH : 0);
-	return nic->variant->frame_max;
-}
-
-static enum receive_result receive_frame(struct intel_nic *nic, const struct frame *frame)
-{
-	int tag = tag_of(nic, frame);
-	struct report report = { 0 };
-	struct intel_flow flow;
+	int tag = tag_of(terms, frame);
+	struct intel_report report = { 0 };
 	enum receive_result result;
 	struct frame untagged;
-	uint8_t type = 0;
 	unsigned queue;
-	uint32_t need;
 
-	if (unlikely(frame->length > length_max(nic, tag >= 0))) {
+	*run_queue = INTEL_QUEUES_MAX;
+	if (unlikely(frame->length > terms->length_max[tag >= 0])) {
 		counter_add(&nic->received.oversize, 1);
 		return RECEIVE_OVERSIZE;
 	}
@@ -361,28 +337,23 @@ static enum receive_result receive_frame(struct intel_nic *nic, const struct fra
 		counter_add(&nic->received.filtered, 1);
 		return RECEIVE_FILTERED;
 	}
-	if (tag >= 0 && intel_load(nic, CTRL) & CTRL_VME) {
+	if (tag >= 0 && terms->strips_tags) {
 		untagged = *frame;
 		frame_remove_tag(&untagged);
 		frame = &untagged;
 		report.status |= RXD_VP;
 		report.tag = (uint16_t)tag;
 	}
-	intel_flow_parse(frame, &flow);
-	report.hash = intel_rss_hash(nic, frame, &flow, &type);
-	queue = intel_rss_queue(nic, report.hash, type);
-	report.info = type;
-	if (nic->variant->generation == INTEL_82576)
-		report.info = (uint16_t)(type | packet_type(&flow) << 4);
-	if (!(intel_load(nic, RXCSUM) & RXCSUM_PCSD)) /* the place of the hash is that of a fragment's checksum */
-		report.hash = 0;
-	report.status |= checksum_status(nic, frame, &flow);
+	queue = intel_describe(nic, terms, frame, &report);
 	if (unlikely(!touch(nic, &nic->receive[queue], queue)))
 		return RECEIVE_BROKEN;
-	need = max(frame->length, FRAME_MIN) + (intel_load(nic, RCTL) & RCTL_SECRC ? 0 : FCS_LENGTH);
-	result = put_frame(nic, &nic->receive[queue], queue, frame, need, &report);
-	if (likely(result == RECEIVE_DONE))
-		intel_count(&nic->received, frame->header, frame->length);
+	result = put_frame(nic, &nic->receive[queue], queue, frame,
+			   max(frame->length, INTEL_FRAME_MIN) + terms->check_sequence, &report);
+	if (unlikely(result != RECEIVE_DONE))
+		return result;
+	intel_count(&nic->received, frame->header, frame->length);
+	if (tag < 0)
+		*run_queue = queue;
 	return result;
 }
 
@@ -392,26 +363,36 @@ static unsigned receive_transmit(struct port *port, const struct frame *frames, 
 {
 	struct intel_nic *nic = container_of(port, struct intel_nic, port);
 	struct port_counters *counters = port_counters(port, turn);
+	unsigned done = 0, dropped = 0, queue, more;
+	struct intel_terms terms;
 	uint64_t bytes = 0;
-	unsigned done, delivered = 0;
 
 	if (unlikely(!atomic_load_explicit(&nic->receiving, memory_order_acquire) || intel_faulted(nic))) {
 		port_drop(port, turn, PORT_DROP_LINK_DOWN, count);
 		return count;
 	}
-	for (done = 0; done < count; done++) {
-		enum receive_result result = receive_frame(nic, &frames[done]);
+	intel_terms_load(nic, &terms);
+	while (done < count) {
+		const struct frame *frame = &frames[done];
+		enum receive_result result = receive_frame(nic, &terms, frame, &queue);
 
 		if (unlikely(result == RECEIVE_FULL))
 			break;
-		if (likely(result == RECEIVE_DONE)) {
-			delivered++;
-			bytes += frames[done].length;
-		} else if (result != RECEIVE_FILTERED) {
-			port_drop(port, turn, result == RECEIVE_OVERSIZE ? PORT_DROP_OVERSIZE : PORT_DROP_LINK_DOWN, 1);
+		done++;
+		if (unlikely(result != RECEIVE_DONE)) {
+			dropped++;
+			if (result != RECEIVE_FILTERED)
+				port_drop(port, turn,
+					  result == RECEIVE_OVERSIZE ? PORT_DROP_OVERSIZE : PORT_DROP_LINK_DOWN, 1);
+			continue;
 		}
+		bytes += frame->length;
+		if (done == count || queue == INTEL_QUEUES_MAX)
+			continue;
+		more = intel_receive_run(nic, &terms, queue, frame, count - done, &bytes);
+		done += more;
 	}
-	counter_add(&counters->out_frames, delivered);
+	counter_add(&counters->out_frames, done - dropped);
 	counter_add(&counters->out_bytes, bytes);
 	return done;
 }

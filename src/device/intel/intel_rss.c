@@ -138,6 +138,11 @@ static bool enabled(const struct intel_nic *nic, uint32_t control)
 	}
 }
 
+bool intel_rss_enabled(const struct intel_nic *nic)
+{
+	return enabled(nic, intel_load(nic, MRQC));
+}
+
 uint32_t intel_rss_hash(struct intel_nic *nic, const struct frame *frame, const struct intel_flow *flow, uint8_t *type)
 {
 	uint32_t control = intel_load(nic, MRQC);

@@ -7,14 +7,17 @@
  * A lane is a poller with some of the card's transmit queues. A turn looks at the tail of each active queue (at the
  * others now and then), and goes by batches:
  *
- *  1. fetch: descriptors between head and tail are copied, once, INTEL_DESCRIPTORS_MAX at most.
- *  2. plan: the copies are gone through once, in order. Context descriptors set the offload context as it is from there
- * on; data descriptors are translated and appended, up to the end of the frame; then intel_offload_build() makes a
- * frame of it, or a reason to drop it. The plan says for each frame where its descriptors end and what the contexts are
- * behind it. Nothing is looked at a second time: what follows is told from the plan.
- *  3. forward: the switch takes frames in order, and may leave some with us when a receiver is full.
- *  4. write back: descriptors of what is done, that asked for it (RS); the head moves to where the plan says, and
- * contexts become what they were there. What the switch left is fetched anew next time.
+ *  1. run: frames of one plain descriptor each, which is nearly all of them, are made in a loop of their own
+ *     (intel_transmit_run.c) as far as they go. The rest of the batch:
+ *  2. fetch: descriptors between there and the tail are copied, once, INTEL_DESCRIPTORS_MAX at most.
+ *  3. plan (intel_plan.c): the copies are gone through once, in order. Context descriptors set the offload context as
+ * it is from there on; data descriptors are translated and appended, up to the end of the frame; then
+ *     intel_offload_build() makes a frame of it, or a reason to drop it. The plan says for each frame where its
+ *     descriptors end and what the contexts are behind it. Nothing is looked at a second time: what follows is told
+ * from the plan.
+ *  4. forward: the switch takes frames in order, and may leave some with us when a receiver is full.
+ *  5. write back: descriptors of what is done, that asked for it (RS); the head moves to where the plan says, and
+ *     contexts become what they were there. What the switch left is fetched anew next time.
  *
  * *Budgets.* A turn ends after turn->requests frames (or runs of context descriptors without one), or turn->bytes,
  * towards which each descriptor counts, too. A frame of more than INTEL_DESCRIPTORS_MAX descriptors stops the card, by
@@ -41,17 +44,25 @@
 
 /* ---- what is done ---- */
 
-/* Tell the driver of the descriptors up to @end. Return: whether one wants an interrupt; @delayed: none wants it at
- * once. */
-static bool write_back(struct intel_nic *nic, const struct intel_lane *lane, struct intel_ring *ring, unsigned end,
-		       bool *delayed)
+/*
+ * Tell the driver of @run_done frames of the run, and the descriptors up to @end behind it.
+ * Return: whether one wants an interrupt; @delayed: none wants it at once.
+ */
+static bool write_back(struct intel_nic *nic, const struct intel_lane *lane, struct intel_ring *ring,
+		       const struct intel_run *run, unsigned run_done, unsigned end, bool *delayed)
 {
-	uint32_t index = ring->head, low = 0;
+	uint32_t index = (ring->head + run_done) % ring->count, low = 0;
 	bool asked = false;
 
 	*delayed = true;
 	if (nic->variant->generation == INTEL_82576)
 		low = intel_page_load(nic, ring->registers + RING_HEAD_WRITE_BACK_LOW);
+	if (likely(run_done && run->command & TXD_RS)) {
+		asked = true;
+		*delayed = run->command >> 31;
+		if (likely(!(low & 1)))
+			intel_run_write_back(ring, run, run_done);
+	}
 	for (unsigned i = 0; i < end; i++) {
 		const struct intel_descriptor *descriptor = &lane->descriptors[i];
 		uint32_t *status = (uint32_t *)(void *)(ring->descriptors + 16ULL * index + 12);
@@ -90,13 +101,25 @@ static uint64_t spacing(const struct intel_nic *nic, bool delayed)
 	return (delay && most ? most : delay) * DELAY_UNIT;
 }
 
-/* The plan is done up to @plans. */
-static void finish(const struct intel_planner *planner, unsigned queue, unsigned plans, const struct turn *turn)
+static void count_run(struct intel_lane *lane, const struct intel_run *run, unsigned done)
+{
+	if (likely(run->alike)) {
+		intel_count_alike(&lane->traffic, run->length, done);
+		return;
+	}
+	for (unsigned i = 0; i < done; i++)
+		intel_count(&lane->traffic, lane->frames[i].header, lane->frames[i].length);
+}
+
+/* The plan is done up to @plans, and @run_done frames of the run in front of it. */
+static void finish(const struct intel_planner *planner, unsigned queue, unsigned run_done, unsigned plans,
+		   const struct turn *turn)
 {
 	const struct intel_when when = { turn->sidecore, sidecore_notifier(turn->sidecore), turn->now };
 	struct intel_lane *lane = planner->lane;
 	bool delayed;
 
+	count_run(lane, &planner->run, run_done);
 	for (unsigned i = 0; i < plans; i++) {
 		const struct intel_plan *plan = &lane->plans[i];
 
@@ -108,10 +131,12 @@ static void finish(const struct intel_planner *planner, unsigned queue, unsigned
 				counter_add(&lane->traffic.segmented, 1);
 		}
 	}
-	planner->ring->contexts = lane->contexts[plans ? lane->plans[plans - 1].contexts : 0];
-	if (!plans)
+	if (planner->plans) /* else they are as they were */
+		planner->ring->contexts = lane->contexts[plans ? lane->plans[plans - 1].contexts : 0];
+	if (!(run_done + plans))
 		return;
-	if (write_back(planner->nic, lane, planner->ring, lane->plans[plans - 1].end, &delayed))
+	if (write_back(planner->nic, lane, planner->ring, &planner->run, run_done,
+		       plans ? lane->plans[plans - 1].end : 0, &delayed))
 		intel_raise_queue(planner->nic, &when, false, queue, spacing(planner->nic, delayed));
 }
 
@@ -135,13 +160,15 @@ static unsigned loop_back(struct intel_nic *nic, struct frame *frames, unsigned 
 	return count;
 }
 
-/* Frames of the plan that the switch took: up to which unit is it done? */
+/* Frames that the switch took: up to which unit is the plan done? */
 static unsigned plans_done(const struct intel_planner *planner, unsigned frames)
 {
 	unsigned plans = 0;
 
 	if (likely(frames == planner->frames))
 		return planner->plans;
+	if (frames < planner->run.count)
+		return 0;
 	while (planner->lane->plans[plans].frame < frames || planner->lane->plans[plans].drop != PORT_DROPS ||
 	       planner->lane->plans[plans].empty)
 		plans++;
@@ -192,7 +219,7 @@ static unsigned transmit_batch(struct intel_lane *lane, unsigned queue, const st
 		.nic = nic, .lane = lane, .ring = ring, .want = min(requests, (unsigned)array_size(lane->plans))
 	};
 	uint32_t tail = intel_page_load(nic, ring->registers + RING_TAIL) & 0xffff;
-	unsigned frames, plans;
+	unsigned frames, plans, run_done;
 
 	*more = false;
 	if (unlikely(tail >= ring->count)) {
@@ -202,9 +229,8 @@ static unsigned transmit_batch(struct intel_lane *lane, unsigned queue, const st
 	if (tail == ring->head || (unlikely(ring->waiting) && tail == ring->waiting_tail))
 		return 0;
 	ring->waiting = false;
-	planner.descriptors = intel_plan_fetch(lane, ring, tail);
-	intel_plan_make(&planner, turn);
-	if (unlikely(planner.cut && !planner.plans && !planner.broken)) {
+	intel_plan_make(&planner, tail > ring->head ? tail - ring->head : ring->count - ring->head + tail, turn);
+	if (unlikely(planner.cut && !planner.plans && !planner.run.count && !planner.broken)) {
 		if (planner.descriptors == INTEL_DESCRIPTORS_MAX || planner.descriptors + 1 == ring->count) {
 			pci_device_fault(&nic->device, "transmit frame of too many descriptors");
 			return 0;
@@ -228,10 +254,11 @@ static unsigned transmit_batch(struct intel_lane *lane, unsigned queue, const st
 		ring->segments_done = lane->frames[frames].segments_done;
 		lane->queue.poller.pending = true;
 	}
-	finish(&planner, queue, plans, turn);
-	*bytes += planner.bytes + (uint64_t)planner.position * DESCRIPTOR_COST;
-	*more = plans == planner.plans && !planner.broken && planner.descriptors;
-	return plans;
+	run_done = min(frames, planner.run.count);
+	finish(&planner, queue, run_done, plans, turn);
+	*bytes += planner.bytes + (uint64_t)(planner.run.count + planner.position) * DESCRIPTOR_COST;
+	*more = run_done + plans == planner.run.count + planner.plans && !planner.broken;
+	return run_done + plans;
 }
 
 static unsigned transmit_queue(struct intel_lane *lane, unsigned queue, const struct turn *turn, uint64_t *bytes,

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the files of the receive side share; theory of operation: device/intel/intel_receive.c. */
+#ifndef DEVICE_INTEL_INTEL_RECEIVE_H
+#define DEVICE_INTEL_INTEL_RECEIVE_H
+
+#include "device/intel/intel_internal.h"
+
+#define INTEL_FRAME_MIN	 60U /* shorter ones are padded */
+#define INTEL_FCS_LENGTH 4U
+
+/**
+ * struct intel_terms - what registers say, for one call of receive_transmit(): it is as if all frames had come at once.
+ * @length_max:		the longest frame without its check sequence: untagged, and with one tag
+ * @check_sequence:	bytes of it that buffers have
+ * @queue:		of frames that are not hashed
+ */
+struct intel_terms {
+	uint32_t control, checksums, tag_type;
+	uint32_t length_max[2];
+	uint32_t check_sequence;
+	unsigned queue;
+	bool strips_tags, hashes, hash_reported, packet_types;
+};
+
+/** struct intel_report - what a frame's last descriptor says of it. */
+struct intel_report {
+	uint32_t status; /* RXD_..., with the errors of the extended forms */
+	uint32_t hash;
+	uint16_t info; /* RSS type and packet type (82576) */
+	uint16_t tag;
+};
+
+/** intel_second_word() - of a write-back, without a length: that goes to intel_length_shift(). */
+static inline uint64_t intel_second_word(const struct intel_ring *ring, uint32_t status, uint64_t tag)
+{
+	uint64_t errors = status & RXD_EXTENDED_IPE ? RXD_LEGACY_IPE : 0;
+
+	if (ring->form == INTEL_RECEIVE_LEGACY)
+		return ((status & 0xff) | errors) << 32 | tag << 48;
+	return status | tag << 48;
+}
+
+static inline unsigned intel_length_shift(const struct intel_ring *ring)
+{
+	return ring->form == INTEL_RECEIVE_LEGACY ? 0 : 32;
+}
+
+static inline uint64_t intel_first_word(const struct intel_report *report)
+{
+	return report->info | (uint64_t)report->hash << 32;
+}
+
+/* intel_receive_report.c */
+
+void intel_terms_load(const struct intel_nic *nic, struct intel_terms *terms);
+
+/** intel_describe() - what there is to say of a frame without a tag; @report->status is added to. Return: its queue. */
+unsigned intel_describe(struct intel_nic *nic, const struct intel_terms *terms, const struct frame *frame,
+			struct intel_report *report);
+
+/* intel_receive_run.c */
+
+/**
+ * intel_receive_run() - frames behind @first, as far as they are like it.
+ * @queue:	into which @first was received just now
+ * @first:	has no tag
+ * @count:	of frames behind it
+ * @bytes:	those of frames that were received are added
+ *
+ * Return: how many were received.
+ */
+unsigned intel_receive_run(struct intel_nic *nic, const struct intel_terms *terms, unsigned queue,
+			   const struct frame *first, unsigned count, uint64_t *bytes);
+
+#endif
