@@ -355,6 +355,40 @@ static void test_transport_reset(void **state)
 	}
 }
 
+static void write_microwire(uint32_t word, uint16_t value)
+{
+	clock_bits(4 << 6 | 0x30, 9);
+	intel_write(EECD, 0x40);
+	clock_bits(5 << 6 | word, 9);
+	clock_bits(value, 16);
+	intel_write(EECD, 0x40);
+}
+
+/* What a guest leaves in its card is its own until the client goes, and nothing that the next one's guest could find. */
+static void test_next_client(void **state)
+{
+	FOR_ALL(model)
+	{
+		uint32_t low = intel_read(RAL0);
+
+		if (model == INTEL_NIC_E1000)
+			write_microwire(0, 0x6666);
+		else
+			intel.device->ops->write(intel.device, 3, 0x10, 4, 0x12345678);
+		intel.done = false;
+		assert_int_equal(intel.device->ops->reset(intel.device), PCI_DEFERRED);
+		intel_round();
+		assert_int_equal(intel_read(RAL0), model == INTEL_NIC_E1000 ? (low & 0xffff0000) | 0x6666 : low);
+		if (model != INTEL_NIC_E1000)
+			assert_int_equal(intel.device->ops->read(intel.device, 3, 0x10, 4), 0);
+		assert_int_equal(intel.device->ops->pause(intel.device), PCI_DEFERRED);
+		intel_round();
+		assert_int_equal(intel.device->ops->reset(intel.device), PCI_DEFERRED);
+		intel_round();
+		assert_int_equal(intel_read(RAL0), low);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -364,6 +398,7 @@ int main(void)
 		cmocka_unit_test(test_phy),	    cmocka_unit_test(test_ports),
 		cmocka_unit_test(test_semaphore),   cmocka_unit_test(test_statistics),
 		cmocka_unit_test(test_soft_reset),  cmocka_unit_test(test_transport_reset),
+		cmocka_unit_test(test_next_client),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -36,6 +36,14 @@ static const char *fault(void)
 	return atomic_load(&intel.device->fault);
 }
 
+static uint64_t drops(enum port_drop reason)
+{
+	struct port_counters sum;
+
+	port_read_counters(&intel.nic->port, &sum);
+	return sum.drops[reason];
+}
+
 /* ---- plain frames ---- */
 
 static void test_legacy(void **state)
@@ -355,6 +363,58 @@ static void test_tunnel(void **state)
 	intel_fixture_stop();
 }
 
+/* One byte a segment, and headers as long as they may be: a turn has its end, and the next ones go on where it was. */
+static void test_tunnel_of_crumbs(void **state)
+{
+	const uint32_t payload = 3000;
+	unsigned rounds = 0, before = 0;
+	uint32_t length;
+
+	start(INTEL_NIC_IGB);
+	intel_offer(0, 4);
+	intel_send(intel.memory + INTEL_TX_BUFFERS, intel_frame(buffer(0), intel_mac, 17, 64), NULL);
+	length = make_tunnel(buffer(0), payload);
+	intel.peer.room = UINT32_MAX;
+	intel.net.turn.bytes = 64 << 10;
+	advanced_context(70, 172, 1, 0, 1U << TXD_ADVANCED_L4T_SHIFT | TXD_ADVANCED_IPV4);
+	intel_post(0, address(0), length | ADVANCED | TXD_ADVANCED_TSE | TXD_EOP | TXD_RS, TXD_TXSM | TXD_IXSM);
+	intel_ring_tail(0);
+	for (uint64_t sent = 0; !(status_of(0, 1) & TXD_DD); rounds++) {
+		intel_round();
+		sent = intel_read(GPTC);
+		assert_in_range(sent, 1, (64 << 10) / 256 + 64);
+		before += (unsigned)sent;
+		fake_port_clear(&intel.peer);
+		assert_in_range(rounds, 0, 100);
+	}
+	assert_int_equal(before, payload + 84 + 20 - 256);
+	assert_in_range(rounds, before / ((64 << 10) / 256 + 64), 100);
+	assert_null(fault());
+	intel_fixture_stop();
+}
+
+/*
+ * Where the checksum goes is said by the driver, and by a type of checksum that there is not: behind the longest headers
+ * lies what the segments are told from.
+ */
+static void test_tunnel_checksum_outside_of_headers(void **state)
+{
+	uint32_t length;
+
+	start(INTEL_NIC_IGB);
+	length = make_tunnel(buffer(0), 20000);
+	buffer(0)[14] = 0x46;
+	advanced_context(234, 8, 100, 0, 3U << TXD_ADVANCED_L4T_SHIFT | TXD_ADVANCED_IPV4);
+	intel_post(0, address(0), length | ADVANCED | TXD_ADVANCED_TSE | TXD_EOP | TXD_RS, TXD_TXSM | TXD_IXSM);
+	intel_ring_tail(0);
+	intel_round();
+	assert_true(status_of(0, 1) & TXD_DD);
+	assert_int_equal(intel.peer.count, 0);
+	assert_int_equal(drops(PORT_DROP_BAD_OFFLOAD), 1);
+	assert_null(fault());
+	intel_fixture_stop();
+}
+
 /* A partial checksum, carried: what the receiver completes is right. */
 static void test_checksum(void **state)
 {
@@ -449,6 +509,24 @@ static void test_sctp(void **state)
 	memcpy(&crc, intel.peer.frames[0].bytes + 42, 4);
 	memset(intel.peer.frames[0].bytes + 42, 0, 4);
 	assert_int_equal(crc, ~intel_crc32c(UINT32_MAX, intel.peer.frames[0].bytes + 34, 200));
+	intel_fixture_stop();
+}
+
+/* What we sum costs more than what is copied, and counts as more: one of the longest is a turn. */
+static void test_sctp_budget(void **state)
+{
+	start(INTEL_NIC_IGB);
+	intel_frame(buffer(0), intel_peer_mac, 17, 0);
+	buffer(0)[23] = 132;
+	intel.net.turn.bytes = 512 << 10;
+	advanced_context(20, 12, 0, 0, 2U << TXD_ADVANCED_L4T_SHIFT | TXD_ADVANCED_IPV4);
+	for (unsigned i = 0; i < 6; i++)
+		intel_post(0, address(0), 0xfff0 | ADVANCED | TXD_EOP, TXD_TXSM);
+	intel_ring_tail(0);
+	for (unsigned i = 1; i <= 6; i++) {
+		intel_round();
+		assert_int_equal(intel.peer.count, i);
+	}
 	intel_fixture_stop();
 }
 
@@ -581,14 +659,6 @@ static void test_unfinished(void **state)
 	intel_fixture_stop();
 }
 
-static uint64_t drops(enum port_drop reason)
-{
-	struct port_counters sum;
-
-	port_read_counters(&intel.nic->port, &sum);
-	return sum.drops[reason];
-}
-
 /* Offload fields that do not fit the frame: the frame is gone, counted, and the card goes on. */
 static void test_misfits(void **state)
 {
@@ -711,9 +781,12 @@ int main(void)
 		cmocka_unit_test(test_head_write_back),
 		cmocka_unit_test(test_segmentation),
 		cmocka_unit_test(test_tunnel),
+		cmocka_unit_test(test_tunnel_of_crumbs),
+		cmocka_unit_test(test_tunnel_checksum_outside_of_headers),
 		cmocka_unit_test(test_checksum),
 		cmocka_unit_test(test_tag),
 		cmocka_unit_test(test_sctp),
+		cmocka_unit_test(test_sctp_budget),
 		cmocka_unit_test(test_full),
 		cmocka_unit_test(test_turn),
 		cmocka_unit_test(test_nonsense),

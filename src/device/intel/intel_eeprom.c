@@ -7,7 +7,7 @@
  * 82574 and 82576: EERD takes an address and has the word at once. 82540EM: the driver moves a Microwire part's lines
  * by EECD (8254x 5.3, 13.4.3; 93C46): it selects the chip, clocks in a start bit, an opcode of two bits and an address
  * of six, and clocks the word out, most significant bit first. Writing is done likewise, and is remembered until the
- * daemon ends; the words of the 82574 and 82576 cannot be changed by the guest.
+ * client goes: the next one's guest finds the part as it was made. The words of the 82574 and 82576 cannot be changed by the guest.
  *
  * EECD's request is granted at once: nobody else has the part.
  *

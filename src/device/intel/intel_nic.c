@@ -216,6 +216,9 @@ void intel_op_resume(struct pci_device *device)
 
 static void reset_fully(struct intel_nic *nic)
 {
+	/* A client comes or goes, else the card would not be paused: nothing stays of what a guest has left in it. */
+	if (nic->resting)
+		intel_eeprom_fill(nic);
 	intel_nic_reset(nic, false);
 	network_forget_addresses(&nic->port);
 	intel_nic_start(nic);
@@ -224,7 +227,6 @@ static void reset_fully(struct intel_nic *nic)
 
 enum pci_result intel_op_reset(struct pci_device *device)
 {
-	device->resets++;
 	return intel_nic_rest(intel_nic_of(device), reset_fully);
 }
 
@@ -274,6 +276,8 @@ void intel_nic_reset(struct intel_nic *nic, bool soft)
 	if (!soft) {
 		intel_phy_reset(nic);
 		nic->io_address = 0;
+		if (nic->vectors)
+			memset(nic->vectors, 0, INTEL_VECTOR_BAR);
 		nic->reset_at = clock_nanoseconds();
 	}
 	atomic_store(&nic->loopback, intel_phy_loopback(nic));

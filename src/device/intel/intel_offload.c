@@ -135,7 +135,8 @@ static bool context_fits(const struct intel_context *context, uint32_t length)
 
 	return context->mss && context->header_length <= INTEL_HEADERS_MAX && context->header_length < length &&
 	       context->ip_start >= FRAME_LENGTH_MIN && context->ip_start + 20U <= context->l4_start &&
-	       context->l4_start + l4 <= context->header_length && !context->sctp;
+	       context->l4_start + l4 <= context->header_length && context->l4_field + 2U <= context->header_length &&
+	       !context->sctp;
 }
 
 /*

@@ -184,8 +184,14 @@ static unsigned forward(struct intel_nic *nic, struct frame *frames, unsigned co
 	return network_forward(&nic->port, frames, count, turn);
 }
 
-/* The plan is one frame that has to be cut. Return: true when all of it is sent. */
-static bool forward_cut(struct intel_planner *planner, const struct turn *turn)
+/*
+ * The plan is one frame that has to be cut. How many segments it makes is the driver's affair, one byte each if it
+ * likes, so each counts with its headers towards the bytes of the turn, and what is left is for the next one.
+ *
+ * @bytes: of the turn, until now
+ * Return: true when all of it is sent.
+ */
+static bool forward_cut(struct intel_planner *planner, uint64_t bytes, const struct turn *turn)
 {
 	uint32_t total = intel_cut_count(&planner->packet);
 	struct intel_lane *lane = planner->lane;
@@ -199,7 +205,8 @@ static bool forward_cut(struct intel_planner *planner, const struct turn *turn)
 		for (unsigned i = 0; i < done; i++)
 			intel_count(&lane->traffic, lane->frames[i].header, lane->frames[i].length);
 		ring->cut_done += done;
-		if (done < built || !built) {
+		planner->bytes += (uint64_t)done * (planner->packet.context.header_length + DESCRIPTOR_COST);
+		if (done < built || !built || (ring->cut_done < total && bytes + planner->bytes >= turn->bytes)) {
 			lane->queue.poller.pending = true;
 			return false;
 		}
@@ -242,7 +249,7 @@ static unsigned transmit_batch(struct intel_lane *lane, unsigned queue, const st
 
 	if (unlikely(planner.alone)) {
 		frames = 0;
-		plans = forward_cut(&planner, turn);
+		plans = forward_cut(&planner, *bytes, turn);
 	} else {
 		lane->frames[0].segments_done = ring->segments_done;
 		ring->segments_done = 0;
