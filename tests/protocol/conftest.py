@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Fixtures of the protocol tests: a deadline for each test, and daemons that are stopped and checked at its end."""
+import contextlib
 import signal
 
 import pytest
@@ -7,8 +8,11 @@ import pytest
 from . import server as daemon
 from .lab import Lab
 from .lan import Lan
+from .memory import free_huge_pages
 
 DEADLINE = 60
+HUGE_PAGES = 128	# of 2 MiB; testpmd takes 192 MiB
+NR_HUGEPAGES = "/proc/sys/vm/nr_hugepages"
 
 
 def pytest_configure(config):
@@ -31,6 +35,30 @@ def pytest_runtest_call(item):
 	yield
 	signal.setitimer(signal.ITIMER_REAL, 0)
 	signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="session")
+def huge_pages():
+	"""
+	Reserves what is missing, where we may, and gives it back. There is one number for the whole machine: tests that
+	use this are of one xdist_group.
+	"""
+	with open(NR_HUGEPAGES, encoding="ascii") as file:
+		before = int(file.read())
+	missing = HUGE_PAGES - free_huge_pages()
+	reserved = False
+	if missing > 0:
+		with contextlib.suppress(OSError), open(NR_HUGEPAGES, "w", encoding="ascii") as file:
+			file.write(str(before + missing))
+			reserved = True
+	try:
+		if free_huge_pages() < HUGE_PAGES:
+			pytest.skip(f"fewer than {HUGE_PAGES} free huge pages of 2 MiB (sysctl vm.nr_hugepages={before + max(missing, 0)})")
+		yield
+	finally:
+		if reserved:
+			with open(NR_HUGEPAGES, "w", encoding="ascii") as file:
+				file.write(str(before))
 
 
 @pytest.fixture

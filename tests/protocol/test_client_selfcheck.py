@@ -15,7 +15,7 @@ import pytest
 from . import frames, vhost_user
 from .devices import (BLK_DISCARD, BLK_WRITE_ZEROES, S_IOERR, S_OK, S_UNSUPP, SECTOR, T_IN, T_OUT, BlockDevice, NetDevice,
 		      Options)
-from .memory import PAGE, GuestMemory, free_huge_pages
+from .memory import PAGE, GuestMemory
 from .rings import F_NEXT, Raw, make_queue, need_event
 from .vhost_user import Connection, Protocol, ProtocolError, Request
 
@@ -125,9 +125,7 @@ def test_memory_of_several_regions(storage_daemon, options):
 			assert disk.read(number * 8, 4096).data == data
 
 
-def test_huge_pages(storage_daemon):
-	if free_huge_pages() < 32:
-		pytest.skip("fewer than 32 free huge pages of 2 MiB (sysctl vm.nr_hugepages=256)")
+def test_huge_pages(storage_daemon, huge_pages):
 	with BlockDevice(storage_daemon(), Options(huge_pages=True, regions=2, region_size=4 << 20, file_offset=2 << 20)) as disk:
 		data = os.urandom(4096)
 		assert disk.write(0, data).status == S_OK and disk.read(0, 4096).data == data
@@ -169,12 +167,10 @@ def test_stop_and_start(storage_daemon):
 
 
 @pytest.fixture(scope="module")
-def running_testpmd(tmp_path_factory):
+def running_testpmd(tmp_path_factory, huge_pages):
 	"""One process for all tests: guests come and go, which is a test of its own. Two ports forward to each other."""
 	if not TESTPMD:
 		pytest.skip("dpdk-testpmd is not installed")
-	if free_huge_pages() < 100:
-		pytest.skip("fewer than 100 free huge pages of 2 MiB (sysctl vm.nr_hugepages=256)")
 	if len(os.sched_getaffinity(0)) < 2:
 		pytest.skip("dpdk-testpmd needs two CPUs")
 	directory = tmp_path_factory.mktemp("testpmd")

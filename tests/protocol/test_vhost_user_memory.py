@@ -13,7 +13,7 @@ import pytest
 from . import vhost_user
 from .devices import S_OK, BlockDevice, Options
 from .lab import MEGABYTE, REFUSED, close_all, eventfds, region
-from .memory import PAGE, GuestMemory, free_huge_pages
+from .memory import PAGE, GuestMemory
 from .vhost_user import (INFLIGHT_PADDED, LOG, SINGLE_REGION, U64, VRING_ADDRESS, VRING_STATE, Closed, Request,
 			 pack_table)
 
@@ -288,10 +288,8 @@ def test_ways_to_start(lab, options):
 
 
 @pytest.mark.xdist_group("huge_pages")
-def test_huge_pages(lab):
+def test_huge_pages(lab, huge_pages):
 	"""Regions need not begin at a multiple of the page that backs them."""
-	if free_huge_pages() < 32:
-		pytest.skip("fewer than 32 free huge pages of 2 MiB (sysctl vm.nr_hugepages=256)")
 	options = Options(huge_pages=True, regions=2, region_size=4 * MEGABYTE, file_offset=12 * PAGE)
 	with BlockDevice(lab.server.path("a-disk.sock"), options) as disk:
 		data = os.urandom(4096)

@@ -14,40 +14,13 @@ import time
 
 import pytest
 
-from .memory import free_huge_pages
-
 TESTPMD = shutil.which("dpdk-testpmd") or shutil.which("testpmd")
-PAGES = 128			# of 2 MiB; testpmd takes 192 MiB
-NR_HUGEPAGES = "/proc/sys/vm/nr_hugepages"
 MACS = ["52:54:00:00:00:01", "52:54:00:00:00:02"]	# as configuration() deals them out
 BURST = 32
 F_MRG_RXBUF, F_PACKED, F_IN_ORDER = 1 << 15, 1 << 34, 1 << 35
 
 # There is one number of huge pages for the whole machine: those who need them go one after the other.
 pytestmark = pytest.mark.xdist_group("huge_pages")
-
-
-@pytest.fixture(scope="module")
-def huge_pages():
-	"""Reserves what is missing, where we may, and gives it back."""
-	if not TESTPMD:
-		pytest.skip("dpdk-testpmd is not installed (tools/setup.sh bench)")
-	with open(NR_HUGEPAGES, encoding="ascii") as file:
-		before = int(file.read())
-	missing = PAGES - free_huge_pages()
-	reserved = False
-	if missing > 0:
-		with contextlib.suppress(OSError), open(NR_HUGEPAGES, "w", encoding="ascii") as file:
-			file.write(str(before + missing))
-			reserved = True
-	try:
-		if free_huge_pages() < PAGES:
-			pytest.skip(f"fewer than {PAGES} free huge pages of 2 MiB (sysctl vm.nr_hugepages={before + max(missing, 0)})")
-		yield
-	finally:
-		if reserved:
-			with open(NR_HUGEPAGES, "w", encoding="ascii") as file:
-				file.write(str(before))
 
 
 class Testpmd:
@@ -138,6 +111,8 @@ KINDS = {
 @pytest.fixture
 def start(serve, huge_pages):
 	"""start(kind): a daemon with two interfaces and a testpmd that drives both. Returns (daemon, testpmd)."""
+	if not TESTPMD:
+		pytest.skip("dpdk-testpmd is not installed (tools/setup.sh bench)")
 	with contextlib.ExitStack() as stack:
 		def begin(kind):
 			packed, in_order, mergeable, vectorized, pairs = KINDS[kind]
