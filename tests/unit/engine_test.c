@@ -373,24 +373,48 @@ static void timed_post(struct engine *engine, struct timed *timed,
 	barrier_and_wait(engine);
 }
 
+/* Several timers set at one moment: one message each would let a busy machine choose their order. */
+struct timed_group {
+	struct sidecore_message message;
+	struct timed *timers;
+	unsigned count;
+};
+
+static void timed_set_group(struct sidecore *sidecore, struct sidecore_message *message)
+{
+	struct timed_group *group = container_of(message, struct timed_group, message);
+	uint64_t now = clock_nanoseconds();
+
+	for (unsigned i = 0; i < group->count; i++) {
+		struct timed *timed = &group->timers[i];
+
+		timed->deadline = now + timed->delay;
+		timed->timer.expire = timed_expire;
+		sidecore_timer_set(sidecore, &timed->timer, timed->deadline);
+	}
+}
+
 static void test_timers(void **state)
 {
 	/* ms */
 	static const unsigned delays[] = { 30, 10, 20, 5, 40, 15 }, orders[] = { 5, 2, 4, 1, 6, 3 };
 	struct engine *engine = start_engine(1, 0);
 	struct timed timers[array_size(delays)] = { 0 }, cancelled = { .delay = 10 * NANOSECONDS_PER_MILLISECOND };
+	struct timed_group group = { .message.run = timed_set_group, .timers = timers, .count = array_size(delays) };
 	struct sidecore_counters counters;
 	unsigned next = 0;
 
 	for (unsigned i = 0; i < array_size(delays); i++) {
 		timers[i].delay = delays[i] * NANOSECONDS_PER_MILLISECOND;
 		timers[i].next = &next;
-		timed_post(engine, &timers[i], timed_set);
 	}
+	sidecore_post(engine_sidecore(engine, 0), &group.message);
+	barrier_and_wait(engine);
 	timed_post(engine, &cancelled, timed_set);
 	timed_post(engine, &cancelled, timed_cancel);
 	usleep(80000);
 	barrier_and_wait(engine);
+	barrier_and_wait(engine); /* timers run after messages: the round of the first one has ended */
 	for (unsigned i = 0; i < array_size(delays); i++) {
 		assert_int_equal(timers[i].expired, 1);
 		assert_int_equal(timers[i].order, orders[i]);
