@@ -399,7 +399,7 @@ static void test_timers(void **state)
 	/* ms */
 	static const unsigned delays[] = { 30, 10, 20, 5, 40, 15 }, orders[] = { 5, 2, 4, 1, 6, 3 };
 	struct engine *engine = start_engine(1, 0);
-	struct timed timers[array_size(delays)] = { 0 }, cancelled = { .delay = 10 * NANOSECONDS_PER_MILLISECOND };
+	struct timed timers[array_size(delays)] = { 0 }, cancelled = { .delay = 70 * NANOSECONDS_PER_MILLISECOND };
 	struct timed_group group = { .message.run = timed_set_group, .timers = timers, .count = array_size(delays) };
 	struct sidecore_counters counters;
 	unsigned next = 0;
