@@ -109,7 +109,7 @@ run_meson() {
 	timeout "$suite_seconds" meson test -C "$folder" --no-rebuild --print-errorlogs "$@"
 	finish "$suite" $?
 	# Not a copy: it has the whole environment of each test, too.
-	ln -s "$log" "$results/$suite.json"
+	ln -s "$log" "$results/$suite.meson"
 }
 
 make_guest() {

@@ -4,7 +4,7 @@
 Adds up the results of the test suites: tests/summary.py FOLDER SUITE...
 
 For each suite FOLDER holds SUITE.status (how its runner ended: 0, another exit status, or a word for what could not be
-made) and SUITE.xml (JUnit) or SUITE.json (meson's log), and where it is known beforehand SUITE.expected: the names of
+made) and SUITE.xml (JUnit) or SUITE.meson (meson's log), and where it is known beforehand SUITE.expected: the names of
 its tests. A test that ran out of time or did not report has failed. A suite that did not run, or whose runner failed
 without naming a test, counts as one failure. The last line is "N passed, N failed, N skipped"; the exit status is 1 if
 any failed.
@@ -67,7 +67,7 @@ def meson_cases(path):
 
 
 def cases_of(folder, suite):
-	log = folder / f"{suite}.json"
+	log = folder / f"{suite}.meson"
 	return list(meson_cases(log) if log.exists() else junit_cases(folder / f"{suite}.xml"))
 
 

@@ -155,7 +155,7 @@ bool packed_base_is_stale(guest_byte *ring, uint16_t size, uint16_t base)
 	find_next(&laps);
 	if (base == base_of(&laps, size))
 		return false;
-	age = (position + 2U * size - laps.next) % size;
+	age = (uint32_t)position + (position < laps.next ? size : 0U) - laps.next;
 	if (base != base_of(&laps, age))
 		return true;
 	for (; age < size; age++) {

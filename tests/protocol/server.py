@@ -109,26 +109,21 @@ class Server:
 		return names
 
 	def start(self, timeout=20.0, wait=True):
+		"""@wait: until the daemon says that it is ready: a socket is there some time before it listens."""
+		said = self.log.stat().st_size if self.log.exists() else 0
 		with open(self.log, "ab") as log:
 			self.process = child.start([str(binary().resolve()), "serve", "config.yaml"], cwd=self.directory,
 						   stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 		deadline = time.monotonic() + timeout
 		while wait:
 			missing = [name for name in self.sockets() if not (self.directory / name).exists()]
-			if not missing and self.listens():
+			if not missing and b"\nready\n" in b"\n" + self.log.read_bytes()[said:]:
 				return
 			if self.process.poll() is not None:
 				raise ServerFailure(f"the daemon ended at start with {self.process.returncode}:\n{self.tail()}")
 			if time.monotonic() > deadline:
-				raise ServerFailure(f"no {', '.join(missing) or 'answer'} within {timeout} s:\n{self.tail()}")
+				raise ServerFailure(f"no {', '.join(missing) or 'word that it is ready'} within {timeout} s:\n{self.tail()}")
 			time.sleep(0.02)
-
-	def listens(self):
-		"""A socket is there before somebody listens to it: the control socket, which is made last."""
-		if not (self.directory / "ctl.sock").exists():
-			return True
-		with socket.socket(socket.AF_UNIX) as sock:
-			return sock.connect_ex(self.path("ctl.sock")) == 0
 
 	def tail(self, lines=40):
 		text = self.log.read_text(errors="replace") if self.log.exists() else ""
