@@ -382,13 +382,13 @@ static void test_tunnel_of_crumbs(void **state)
 	for (uint64_t sent = 0; !(status_of(0, 1) & TXD_DD); rounds++) {
 		intel_round();
 		sent = intel_read(GPTC);
-		assert_in_range(sent, 1, (64 << 10) / 256 + 64);
+		assert_in_range(sent, 1, (64 << 10) / 512 + 64);
 		before += (unsigned)sent;
 		fake_port_clear(&intel.peer);
 		assert_in_range(rounds, 0, 100);
 	}
 	assert_int_equal(before, payload + 84 + 20 - 256);
-	assert_in_range(rounds, before / ((64 << 10) / 256 + 64), 100);
+	assert_in_range(rounds, before / ((64 << 10) / 512 + 64), 100);
 	assert_null(fault());
 	intel_fixture_stop();
 }

@@ -42,6 +42,9 @@
 /** Bytes of descriptor that one counts as, towards the bytes of a turn. */
 #define DESCRIPTOR_COST 64U
 
+/** The same for a segment that is cut here: its headers are made and summed, and the switch has one more frame. */
+#define SEGMENT_COST 512U
+
 /* ---- what is done ---- */
 
 /*
@@ -205,7 +208,7 @@ static bool forward_cut(struct intel_planner *planner, uint64_t bytes, const str
 		for (unsigned i = 0; i < done; i++)
 			intel_count(&lane->traffic, lane->frames[i].header, lane->frames[i].length);
 		ring->cut_done += done;
-		planner->bytes += (uint64_t)done * (planner->packet.context.header_length + DESCRIPTOR_COST);
+		planner->bytes += (uint64_t)done * (planner->packet.context.header_length + SEGMENT_COST);
 		if (done < built || !built || (ring->cut_done < total && bytes + planner->bytes >= turn->bytes)) {
 			lane->queue.poller.pending = true;
 			return false;

@@ -5,7 +5,9 @@
  * Windows. The memory behind a BAR's windows is one sealed memfd as long as the BAR, of which only the windows ever
  * have pages: the VMM maps a window at its offset in the BAR, and so do we. Sealed, it cannot shrink under us; who
  * holds the descriptor may still punch holes, which read as zeroes, and change whatever it likes in there: values are
- * hostile anyway.
+ * hostile anyway. But they are that guest's values: a client that has gone may keep its mapping for ever, and would have
+ * the doorbells and ring addresses of the next client's guest in its hands. So each client gets a memory of its own
+ * (pci_device_renew_windows()), at the same address, so that nobody has to be told.
  *
  * Faults. Sidecores set the reason (one compare-and-swap: the first one stays) and then see to it that a completion is
  * on its way; the completion first notes that it is no longer on its way, and then reads the reason. All four are
@@ -59,24 +61,44 @@ static bool bar_is_possible(const struct pci_device *device, unsigned index)
 	return bar->window_count <= PCI_WINDOWS_MAX && windows_fit(bar);
 }
 
+/* Memory for the windows, in place of the one that there may be. After an error all is as it was. */
 static int make_windows(struct pci_bar *bar, const char *name)
 {
+	int fd, error;
 	void *shared;
 
 	if (!bar->window_count)
 		return 0;
-	bar->shared_fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (bar->shared_fd < 0 || ftruncate(bar->shared_fd, (off_t)bar->size) ||
-	    fcntl(bar->shared_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+	fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0)
 		return -errno;
-	shared = mmap(NULL, bar->size, PROT_READ | PROT_WRITE, MAP_SHARED, bar->shared_fd, 0);
+	if (ftruncate(fd, (off_t)bar->size) || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
+		goto close_fd;
+	shared = mmap(bar->shared, bar->size, PROT_READ | PROT_WRITE, MAP_SHARED | (bar->shared ? MAP_FIXED : 0), fd, 0);
 	if (shared == MAP_FAILED)
-		return -errno;
-	bar->shared = shared;
+		goto close_fd;
 	/* Their pages are made now: whether there is memory for them is not found out by a sidecore. */
 	for (unsigned i = 0; i < bar->window_count; i++)
 		memset((uint8_t *)shared + bar->windows[i].offset, 0, bar->windows[i].length);
+	bar->shared = shared;
+	if (bar->shared_fd >= 0)
+		close(bar->shared_fd);
+	bar->shared_fd = fd;
 	return 0;
+
+close_fd:
+	error = -errno;
+	close(fd);
+	return error;
+}
+
+int pci_device_renew_windows(struct pci_device *device)
+{
+	int error = 0;
+
+	for (unsigned i = 0; i < PCI_BARS && !error; i++)
+		error = make_windows(&device->bars[i], device->ops->type);
+	return error;
 }
 
 static void tell_fault(struct engine_completion *completion)

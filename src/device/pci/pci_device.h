@@ -139,6 +139,14 @@ struct pci_device {
  */
 int pci_device_init(struct pci_device *device);
 
+/**
+ * pci_device_renew_windows() - for the transport: another memory behind the windows, all zero. Who was given shared_fd
+ * before keeps memory that nobody looks at any more. The device is paused.
+ *
+ * Return: 0; errno of memfd_create() and mmap(): the windows are as they were.
+ */
+int pci_device_renew_windows(struct pci_device *device);
+
 /** pci_device_release() - frees what pci_device_init() made. The device is paused and has no transport; its completions have
  * run. */
 void pci_device_release(struct pci_device *device);

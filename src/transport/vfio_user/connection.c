@@ -17,8 +17,10 @@
  *	           buffer and one reply
  *	CLOSING    the device is paused and reset, and everything of the session released
  *
- * A turn of the event loop takes a bounded number of messages (TURN_MESSAGES) from a connection: a guest that floods us
- * with posted writes does not starve the others.
+ * A turn of the event loop takes a bounded number of messages (TURN_MESSAGES) from a connection, and begins none when it
+ * has taken TURN_NANOSECONDS: a guest that floods us with posted writes does not starve the others. Messages differ by
+ * three orders of magnitude in what they cost (one may read a thousand registers, or write 200 that each do something),
+ * which a number alone does not bound.
  *
  * *Errors.* What is refused is answered with an errno, counted, named in the status and logged through the device's limit;
  * the session goes on, because a client that loses its server loses its device for ever. Only a stream whose framing cannot
@@ -56,11 +58,13 @@
 #include <unistd.h>
 
 #include "base/checked.h"
+#include "base/clock.h"
 #include "base/disposal.h"
 #include "base/log.h"
 
 /* For each connection in a turn of the event loop. */
-#define TURN_MESSAGES 32U
+#define TURN_MESSAGES	 32U
+#define TURN_NANOSECONDS (200 * NANOSECONDS_PER_MICROSECOND)
 
 /* After so long the operator is told whom a message waits for. */
 #define OVERDUE_SECONDS 10
@@ -299,7 +303,9 @@ static void handle_message(struct vfio_user_connection *connection)
 
 static void take_turn(struct vfio_user_connection *connection)
 {
-	for (unsigned i = 0; i < TURN_MESSAGES; i++) {
+	uint64_t end = clock_nanoseconds() + TURN_NANOSECONDS;
+
+	for (unsigned i = 0; i < TURN_MESSAGES && (!i || clock_nanoseconds() < end); i++) {
 		int error = vfio_user_receive(connection);
 
 		if (error == -EAGAIN)
@@ -438,6 +444,11 @@ int vfio_user_connection_open(struct vfio_user_connection *connection, int fd)
 	struct pci_device *device = connection->device;
 	int error = vfio_user_memory_init(&connection->memory);
 
+	/* The client before may have kept what it was given: this one must not share it. */
+	if (!error && connection->windows_given)
+		error = pci_device_renew_windows(device);
+	if (!error)
+		connection->windows_given = false;
 	connection->readable = event_new(connection->base, fd, EV_READ | EV_PERSIST, socket_readable, connection);
 	connection->writable = event_new(connection->base, fd, EV_WRITE, socket_writable, connection);
 	if (error || !connection->readable || !connection->writable) {
@@ -447,7 +458,7 @@ int vfio_user_connection_open(struct vfio_user_connection *connection, int fd)
 			event_free(connection->writable);
 		vfio_user_memory_release(&connection->memory);
 		disposal_close(connection->disposal, fd);
-		return -ENOMEM;
+		return error ? error : -ENOMEM;
 	}
 	connection->fd = fd;
 	connection->agreed = false;

@@ -94,6 +94,7 @@ struct vfio_user_connection {
 
 	/* the session */
 	bool agreed;	   /* on a version */
+	bool windows_given; /* to this client or to one before it: not to be given to another */
 	bool paused;	   /* the device, by us */
 	uint64_t expected; /* bytes of memory shared when it was paused */
 	struct vfio_user_memory memory;
@@ -117,8 +118,8 @@ int vfio_user_connection_init(struct vfio_user_connection *connection, struct pc
 			      struct event_base *base);
 void vfio_user_connection_release(struct vfio_user_connection *connection);
 
-/** vfio_user_connection_open() - serve the client on socket @fd, which becomes the connection's. Return: 0 or -ENOMEM.
- */
+/** vfio_user_connection_open() - serve the client on socket @fd, which becomes the connection's. Return: 0; -ENOMEM;
+ * errors of pci_device_renew_windows(). */
 int vfio_user_connection_open(struct vfio_user_connection *connection, int fd);
 
 /** vfio_user_connection_close() - bring the device to rest, release everything, then call @closed. Harmless when

@@ -73,6 +73,7 @@ int vfio_user_get_region_info(struct vfio_user_connection *connection, struct vf
 			region->info.cap_offset = offsetof(struct vfio_user_region_info, capability);
 			message->size += capability;
 			connection->reply_fd = bar->shared_fd;
+			connection->windows_given = true;
 		}
 	}
 	region->info.argsz = (uint32_t)sizeof(region->info) + capability;
