@@ -20,9 +20,14 @@
  */
 #include "device/intel/intel_receive.h"
 #include "memory/guest_window.h"
+#include "net/checksum.h"
 
 #define ETHERTYPE_IPV4 0x0800U
 #define ETHERTYPE_IPV6 0x86ddU
+#define IPV4_PLAIN     0x45U /* version, and length of a header without options */
+#define IPV4_LENGTH    20U
+#define PROTOCOL_TCP   6U
+#define PROTOCOL_UDP   17U
 
 /** Buffers that are taken at first, and how many times more the next time: frames may go elsewhere from any on. */
 #define TAKEN_FIRST  4U
@@ -36,6 +41,8 @@ struct run {
 	unsigned queue;
 	uint32_t length_max;
 	bool described;		 /* frames have to be looked into */
+	bool plain_ipv4;	 /* describe_plain() may be tried */
+	uint32_t udp_status;	 /* of an UDP checksum that was verified */
 	uint64_t destination;	 /* in the first six bytes */
 	uint16_t type;		 /* as in memory */
 	uint32_t length, unlike; /* of the first frame; bits in which others differ */
@@ -58,6 +65,43 @@ static inline uint16_t load_type(const struct frame *frame)
 
 	memcpy(&type, frame->header + FRAME_TAG_OFFSET, sizeof(type));
 	return type;
+}
+
+/*
+ * intel_describe() for IPv4 without options, when nothing is hashed.
+ * Return: false: it is something else; nothing has been changed.
+ */
+static inline bool describe_plain(const struct run *run, const struct frame *frame, struct intel_report *report)
+{
+	const uint8_t *ip = frame->header + FRAME_LENGTH_MIN;
+	uint32_t words[IPV4_LENGTH / 4], control = run->terms->checksums, status = 0;
+	bool udp = ip[9] == PROTOCOL_UDP, transport = udp || ip[9] == PROTOCOL_TCP;
+	uint16_t type = 1;
+
+	if (unlikely(ip[0] != IPV4_PLAIN || frame->header_length < FRAME_LENGTH_MIN + IPV4_LENGTH))
+		return false;
+	if (likely(control & RXCSUM_IPOFL)) {
+		memcpy(words, ip, sizeof(words));
+		status = RXD_IPCS;
+		if (unlikely(checksum_fold((uint64_t)words[0] + words[1] + words[2] + words[3] + words[4]) != 0xffff))
+			status |= RXD_EXTENDED_IPE;
+	}
+	if (transport && !(frame_load16(frame, FRAME_LENGTH_MIN + 6) & 0x3fff)) { /* not a fragment */
+		type |= udp ? 0x20 : 0x10;
+		if (frame->offload.checksum_valid && control & RXCSUM_TUOFL)
+			status |= RXD_TCPCS | (udp ? run->udp_status : 0);
+	}
+	report->info = run->terms->packet_types ? (uint16_t)(type << 4) : 0;
+	report->status = status ? status : RXD_IXSM;
+	return true;
+}
+
+static inline __attribute__((always_inline)) unsigned describe(const struct run *run, const struct frame *frame,
+							       struct intel_report *report)
+{
+	if (likely(run->plain_ipv4) && likely(describe_plain(run, frame, report)))
+		return run->queue;
+	return intel_describe(run->nic, run->terms, frame, report);
 }
 
 /*
@@ -108,7 +152,7 @@ static inline __attribute__((always_inline)) unsigned fill_buffers(struct run *s
 			break;
 		if (unlikely(length > run.length_max))
 			break;
-		if (described && unlikely(intel_describe(run.nic, run.terms, frame, &report) != run.queue))
+		if (described && unlikely(describe(&run, frame, &report) != run.queue))
 			break;
 		frame_copy_inside(frame, segment->base);
 		if (unlikely(need > length))
@@ -143,8 +187,9 @@ static unsigned fill(struct run *run, const struct frame *frames, unsigned count
 
 static void count_run(struct intel_nic *nic, const struct run *run, const struct frame *frames, unsigned count)
 {
-	if (likely(!run->unlike && !(run->destination & 1))) {
+	if (likely(!run->unlike)) {
 		intel_count_alike(&nic->received, run->length, count);
+		intel_count_group(&nic->received, frames->header, count);
 		return;
 	}
 	for (unsigned i = 0; i < count; i++)
@@ -171,6 +216,8 @@ unsigned intel_receive_run(struct intel_nic *nic, const struct intel_terms *term
 	if (unlikely(ring->form == INTEL_RECEIVE_SPLIT || ring->buffer_sizes[0] < INTEL_FRAME_MIN + INTEL_FCS_LENGTH ||
 		     type == terms->tag_type || type == VET_DEFAULT))
 		return 0;
+	run.plain_ipv4 = type == ETHERTYPE_IPV4 && !terms->hashes;
+	run.udp_status = nic->variant->generation == INTEL_8254X ? 0 : RXD_UDPCS;
 	run.described = type == ETHERTYPE_IPV4 || type == ETHERTYPE_IPV6;
 	run.length_max = min(terms->length_max[0], ring->buffer_sizes[0] - terms->check_sequence);
 	count = min(count, end - ring->head);
