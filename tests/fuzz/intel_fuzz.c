@@ -281,7 +281,9 @@ static void offer_buffers(struct fuzz_input *input)
 static void send_to_card(struct fuzz_input *input)
 {
 	static struct test_frame frames;
-	uint8_t form = fuzz_u8(input) | 0x80;
+	struct frame batch[12];
+	uint8_t first = fuzz_u8(input), form = first | 0x80;
+	unsigned count = first & 0x80 ? array_size(batch) : 1;
 
 	frames.length = make_frame(input, frames.bytes, form);
 	test_frame_build(&frames, form & 0x40 ? 100 : 0);
@@ -291,7 +293,9 @@ static void send_to_card(struct fuzz_input *input)
 		frames.frame.offload.checksum_start = form & 4 ? 54 : 34;
 		frames.frame.offload.checksum_offset = 6;
 	}
-	network_forward(&observer.port, &frames.frame, 1, &engine.turn);
+	for (unsigned i = 0; i < count; i++)
+		batch[i] = frames.frame;
+	network_forward(&observer.port, batch, count, &engine.turn);
 }
 
 /* ---- life ---- */

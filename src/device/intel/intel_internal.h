@@ -331,7 +331,18 @@ static inline bool intel_faulted(const struct intel_nic *nic)
 /** intel_in_window() - is the register at @offset on a page that can be offered for mapping, or one of rings? */
 bool intel_in_window(const struct intel_variant *variant, uint32_t offset);
 
-/** intel_count_alike() - @count frames of @length, none of them to a group. */
+/** intel_count_group() - @count frames to @destination, if that is a group. */
+static inline void intel_count_group(struct intel_traffic *traffic, const uint8_t *destination, uint64_t count)
+{
+	if (unlikely(destination[0] & 1)) {
+		bool broadcast = !memcmp(destination, "\xff\xff\xff\xff\xff\xff", 6);
+		uint64_t *counter = broadcast ? &traffic->broadcast : &traffic->multicast;
+
+		__atomic_store_n(counter, *counter + count, __ATOMIC_RELAXED);
+	}
+}
+
+/** intel_count_alike() - @count frames of @length, but for intel_count_group(). */
 static inline void intel_count_alike(struct intel_traffic *traffic, uint32_t length, uint64_t count)
 {
 	/* What is on the wire: with the frame check sequence, and padding. */
@@ -346,12 +357,7 @@ static inline void intel_count_alike(struct intel_traffic *traffic, uint32_t len
 static inline void intel_count(struct intel_traffic *traffic, const uint8_t *destination, uint32_t length)
 {
 	intel_count_alike(traffic, length, 1);
-	if (unlikely(destination[0] & 1)) {
-		bool broadcast = !memcmp(destination, "\xff\xff\xff\xff\xff\xff", 6);
-		uint64_t *counter = broadcast ? &traffic->broadcast : &traffic->multicast;
-
-		__atomic_store_n(counter, *counter + 1, __ATOMIC_RELAXED);
-	}
+	intel_count_group(traffic, destination, 1);
 }
 
 /* intel_nic.c */

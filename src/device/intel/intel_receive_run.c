@@ -23,6 +23,9 @@
 
 #define ETHERTYPE_IPV4 0x0800U
 #define ETHERTYPE_IPV6 0x86ddU
+#define IPV4	       FRAME_LENGTH_MIN
+#define IPV4_PLAIN     0x45U	   /* version, and length of a header without options */
+#define NO_KEY	       0x00ff0000U /* ipv4_key() is something else */
 
 /** Buffers that are taken at first, and how many times more the next time: frames may go elsewhere from any on. */
 #define TAKEN_FIRST  4U
@@ -35,7 +38,12 @@ struct run {
 	struct intel_ring *ring;
 	unsigned queue;
 	uint32_t length_max;
-	bool described;		 /* frames have to be looked into */
+	bool described; /* frames have to be looked into */
+	bool ipv4;
+	/* The last frame that was described, and what all frames are told by which have the same: */
+	uint32_t key, ports;
+	uint64_t addresses;
+	uint64_t first_word, second_word;
 	uint64_t destination;	 /* in the first six bytes */
 	uint16_t type;		 /* as in memory */
 	uint32_t length, unlike; /* of the first frame; bits in which others differ */
@@ -58,6 +66,61 @@ static inline uint16_t load_type(const struct frame *frame)
 
 	memcpy(&type, frame->header + FRAME_TAG_OFFSET, sizeof(type));
 	return type;
+}
+
+/*
+ * What intel_describe() looks at in a header of IPv4 without options whose checksum is good, but for addresses and
+ * ports: fragmentation, protocol, and whether the checksum behind it was verified, in the place of the time to live.
+ */
+static inline uint32_t ipv4_key(const struct frame *frame)
+{
+	uint32_t word;
+
+	memcpy(&word, frame->header + IPV4 + 6, sizeof(word));
+	return (word & 0xff00ff3f) | (uint32_t)frame->offload.checksum_valid << 16;
+}
+
+/* Is it such a header, with ports or the like behind it? A sum is that of a good one if it is a multiple of 0xffff. */
+static inline bool is_plain_ipv4(const struct frame *frame)
+{
+	uint32_t words[5];
+
+	if (unlikely(frame->header[IPV4] != IPV4_PLAIN || frame->header_length < IPV4 + 24))
+		return false;
+	for (unsigned i = 0; i < 5; i++)
+		memcpy(&words[i], frame->header + IPV4 + 4 * i, sizeof(words[i]));
+	return likely(((uint64_t)words[0] + words[1] + words[2] + words[3] + words[4]) % 0xffff == 0);
+}
+
+/* Addresses and ports, or what is in their place. */
+static inline bool is_same_flow(const struct run *run, const struct frame *frame)
+{
+	return !memcmp(&run->addresses, frame->header + IPV4 + 12, 8) &&
+	       !memcmp(&run->ports, frame->header + IPV4 + 20, 4);
+}
+
+static inline bool is_remembered(const struct run *run, const struct frame *frame)
+{
+	return ipv4_key(frame) == run->key && is_plain_ipv4(frame) && (!run->terms->hashes || is_same_flow(run, frame));
+}
+
+/* Words of a write-back by intel_describe(); remembered, if others may be told by them. Return: false: another queue.
+ */
+static __attribute__((noinline)) bool describe(struct run *run, const struct frame *frame)
+{
+	struct intel_report report = { 0 };
+
+	run->key = NO_KEY;
+	if (intel_describe(run->nic, run->terms, frame, &report) != run->queue)
+		return false;
+	run->first_word = intel_first_word(&report);
+	run->second_word = intel_second_word(run->ring, report.status | RXD_DD | RXD_EOP, 0);
+	if (run->ipv4 && is_plain_ipv4(frame)) {
+		run->key = ipv4_key(frame);
+		memcpy(&run->addresses, frame->header + IPV4 + 12, 8);
+		memcpy(&run->ports, frame->header + IPV4 + 20, 4);
+	}
+	return true;
 }
 
 /*
@@ -93,8 +156,7 @@ static inline __attribute__((always_inline)) unsigned fill_buffers(struct run *s
 {
 	struct run run = *state;
 	struct intel_write_back *write = &run.nic->written[run.queue][run.ring->written_count];
-	const uint64_t plain = intel_second_word(run.ring, RXD_DD | RXD_EOP | RXD_IXSM, 0);
-	const uint64_t unit = 1ULL << intel_length_shift(run.ring);
+	const unsigned shift = intel_length_shift(run.ring);
 	const uint32_t check_sequence = run.terms->check_sequence;
 	const struct guest_segment *segment = run.nic->segments;
 	unsigned done;
@@ -102,21 +164,25 @@ static inline __attribute__((always_inline)) unsigned fill_buffers(struct run *s
 	for (done = 0; done < count; done++, segment++, write++) {
 		const struct frame *frame = &frames[done];
 		uint32_t length = frame->length, need = max(length, INTEL_FRAME_MIN) + check_sequence;
-		struct intel_report report = { 0 };
 
 		if (unlikely(load_destination(frame) != run.destination || load_type(frame) != run.type))
 			break;
 		if (unlikely(length > run.length_max))
 			break;
-		if (described && unlikely(intel_describe(run.nic, run.terms, frame, &report) != run.queue))
-			break;
+		if (described && unlikely(!is_remembered(&run, frame))) {
+			if (unlikely(!describe(state, frame)))
+				break;
+			run.key = state->key;
+			run.ports = state->ports;
+			run.addresses = state->addresses;
+			run.first_word = state->first_word;
+			run.second_word = state->second_word;
+		}
 		frame_copy_inside(frame, segment->base);
 		if (unlikely(need > length))
 			memset(segment->base + length, 0, need - length);
-		write->words[0] = described ? intel_first_word(&report) : 0;
-		write->words[1] =
-			need * unit |
-			(described ? intel_second_word(run.ring, report.status | RXD_DD | RXD_EOP, 0) : plain);
+		write->words[0] = run.first_word;
+		write->words[1] = run.second_word | (uint64_t)need << shift;
 		run.bytes += length;
 		run.unlike |= length ^ run.length;
 	}
@@ -143,8 +209,9 @@ static unsigned fill(struct run *run, const struct frame *frames, unsigned count
 
 static void count_run(struct intel_nic *nic, const struct run *run, const struct frame *frames, unsigned count)
 {
-	if (likely(!run->unlike && !(run->destination & 1))) {
+	if (likely(!run->unlike)) {
 		intel_count_alike(&nic->received, run->length, count);
+		intel_count_group(&nic->received, frames->header, count);
 		return;
 	}
 	for (unsigned i = 0; i < count; i++)
@@ -164,6 +231,8 @@ unsigned intel_receive_run(struct intel_nic *nic, const struct intel_terms *term
 		.destination = load_destination(first),
 		.type = load_type(first),
 		.length = first->length,
+		.key = NO_KEY,
+		.second_word = intel_second_word(ring, RXD_DD | RXD_EOP | RXD_IXSM, 0), /* not described */
 	};
 	uint32_t type = frame_load16(first, FRAME_TAG_OFFSET), end = ring->tail < ring->head ? ring->count : ring->tail;
 	unsigned done = 0;
@@ -171,6 +240,7 @@ unsigned intel_receive_run(struct intel_nic *nic, const struct intel_terms *term
 	if (unlikely(ring->form == INTEL_RECEIVE_SPLIT || ring->buffer_sizes[0] < INTEL_FRAME_MIN + INTEL_FCS_LENGTH ||
 		     type == terms->tag_type || type == VET_DEFAULT))
 		return 0;
+	run.ipv4 = type == ETHERTYPE_IPV4;
 	run.described = type == ETHERTYPE_IPV4 || type == ETHERTYPE_IPV6;
 	run.length_max = min(terms->length_max[0], ring->buffer_sizes[0] - terms->check_sequence);
 	count = min(count, end - ring->head);
