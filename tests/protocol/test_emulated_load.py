@@ -13,15 +13,20 @@ import pytest
 from . import server
 from .server import Server, configuration
 
-pytestmark = pytest.mark.skipif(bool(server.why_missing()), reason=str(server.why_missing()))
+# Two busy programs each; what they do in their time is judged.
+pytestmark = [pytest.mark.skipif(bool(server.why_missing()), reason=str(server.why_missing())), pytest.mark.alone]
 
 MACS = ["52:54:00:00:00:01", "52:54:00:00:00:02"]
 DISK = {"disk": ("type: ram, size: 64M", "model: nvme")}
 
 
 def cards(*models):
-	"""Interfaces a and b; a model may have more behind a comma, as "igb, doorbells: posted"."""
-	return {name: f"model: {model}" for name, model in zip("ab", models)}
+	"""
+	A configuration with interfaces a and b; a model may have more behind a comma, as "igb, doorbells: posted". The
+	switch waits for a receiver as long as a busy machine makes it slow.
+	"""
+	text = configuration({name: f"model: {model}" for name, model in zip("ab", models)})
+	return text.replace("uplink: { type: none }", "uplink: { type: none }\n    patience: 5s")
 
 
 def start(*arguments):
@@ -80,8 +85,8 @@ def steady(running, arguments):
 def test_nvme_returns_what_was_written(doorbells, queues, size, depth):
 	disk = {"disk": ("type: ram, size: 64M", "model: nvme" + (", doorbells: posted" if doorbells == "posted" else ""))}
 	with Server(configuration(disks=disk)) as running:
-		load = block(running, "--verify", "--read-percent", 50, "--span", "16M", "--queues", queues, "--block-size",
-			     size, "--depth", depth, "--seconds", 0.3, "--warm-up", 0)
+		load = block(running, "--verify", "--read-percent", 50, "--span", f"{size // 4}K", "--queues", queues, "--block-size",
+			     size, "--depth", depth, "--seconds", 1, "--warm-up", 0)
 		result = finish(start(*load, *(["--trapped"] if doorbells == "trapped" else [])))
 		assert result["verified"] > 0 and result["errors"] == 0 and result["mismatches"] == 0
 		assert (result["kicks"] > 0) == (doorbells != "mapped")
@@ -90,7 +95,7 @@ def test_nvme_returns_what_was_written(doorbells, queues, size, depth):
 @pytest.mark.parametrize("size", [64, 1518, 9000])
 @pytest.mark.parametrize("models", [("igb", "igb"), ("igb", "e1000e"), ("e1000e", "virtio"), ("virtio", "igb")])
 def test_frames_arrive_whole_and_in_order(models, size):
-	with Server(configuration(cards(*models))) as running:
+	with Server(cards(*models)) as running:
 		result = finish(start(*net(running, *models), "--both", "--size", size, "--window", 16, "--seconds", 0.3))
 		assert result["checked"] > 0 and result["corrupt"] == 0 and result["reordered"] == 0
 		assert result["lost"] == 0 and result["frames"] > 0
@@ -99,7 +104,7 @@ def test_frames_arrive_whole_and_in_order(models, size):
 @pytest.mark.parametrize("models", [("e1000", "e1000"), ("e1000", "virtio")])
 def test_cards_without_mapped_doorbells(models):
 	"""Receive buffers come by message, so that a slow control thread may cost frames: few at a time."""
-	with Server(configuration(cards(*models))) as running:
+	with Server(cards(*models)) as running:
 		result = finish(start(*net(running, *models), "--both", "--window", 16, "--batch", 8, "--seconds", 0.3))
 		assert result["checked"] > 0 and result["corrupt"] == 0 and result["reordered"] == 0 and result["kicks"] > 0
 
@@ -107,7 +112,7 @@ def test_cards_without_mapped_doorbells(models):
 @pytest.mark.parametrize("models", [("igb", "virtio"), ("virtio", "igb"), ("e1000e", "e1000e"), ("e1000", "virtio")])
 def test_long_segments_cross(models):
 	"""Whole to a virtio card, cut to an Intel one, of which the pieces make the same frame."""
-	with Server(configuration(cards(*models))) as running:
+	with Server(cards(*models)) as running:
 		result = finish(start(*net(running, *models), "--gso", "--window", 4, "--batch", 2, "--seconds", 0.3))
 		assert result["frames"] > 0 and result["checked"] > 0 and result["corrupt"] == 0 and result["reordered"] == 0
 
@@ -116,17 +121,17 @@ def test_long_segments_cross(models):
 def test_nvme_is_silent_in_steady_state(depth):
 	with Server(configuration(disks=DISK)) as running:
 		change = steady(running, block(running, "--depth", depth))
-		assert change["operations"] > 100 and change["interrupts"] > 0 and change["messages"] == 0, change
+		assert change["operations"] > 20 and change["interrupts"] > 0 and change["messages"] == 0, change
 
 
 def test_igb_is_silent_in_steady_state():
-	with Server(configuration(cards("igb", "igb"))) as running:
+	with Server(cards("igb", "igb")) as running:
 		change = steady(running, [*net(running, "igb", "igb"), "--window", 1, "--batch", 1])
-		assert change["operations"] > 100 and change["interrupts"] > 0 and change["messages"] == 0, change
+		assert change["operations"] > 20 and change["interrupts"] > 0 and change["messages"] == 0, change
 
 
 def test_e1000e_sends_one_message_for_each_interrupt():
-	with Server(configuration(cards("e1000e", "e1000e"))) as running:
+	with Server(cards("e1000e", "e1000e")) as running:
 		change = steady(running, [*net(running, "e1000e", "e1000e"), "--window", 1, "--batch", 1])
 		# The two counters are not read at the same moment: an interrupt or two may be under way at either look.
-		assert change["operations"] > 100 and abs(change["messages"] - change["interrupts"]) <= 8, change
+		assert change["operations"] > 20 and abs(change["messages"] - change["interrupts"]) <= 8, change
