@@ -14,8 +14,7 @@ from .devices import BlockDevice
 from .emulated import (ASQ, CC, CONTEXT, CTRL, DATA, ENABLE, EN, EOP, NSSR, RCTL, RS, RST, SEND, STATUS, TAIL, TCTL, TRANSMIT, TSE, TX_BUFFER,
 		       Card, Nvme, command)
 from .test_hostile_floods import attackers, latencies, quantile
-from .vfio_lab import MODELS
-from .vfio_user import (ACCESS, CONFIG_REGION, DATA_EVENTFD, DATA_NONE, DMA_MAP, DMA_UNMAP, HEADER, MSIX, NO_REPLY, RW, SINGLE_WRITE, TRIGGER,
+from .vfio_user import (ACCESS, CONFIG_REGION, DATA_EVENTFD, DATA_NONE, HEADER, MSIX, NO_REPLY, SINGLE_WRITE, TRIGGER,
 			U64, Command, Connection)
 
 # Latencies are compared: nothing else of ours should want the CPUs.

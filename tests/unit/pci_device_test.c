@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -357,12 +358,49 @@ static void test_faults(void **state)
 	assert_string_equal(atomic_load(&model.device.fault), "fifth");
 }
 
+/* Another memory, where the one before was: who was given that one shares nothing any more. */
+static void test_renewed_windows(void **state)
+{
+	struct pci_bar *bar = &model.device.bars[0];
+	int kept = fcntl(bar->shared_fd, F_DUPFD_CLOEXEC, 0), next;
+	struct rlimit limit, none;
+	guest_byte *at = bar->shared;
+	struct stat before, after;
+	uint32_t value = 0;
+
+	assert_true(kept >= 0);
+	pci_window_store(bar, bar->windows[0].offset, 0x1234);
+	assert_int_equal(fstat(kept, &before), 0);
+	assert_int_equal(pci_device_renew_windows(&model.device), 0);
+	assert_ptr_equal(bar->shared, at);
+	assert_int_equal(fstat(bar->shared_fd, &after), 0);
+	assert_int_not_equal(before.st_ino, after.st_ino);
+	assert_int_equal(before.st_size, after.st_size);
+	assert_int_equal(fcntl(bar->shared_fd, F_GET_SEALS), F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+	assert_int_equal(pci_window_load(bar, bar->windows[0].offset), 0);
+	pci_window_store(bar, bar->windows[0].offset, 0x5678);
+	assert_int_equal(pread(kept, &value, sizeof(value), bar->windows[0].offset), sizeof(value));
+	assert_int_equal(value, 0x1234);
+
+	/* Nothing is lost when there is no descriptor for it. */
+	next = fcntl(kept, F_DUPFD_CLOEXEC, 0);
+	close(next);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	none = (struct rlimit){ (rlim_t)next, limit.rlim_max };
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	assert_int_equal(pci_device_renew_windows(&model.device), -EMFILE);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	assert_int_equal(pci_window_load(bar, bar->windows[0].offset), 0x5678);
+	close(kept);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_pieces, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_reads_everywhere, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_deferred, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_renewed_windows, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_shared_memory, set_up, tear_down),
 		cmocka_unit_test(test_impossible_descriptions),
 		cmocka_unit_test_setup_teardown(test_config_space, set_up, tear_down),

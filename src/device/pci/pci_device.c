@@ -74,7 +74,8 @@ static int make_windows(struct pci_bar *bar, const char *name)
 		return -errno;
 	if (ftruncate(fd, (off_t)bar->size) || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
 		goto close_fd;
-	shared = mmap(bar->shared, bar->size, PROT_READ | PROT_WRITE, MAP_SHARED | (bar->shared ? MAP_FIXED : 0), fd, 0);
+	shared =
+		mmap(bar->shared, bar->size, PROT_READ | PROT_WRITE, MAP_SHARED | (bar->shared ? MAP_FIXED : 0), fd, 0);
 	if (shared == MAP_FAILED)
 		goto close_fd;
 	/* Their pages are made now: whether there is memory for them is not found out by a sidecore. */
