@@ -3,7 +3,9 @@
 #
 # Makes the test guest out of Debian's own kernel and packages:
 #
-#	guest/build.sh OUTDIR
+#	guest/build.sh OUTDIR [SUITE]
+#
+# With SUITE, the kernel is that of another release of Debian, as trixie or bookworm-backports; the programs are the same.
 #
 # OUTDIR/vmlinuz	Debian's kernel as packaged
 # OUTDIR/vmlinux	the same kernel, already unpacked: boots faster where QEMU emulates the CPU (PVH entry)
@@ -22,19 +24,22 @@ set -euo pipefail
 # Programs that go into the guest; anything else comes from busybox. Debian's busybox runs its own applets when it is
 # asked for a program of the same name (its ip, its ping), so what starts programs is not busybox's: shell, env, xargs.
 packages=(linux-image-amd64 busybox-static dash iproute2 iputils-ping iperf3 fio ethtool tcpdump e2fsprogs util-linux
-	coreutils findutils libc-bin socat nvme-cli)
+	coreutils findutils libc-bin socat nvme-cli kexec-tools)
 programs=(dash ip tc ss bridge ping iperf3 fio ethtool tcpdump mkfs.ext4 e2fsck lsblk blkdiscard blockdev taskset chrt
-	setsid unshare nsenter env nice nohup timeout find xargs getent socat nvme)
+	setsid unshare nsenter env nice nohup timeout find xargs getent socat nvme kexec)
 
 # Modules that go into the guest, with what they depend on.
 modules=(
 	virtio_pci virtio_net virtio_blk virtio_console virtio-rng		# paravirtual
 	e1000 e1000e igb igbvf nvme						# what the emulated devices need
 	8021q bridge veth dummy tun pktgen					# network
+	uio_pci_generic								# for drivers in user space
 	sch_netem sch_tbf sch_fq sch_ingress sch_mqprio cls_u32 cls_matchall act_mirred
 	ext4 loop null_blk brd							# block
 	crc32c_generic crc32c-intel libcrc32c crc16				# ext4 asks for them by their algorithm only
 )
+# Some of them are parts of others, or gone, in other releases' kernels.
+optional_modules='^(crc32c_generic|crc32c-intel|libcrc32c|crc16)$'
 
 # Debian's fio is linked to clients of network storage and RDMA that pull in 60 libraries (90 MB). None is used here:
 # the guest gets libraries of the same names and symbols that refuse to be called.
@@ -42,6 +47,8 @@ stub_libraries=(libgfapi.so.0 libnbd.so.0 librados.so.2 librbd.so.1 libpmem.so.1
 	libibverbs.so.1)
 
 source_dir=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=tools/archive.sh
+. "$source_dir/../tools/archive.sh"
 started=$SECONDS
 
 say() {
@@ -67,7 +74,7 @@ need() {
 # --- What the image depends on ---
 
 hash_sources() {
-	(cd "$source_dir" && sha256sum -- *) | sha256sum | cut -d' ' -f1
+	(cd "$source_dir" && sha256sum -- * && echo "$suite") | sha256sum | cut -d' ' -f1
 }
 
 # Changes with every apt-get update that brought something new; cheap, unlike asking apt to resolve.
@@ -93,7 +100,24 @@ resolve() {
 	unused='perl|python|icu|gfapi|gfrpc|gfxdr|glusterfs|rados|rbd|boost|ibverbs|rdmacm|pmem'
 	sed -nE 's/^Inst ([^ ]+) \(([^ ]+) .*/\1=\2/p' "$scratch/simulation" | sort |
 		grep -E "^(lib|zlib1g=|linux-image-[0-9]|$(IFS='|' && echo "${packages[*]/%/=}"))" |
-		grep -vE "^(linux-image-amd64=|lib($unused)|lib[a-z-]*-perl=)"
+		grep -vE "^(linux-image-${suite:+.*}amd64=|lib($unused)|lib[a-z-]*-perl=)"
+}
+
+# Prints "package=version" of the other release's kernel; leaves the package in @scratch/kernel.
+fetch_kernel() {
+	local scratch=$1 site item
+
+	site=$(archive_site)
+	[ -n "$site" ] || { echo "E: no Debian archive in apt's sources" >"$scratch/apt.log" && return 1; }
+	mkdir -p "$scratch/kernel"
+	archive_configure "$scratch/apt" "$site" "${suite%-backports}" "$suite"
+	(
+		export APT_CONFIG=$scratch/apt/apt.conf
+		apt-get -qq update || { sleep 3 && apt-get -qq update; } || exit 1
+		item=$(apt-get -s install linux-image-amd64 | sed -nE 's/^Inst (linux-image-[0-9][^ ]*) \(([^ ]+) .*/\1=\2/p')
+		[ -n "$item" ] || exit 1
+		cd "$scratch/kernel" && apt-get -qq download "$item" && echo "$item"
+	) 2>"$scratch/apt.log"
 }
 
 update_lists() {
@@ -133,12 +157,14 @@ unpack() {
 
 	say "unpacking"
 	mkdir -p "$root"
-	for deb in "$out/packages"/*.deb; do
+	for deb in "$out/packages"/*.deb "${@:3}"; do
 		case $deb in
-		*/linux-image-*) dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$root" ./boot ./lib/modules ;;
+		*/linux-image-*) dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$root" --exclude=./usr/share ;;
 		*) dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$root" --no-same-owner --exclude=./usr/share ;;
 		esac
 	done
+	# Where newer releases have them.
+	[ -d "$root/lib/modules" ] || mv "$root/usr/lib/modules" "$root/lib/"
 }
 
 # The kernel inside a bzImage: where it lies is written in the boot header (Linux Documentation/arch/x86/boot.rst).
@@ -252,11 +278,12 @@ add_modules() {
 	"$depmod" -b "$root" "$release"
 	for module in "${modules[@]}"; do
 		"$modprobe" -d "$root" -S "$release" --show-depends --ignore-install "$module" ||
-			die "the kernel has no module $module"
+			[[ -n $suite && $module =~ $optional_modules ]] || die "the kernel has no module $module"
 	done | sed -n 's/^insmod \([^ ]*\).*/\1/p' | sort -u | while read -r path; do
 		path=lib/modules/${path#*/lib/modules/}
 		mkdir -p "$guest/${path%/*}"
 		cp "$root/$path" "$guest/$path"
+		case $path in *.xz) xz -d "$guest/$path" ;; esac
 	done
 	cp "$root/lib/modules/$release"/modules.{builtin,builtin.modinfo,order} "$guest/lib/modules/$release/"
 	"$depmod" -b "$guest" "$release"
@@ -309,7 +336,13 @@ write_contents() {
 build() {
 	local out=$1 scratch=$2 release
 
-	unpack "$out" "$scratch/root"
+	if [ -n "$suite" ]; then
+		say "downloading the kernel of $suite"
+		fetch_kernel "$scratch" >>"$scratch/resolved" ||
+			die "cannot get a kernel of $suite: $(grep -m 1 '^[EW]:' "$scratch/apt.log" || tail -n 1 "$scratch/apt.log")" \
+				"check the network and run again"
+	fi
+	unpack "$out" "$scratch/root" ${suite:+"$scratch"/kernel/*.deb}
 	release=$(ls "$scratch/root/lib/modules")
 	say "kernel $release"
 	mkdir -p "$scratch/image"
@@ -324,9 +357,10 @@ build() {
 
 # --- Main ---
 
-[ $# -eq 1 ] || die "usage: guest/build.sh OUTDIR"
+{ [ $# -eq 1 ] || [ $# -eq 2 ]; } || die "usage: guest/build.sh OUTDIR [SUITE]"
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
+suite=${2-}
 need apt-get dpkg-deb tar flock sha256sum
 exec 9>"$out/.lock"
 flock -n 9 || { say "waiting for another build" && flock 9; }

@@ -23,7 +23,8 @@ suite=trixie-backports
 packages=(qemu-system-x86 qemu-system-data seabios ipxe-qemu)
 # Which of the resolved packages are unpacked: firmware, QEMU and libraries; not what only their scripts need.
 unpacked='^(qemu-|seabios|ipxe-qemu|lib|zlib1g)'
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+# shellcheck source=tools/archive.sh
+. "$(dirname "${BASH_SOURCE[0]}")/archive.sh"
 
 started=$SECONDS
 
@@ -35,45 +36,6 @@ die() {
 	printf 'qemu: error: %s\n' "$1" >&2
 	[ $# -lt 2 ] || printf 'qemu: remedy: %s\n' "$2" >&2
 	exit 1
-}
-
-# Prints where this machine gets Debian from: the archive that its own release comes from, not its security updates.
-mirror() {
-	# The fields of a Release file that has not been fetched are empty, but the name of the suite is always there.
-	apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Identifier: Packages' 2>/dev/null |
-		awk '$3 == "main" && $2 !~ /-security$|\/updates$/ && $1 ~ /\/debian\/?$/ { print $1; exit }'
-}
-
-# apt that knows this archive alone and keeps all that it writes in a folder of ours.
-write_apt_configuration() {
-	local folder=$1 site=$2
-
-	mkdir -p "$folder"/{lists/partial,cache/archives/partial,empty}
-	: >"$folder/status"
-	printf 'Types: deb\nURIs: %s\nSuites: %s %s\nComponents: main\nArchitectures: amd64\nSigned-By: %s\n' \
-		"$site" "$release" "$suite" "$keyring" >"$folder/debian.sources"
-	cat >"$folder/apt.conf" <<-END
-		Dir::Etc::SourceList "$folder/debian.sources";
-		Dir::Etc::SourceParts "$folder/empty";
-		Dir::Etc::Preferences "$folder/no-preferences";
-		Dir::Etc::PreferencesParts "$folder/empty";
-		Dir::State "$folder";
-		Dir::State::Lists "$folder/lists";
-		Dir::State::Status "$folder/status";
-		Dir::State::Extended_States "$folder/extended_states";
-		Dir::Cache "$folder/cache";
-		APT::Architecture "amd64";
-		APT::Architectures { "amd64"; };
-		APT::Default-Release "$suite";
-		APT::Install-Recommends "false";
-		APT::Install-Suggests "false";
-		APT::Sandbox::User "";
-		APT::Update::Post-Invoke-Success "";
-		Acquire::Languages "none";
-		Acquire::Retries "3";
-		Acquire::AllowInsecureRepositories "false";
-		Debug::NoLocking "1";
-	END
 }
 
 # Prints "package=version" of what is to be unpacked.
@@ -145,8 +107,8 @@ if [ -x "$out/qemu-system-x86_64" ] && [ "$(cat "$out/.inputs" 2>/dev/null)" = "
 	exit 0
 fi
 
-[ -r "$keyring" ] || die "no $keyring" "apt-get install debian-archive-keyring"
-site=$(mirror)
+[ -r "$archive_keyring" ] || die "no $archive_keyring" "apt-get install debian-archive-keyring"
+site=$(archive_site)
 [ -n "$site" ] || die "this machine's apt sources name no Debian archive" "check /etc/apt/sources.list*"
 
 rm -rf "$out"/.build.*
@@ -156,7 +118,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
 mkdir -p "$scratch"/{apt,packages,root,tmp}
-write_apt_configuration "$scratch/apt" "$site"
+archive_configure "$scratch/apt" "$site" "$release" "$suite"
 export APT_CONFIG=$scratch/apt/apt.conf TMPDIR=$scratch/tmp
 
 say "reading the package lists of $suite"

@@ -30,6 +30,7 @@ test=(
 	libasan8 libubsan1 libtsan2		# the sanitizers of gcc
 	dpdk-dev qemu-system-common		# front-ends and back-ends of others: dpdk-testpmd, qemu-storage-daemon
 	debian-archive-keyring			# tools/qemu.sh
+	ovmf ipxe mtools			# firmware of others, and a file system that it reads
 )
 # The peers: dpdk-testpmd is in dpdk-dev, qemu-storage-daemon in qemu-system-common.
 bench=(dpdk-dev fio qemu-system-common qemu-utils)

@@ -36,7 +36,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from protocol import child  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-IMAGE = pathlib.Path(os.environ.get("SIDECORE_GUEST_IMAGE", REPOSITORY / "build" / "guest"))
+# Debian's release whose kernel the guests run, when it is not the system's: "trixie".
+SUITE = os.environ.get("SIDECORE_GUEST_SUITE", "")
+IMAGE = pathlib.Path(os.environ.get("SIDECORE_GUEST_IMAGE", REPOSITORY / "build" / "-".join(filter(None, ["guest", SUITE]))))
 QEMU = os.environ.get("SIDECORE_QEMU", "qemu-system-x86_64")
 
 LINE_MAX = 65536  # of the agent
@@ -85,14 +87,14 @@ class Result:
 
 def build_image():
     """Makes the image if it is missing or out of date."""
-    subprocess.run([str(REPOSITORY / "guest" / "build.sh"), str(IMAGE)], check=True)
+    subprocess.run([str(REPOSITORY / "guest" / "build.sh"), str(IMAGE), *filter(None, [SUITE])], check=True)
 
 
-def _kernel(accelerator):
+def _kernel(accelerator, image=IMAGE, kernel=None):
     # Unpacking the kernel takes an emulated CPU seconds; a real one gets the file that everybody boots.
-    kernel = IMAGE / ("vmlinux" if accelerator == "tcg" else "vmlinuz")
-    if not kernel.exists() or not (IMAGE / "initrd.img").exists():
-        raise GuestError(f"no guest image in {IMAGE}: run guest/build.sh {IMAGE}")
+    kernel = image / (kernel or ("vmlinux" if accelerator == "tcg" else "vmlinuz"))
+    if not kernel.exists() or not (image / "initrd.img").exists():
+        raise GuestError(f"no guest image in {image}: run guest/build.sh {image}")
     return kernel
 
 
@@ -163,6 +165,14 @@ def _counter_khz():
         later_cycles, later = read_clocks()
         del counter, code
     return (later_cycles - cycles) * 1000000 // (later - nanoseconds)
+
+
+def kernel_command_line(name, accel=None, append=""):
+    """What our kernel is told, whoever starts it."""
+    words = [KERNEL_COMMAND_LINE, f"sidecore.name={name}", append]
+    if (accel or accelerator()[0]) == "tcg":
+        words += [TCG_COMMAND_LINE, f"tsc_early_khz={_counter_khz()}"]
+    return " ".join(words)
 
 
 # --- Processes that do not outlive us ---
@@ -255,11 +265,14 @@ class Guest:
     folder       where logs and sockets go; default: a temporary one, removed at the end unless the guest failed
     machine      QEMU's machine type and its properties
     backend      what its memory is made of: QEMU's object and its properties; the size is added
+    image        the folder with kernel and initrd; None: firmware finds something to start, as @devices say
+    kernel       its kernel: "vmlinuz" for what starts as on hardware and can be resumed by firmware
     wait         False: return at once; call wait_ready() later (guests then boot side by side)
     """
 
     def __init__(self, name, devices=(), memory=512, cpus=1, accel=None, append="", folder=None, machine="q35",
-                 backend="memory-backend-memfd,share=on", wait=True, qemu=QEMU):
+                 backend="memory-backend-memfd,share=on", wait=True, qemu=QEMU, image=IMAGE,
+                 kernel=None):
         self.name = name
         self.accel = accel or accelerator()[0]
         self._own_folder = folder is None
@@ -277,7 +290,7 @@ class Guest:
         self.boot_seconds = None
         self._started = time.monotonic()
         with open(self.qemu_log, "wb") as log:
-            self.process = _start(self._command_line(devices, memory, cpus, append, machine, backend, qemu),
+            self.process = _start(self._command_line(devices, memory, cpus, append, machine, backend, qemu, image, kernel),
                                   stdout=log, stderr=subprocess.STDOUT)
         _alive.add(self)
         try:
@@ -289,19 +302,17 @@ class Guest:
             self.kill()
             raise
 
-    def _command_line(self, devices, memory, cpus, append, machine, backend, qemu):
+    def _command_line(self, devices, memory, cpus, append, machine, backend, qemu, image, kernel):
         console = self.console_log
-        words = [KERNEL_COMMAND_LINE, f"sidecore.name={self.name}", append]
-        if self.accel == "tcg":
-            words += [TCG_COMMAND_LINE, f"tsc_early_khz={_counter_khz()}"]
+        system = image and ["-kernel", str(_kernel(self.accel, image, kernel)),
+                            "-initrd", str(image / "initrd.img"), "-append", kernel_command_line(self.name, self.accel, append)]
         return [
             str(qemu), "-name", f"guest={self.name}", "-nodefaults", "-no-user-config", "-display", "none",
             "-no-reboot",
             "-machine", f"{machine},accel={self.accel}", "-cpu", "host" if self.accel == "kvm" else "max",
             "-smp", str(cpus), "-m", str(memory),
             "-object", f"{backend},id=memory,size={memory}M", "-numa", "node,memdev=memory",
-            "-kernel", str(_kernel(self.accel)), "-initrd", str(IMAGE / "initrd.img"),
-            "-append", " ".join(words),
+            *(system or []),
             "-chardev", f"file,id=console,path={console}", "-serial", "chardev:console",
             "-chardev", f"socket,id=agent,path={self._sockets}/agent,server=on,wait=off", "-serial", "chardev:agent",
             "-qmp", f"unix:{self._sockets}/qmp,server=on,wait=off",
