@@ -86,7 +86,7 @@ unsigned intel_describe(struct intel_nic *nic, const struct intel_terms *terms, 
 	}
 	if (!terms->hash_reported)
 		report->hash = 0;
-	report->info = terms->packet_types ? (uint16_t)(type | packet_type(&flow) << 4) : type;
+	report->info = (uint16_t)(terms->packet_types ? type | packet_type(&flow) << 4 : type);
 	report->status |= checksum_status(nic, terms->checksums, frame, &flow);
 	return queue;
 }
