@@ -8,7 +8,7 @@ ARGS   =
 
 PYTHON = /usr/bin/python3
 
-.PHONY: all build run test fuzz soak bench bench-guests install clean distclean help
+.PHONY: all build run test test-long fuzz soak bench bench-guests install clean distclean help
 
 all: build
 
@@ -25,6 +25,11 @@ run: build
 test:
 	tools/setup.sh build run test
 	tests/run.sh $(ARGS)
+
+# What variants of the guest tests add: not in the default run.
+test-long:
+	tools/setup.sh build run test
+	tests/run.sh guest-long
 
 # ARGS: seconds for each target, then names of targets.
 fuzz:
@@ -68,6 +73,7 @@ help:
 	@echo "make run        boot two guests on one sidecore, measure, and print a table (ARGS=--help lists options)"
 	@echo "make test       build and run every test (ARGS names suites; tests/run.sh --help lists them)"
 	@echo "make fuzz       search for inputs that break anything (ARGS=seconds for each target)"
+	@echo "make test-long  more variants of the guest tests: other models and kernels"
 	@echo "make soak       kill, spoil and verify at random, half an hour long (ARGS=\"--minutes N\")"
 	@echo "make bench      measure side by side with DPDK and QEMU (results in build/bench/)"
 	@echo "make bench-guests  the same guest with QEMU's devices and with ours, in rounds"

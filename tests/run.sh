@@ -5,7 +5,7 @@
 #
 #	tests/run.sh [SUITE]...
 #
-# Suites, all of them by default but lint (which CI runs, too):
+# Suites, all of them by default but guest-long and lint (which CI runs, too):
 #	unit		unit tests of the release build
 #	unit-asan	the same with AddressSanitizer and UndefinedBehaviorSanitizer
 #	unit-tsan	what runs on several threads, with ThreadSanitizer
@@ -13,6 +13,7 @@
 #	protocol	an independent vhost-user client against the daemon (AddressSanitizer build)
 #	timing		those of them that compare latencies, and run alone
 #	guest		real guests under QEMU against the daemon (AddressSanitizer build)
+#	guest-long	variants of those: other models, another release's kernel (make test-long)
 #	tour		what `make run` shows, step by step (release build)
 #	lint		warnings as errors, clang-tidy, scripts that can be parsed (tests/lint.sh)
 #
@@ -25,13 +26,13 @@ cd "$(dirname "$0")/.." || exit 1
 python=/usr/bin/python3
 results=build/test-results
 suites=(unit unit-asan unit-tsan fuzz protocol timing guest tour)
-known=("${suites[@]}" lint)
+known=("${suites[@]}" guest-long lint)
 # Lint takes minutes and tells a user nothing: by name, and in CI.
 [ -z "${CI-}" ] || suites+=(lint)
 # Unit tests that make sense with ThreadSanitizer: several threads meet in them.
 threaded=(engine engine_wake frame_ring address_table device_queue pci_interrupt)
 # No suite takes that long; something that hangs must not take the others with it.
-suite_seconds=900
+suite_seconds=1800
 
 case ${1-} in
 -h | --help)
@@ -165,14 +166,16 @@ for suite in "${suites[@]}"; do
 		say "timing tests"
 		SIDECORE=$PWD/build/asan/sidecore run_pytest "$suite" tests/protocol -m alone
 		;;
-	guest)
+	guest | guest-long)
 		build_asan || { finish "$suite" build; continue; }
 		make_guest || { finish "$suite" "guest image"; continue; }
 		# Without it, the tests that need it are skipped by name.
 		say "newer QEMU"
 		tools/qemu.sh build/qemu || echo "going on without a newer QEMU"
 		say "guest tests"
-		SIDECORE=$PWD/build/asan/sidecore run_pytest "$suite" tests/guest
+		which="not long"
+		[ "$suite" = guest ] || which=long
+		SIDECORE=$PWD/build/asan/sidecore run_pytest "$suite" tests/guest -m "$which"
 		;;
 	tour)
 		build_release || { finish "$suite" build; continue; }
