@@ -276,6 +276,27 @@ static void set_addresses(uint64_t *random, uint8_t *bytes)
 	memcpy(bytes + 6, intel_peer_mac, 6);
 }
 
+/* Another flow, or a fragment; the header stays a good one. */
+static void vary_header(uint64_t *random, uint8_t *bytes)
+{
+	uint8_t *ip = bytes + 14;
+	uint16_t sum;
+
+	if (one_in(random, 6))
+		ip[15] = (uint8_t)test_random(random);
+	if (one_in(random, 6))
+		ip[21] = (uint8_t)test_random(random); /* a port */
+	if (one_in(random, 6))
+		ip[6] = (uint8_t)(1U << test_random(random) % 8);
+	if (one_in(random, 20))
+		ip[9] = (uint8_t)test_random(random);
+	ip[8] = (uint8_t)test_random(random);
+	memset(ip + 10, 0, 2);
+	sum = (uint16_t)~naive_fold(naive_sum(ip, 20, 0));
+	ip[10] = (uint8_t)(sum >> 8);
+	ip[11] = (uint8_t)sum;
+}
+
 static void make_frame(uint64_t *random, struct sent *sent, unsigned i, uint32_t kind)
 {
 	uint8_t *bytes = sent->bytes[i];
@@ -284,6 +305,7 @@ static void make_frame(uint64_t *random, struct sent *sent, unsigned i, uint32_t
 
 	length = intel_frame(bytes, intel_mac, kind & 1 ? 6 : 17, payload);
 	set_addresses(random, bytes);
+	vary_header(random, bytes);
 	if (kind % 5 == 1)
 		bytes[12] = 0x88; /* not IP */
 	if (kind % 5 == 2)
@@ -296,8 +318,6 @@ static void make_frame(uint64_t *random, struct sent *sent, unsigned i, uint32_t
 		bytes[12 + test_random(random) % 24] = (uint8_t)test_random(random);
 	if (one_in(random, 40))
 		length = 14 + test_random(random) % 60;
-	if (one_in(random, 5)) /* another flow */
-		bytes[29] = (uint8_t)test_random(random);
 	piece = one_in(random, 4) ? 1 + test_random(random) % length : length;
 	sent->segments[i][0] = (struct guest_segment){ guest_bytes_of(bytes), piece };
 	sent->segments[i][1] = (struct guest_segment){ guest_bytes_of(bytes + piece), length - piece };
@@ -348,6 +368,8 @@ static void set_receiver(uint64_t *random, enum intel_nic_model model)
 		intel_write(CTRL, CTRL_SLU | CTRL_VME);
 	if (one_in(random, 2)) {
 		intel_write(MRQC, (model == INTEL_NIC_IGB ? 2 : 1) | 0x3f0000);
+		for (uint32_t i = 0; i < 40; i += 4)
+			intel_write(RSSRK + i, test_random(random));
 		for (uint32_t i = 0; i < 128; i += 4)
 			intel_write(RETA + i, one_in(random, 2) ? 0 : test_random(random) & 0x81818181);
 	}
