@@ -29,7 +29,7 @@ test:
 # What variants of the guest tests add: not in the default run.
 test-long:
 	tools/setup.sh build run test
-	tests/run.sh guest-long
+	tests/run.sh guest-long guest-newer
 
 # ARGS: seconds for each target, then names of targets.
 fuzz:

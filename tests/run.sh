@@ -5,7 +5,7 @@
 #
 #	tests/run.sh [SUITE]...
 #
-# Suites, all of them by default but guest-long and lint (which CI runs, too):
+# Suites, all of them by default but guest-long, guest-newer and lint (which CI runs, too):
 #	unit		unit tests of the release build
 #	unit-asan	the same with AddressSanitizer and UndefinedBehaviorSanitizer
 #	unit-tsan	what runs on several threads, with ThreadSanitizer
@@ -13,7 +13,8 @@
 #	protocol	an independent vhost-user client against the daemon (AddressSanitizer build)
 #	timing		those of them that compare latencies, and run alone
 #	guest		real guests under QEMU against the daemon (AddressSanitizer build)
-#	guest-long	variants of those: other models, another release's kernel (make test-long)
+#	guest-long	variants of those: other models (make test-long)
+#	guest-newer	emulated devices and virtio under a newer kernel's drivers, Debian 13's (make test-long)
 #	tour		what `make run` shows, step by step (release build)
 #	lint		warnings as errors, clang-tidy, scripts that can be parsed (tests/lint.sh)
 #
@@ -26,7 +27,7 @@ cd "$(dirname "$0")/.." || exit 1
 python=/usr/bin/python3
 results=build/test-results
 suites=(unit unit-asan unit-tsan fuzz protocol timing guest tour)
-known=("${suites[@]}" guest-long lint)
+known=("${suites[@]}" guest-long guest-newer lint)
 # Lint takes minutes and tells a user nothing: by name, and in CI.
 [ -z "${CI-}" ] || suites+=(lint)
 # Unit tests that make sense with ThreadSanitizer: several threads meet in them.
@@ -176,6 +177,16 @@ for suite in "${suites[@]}"; do
 		which="not long"
 		[ "$suite" = guest ] || which=long
 		SIDECORE=$PWD/build/asan/sidecore run_pytest "$suite" tests/guest -m "$which"
+		;;
+	guest-newer)
+		build_asan || { finish "$suite" build; continue; }
+		guest/build.sh build/guest-trixie trixie && tools/qemu.sh build/qemu || {
+			finish "$suite" "guest image or QEMU"
+			continue
+		}
+		say "guest tests with a newer kernel"
+		SIDECORE_GUEST_SUITE=trixie SIDECORE=$PWD/build/asan/sidecore run_pytest "$suite" \
+			tests/guest/test_{nvme,intel_nics,power,firmware,disk,network}.py -m "not long"
 		;;
 	tour)
 		build_release || { finish "$suite" build; continue; }

@@ -102,7 +102,7 @@ def machine(request, tmp_path_factory):
 def test_receive(machine):
     """Every frame that the neighbour sends is counted, and so are the card's own statistics."""
     with machine.testpmd("--forward-mode=rxonly --auto-start") as command:
-        machine.peer.run("for i in 1 2 3; do ping -n -q -c 100 -i 0.01 -s 1000 -W 1 10.7.0.1; done", check=False, timeout=60)
+        machine.peer.run("ping -n -q -c 300 -i 0.01 -s 1000 -W 1 10.7.0.1", check=False, timeout=60)
         wait_until(lambda: machine.counted(command, "RX-packets") >= 300, "all frames were received", 15)
         assert machine.counted(command, "RX-bytes") >= 300 * 1042
     assert machine.counted(command, "RX-missed") == 0, command.output
@@ -132,7 +132,7 @@ def test_two_queues(machine):
     if "igb" not in machine.interface()["model"]:
         pytest.skip("DPDK's driver has one queue for this model")
     with machine.testpmd("--forward-mode=rxonly --auto-start --rxq=2 --txq=2 --rss-udp") as command:
-        machine.peer.run("for port in $(seq 2000 2063); do echo some text | socat - UDP4:10.7.0.1:$port; done", timeout=60)
-        wait_until(lambda: machine.counted(command, "RX-packets") >= 64, "all frames were received", 15)
+        machine.peer.run("for port in $(seq 2000 2023); do echo some text | socat - UDP4:10.7.0.1:$port; done", timeout=60)
+        wait_until(lambda: machine.counted(command, "RX-packets") >= 24, "all frames were received", 15)
     queues = re.findall(r"RX Port= 0/Queue= (\d).*?\n\s+RX-packets: (\d+)", command.output)
-    assert sum(int(count) > 8 for _, count in queues) == 2, command.output[-3000:]
+    assert sum(int(count) > 2 for _, count in queues) == 2, command.output[-3000:]

@@ -20,7 +20,7 @@ DISKS = {
     "fixed": ("type: ram, size: 16M", "controller: main, read_only: true"),
     "nothing": ("type: null, size: 256M", "controller: main"),
 }
-NODES = {name: f"/dev/nvme0n{number}" for number, name in enumerate(DISKS, 1)}
+NUMBERS = {name: number for number, name in enumerate(DISKS, 1)}
 
 
 def configured(disks):
@@ -45,8 +45,14 @@ class Machine:
     def run(self, command, timeout=60):
         return self.guest.run(command, timeout=timeout)
 
+    def node(self, disk):
+        """Newer kernels look at all namespaces at once, and name them as they come."""
+        found = self.run(f"grep -lx {NUMBERS[disk]} /sys/block/nvme0n*/nsid").split()
+        assert len(found) == 1, found
+        return f"/dev/{found[0].split('/')[3]}"
+
     def fio(self, disk, options, timeout=90):
-        self.run(f"fio --name=job --filename={NODES[disk]} --direct=1 {options} >/tmp/fio.log || "
+        self.run(f"fio --name=job --filename={self.node(disk)} --direct=1 {options} >/tmp/fio.log || "
                  "{ cat /tmp/fio.log; exit 1; }", timeout)
 
     def status(self):
@@ -58,7 +64,8 @@ def booted(disks, further="", **keywords):
     with Daemon(configured(disks) + further) as daemon:
         devices = daemon.emulated("main")
         with guests(nvme={"devices": devices, "qemu": NEWER_QEMU, **keywords}) as (guest,):
-            guest.run("modprobe nvme; for i in $(seq 50); do [ -b /dev/nvme0n1 ] && exit; sleep 0.1; done; exit 1")
+            guest.run("modprobe nvme; for i in $(seq 50); do [ $(ls -d /sys/block/nvme0n* | wc -l) = "
+                      f"{len(disks)} ] && exit; sleep 0.1; done; exit 1")
             yield Machine(daemon, guest)
 
 
@@ -70,8 +77,9 @@ def machine():
 
 
 def test_what_the_guest_sees(machine):
-    sizes = machine.run("cat /sys/block/nvme0n?/size /sys/block/nvme0n?/queue/logical_block_size /sys/block/nvme0n?/ro")
-    assert [int(word) for word in sizes.split()] == [131072, 131072, 32768, 524288, 512, 4096, 512, 512, 0, 0, 1, 0]
+    for disk, expected in {"main": "131072 512 0", "large": "131072 4096 0", "fixed": "32768 512 1", "nothing": "524288 512 0"}.items():
+        folder = f"/sys/block/{machine.node(disk)[5:]}"
+        assert machine.run(f"echo $(cat {folder}/size {folder}/queue/logical_block_size {folder}/ro)").strip() == expected
     assert "nvme0q2" in machine.run("cat /proc/interrupts")
     identity = machine.run("nvme id-ctrl /dev/nvme0")
     assert "sidecore NVMe" in identity and "nn        : 4" in identity
@@ -96,7 +104,7 @@ def test_verify(machine, disk, engine):
 def test_discard_and_write_zeroes(machine):
     machine.run(f"""
         set -e
-        disk={NODES["large"]}
+        disk={machine.node("large")}
         head -c 8388608 /dev/urandom >/tmp/random
         dd if=/tmp/random of=$disk bs=1M oflag=direct 2>/dev/null
         blkdiscard -o 1M -l 2M $disk
@@ -112,7 +120,7 @@ def test_discard_and_write_zeroes(machine):
 def test_commands_of_nvme_cli(machine):
     machine.run(f"""
         set -e
-        disk={NODES["main"]}
+        disk={machine.node("main")}
         head -c 4096 /dev/urandom >/tmp/data
         nvme write $disk -s 64 -c 7 -z 4096 -d /tmp/data
         nvme compare $disk -s 64 -c 7 -z 4096 -d /tmp/data
@@ -142,7 +150,7 @@ def test_no_messages_in_steady_state(machine):
 def test_resize(machine, disk, size):
     answer = machine.daemon.control(command="resize", disk=disk, size=str(size * MEBIBYTE))
     assert "error" not in answer, answer
-    node = NODES[disk][5:]
+    node = machine.node(disk)[5:]
     wait_until(lambda: int(machine.run(f"cat /sys/block/{node}/size")) == size * 2048, f"the guest sees {size} MiB")
     machine.run(f"dd if=/dev/{node} of=/dev/null bs=1M skip={size - 2} iflag=direct")
 
@@ -151,16 +159,16 @@ def test_file_system(machine):
     machine.run(f"""
         set -e
         modprobe -a ext4 crc32c_generic
-        mkfs.ext4 -q -F -E lazy_itable_init=0 {NODES["large"]}
+        mkfs.ext4 -q -F -E lazy_itable_init=0 {machine.node("large")}
         mkdir -p /mnt/disk
-        mount -t ext4 -o discard {NODES["large"]} /mnt/disk
+        mount -t ext4 -o discard {machine.node("large")} /mnt/disk
         head -c 8388608 /dev/urandom >/mnt/disk/one
         cp /mnt/disk/one /mnt/disk/two
         rm /mnt/disk/one
         md5sum </mnt/disk/two >/tmp/sum
         umount /mnt/disk
-        e2fsck -fn {NODES["large"]} >/dev/null
-        mount -t ext4 -o ro {NODES["large"]} /mnt/disk
+        e2fsck -fn {machine.node("large")} >/dev/null
+        mount -t ext4 -o ro {machine.node("large")} /mnt/disk
         md5sum </mnt/disk/two | cmp - /tmp/sum
         umount /mnt/disk""", timeout=90)
 
@@ -170,7 +178,7 @@ def test_file_system(machine):
                                  "echo 1 >/sys/class/nvme/nvme0/device/remove; sleep 0.3; echo 1 >/sys/bus/pci/rescan"])
 def test_reset_under_load(machine, way):
     machine.run(f"""
-        dd if={NODES["nothing"]} of=/dev/null bs=4k iflag=direct 2>/dev/null & load=$!
+        dd if={machine.node("nothing")} of=/dev/null bs=4k iflag=direct 2>/dev/null & load=$!
         sleep 0.3
         for i in 1 2 3 4 5 6 7 8 9 10; do
             ({way}) 2>/dev/null && break || sleep 0.5
@@ -178,7 +186,7 @@ def test_reset_under_load(machine, way):
         done
         kill $load 2>/dev/null
         for i in $(seq 100); do
-            [ "$(cat /sys/class/nvme/nvme0/state)" = live ] && [ -b {NODES["nothing"]} ] && break
+            [ "$(cat /sys/class/nvme/nvme0/state)" = live ] && [ $(ls -d /sys/block/nvme0n* | wc -l) = 4 ] && break
             sleep 0.1
         done
         wait

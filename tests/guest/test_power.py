@@ -92,7 +92,7 @@ def install(image):
     return " && ".join(commands)
 
 
-@pytest.mark.parametrize("crash", [False, True])
+@pytest.mark.parametrize("crash", [pytest.param(False, marks=pytest.mark.long), True])
 @pytest.mark.parametrize("model", MODELS)
 def test_next_kernel(tmp_path, model, crash):
     """kexec, from a kernel that stops its devices and from one that has crashed and cannot, both under load."""
