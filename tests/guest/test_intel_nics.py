@@ -26,6 +26,8 @@ MODELS = {
     "e1000e-pin": ("e1000e", "IntMode=0", "IO-APIC", "model: e1000e, doorbells: posted", 1),
     "e1000": ("e1000", "", "IO-APIC", "model: e1000", 1),
 }
+# The others are variants of these, left to make test-long.
+EVERY_TIME = ("igb", "e1000e", "e1000")
 OURS, PEER = "10.5.0.1", "10.5.0.2"
 
 
@@ -60,7 +62,8 @@ class Card:
         return self.daemon.status()["interfaces"]["card"]
 
 
-@pytest.fixture(scope="module", params=list(MODELS))
+@pytest.fixture(scope="module", params=[
+    pytest.param(name, marks=() if name in EVERY_TIME else pytest.mark.long) for name in MODELS])
 def card(request):
     if not os.access(NEWER_QEMU, os.X_OK):
         pytest.skip("no newer QEMU in build/qemu (make it with: tools/qemu.sh build/qemu)")
