@@ -33,7 +33,7 @@ known=("${suites[@]}" guest-long guest-newer lint)
 # Unit tests that make sense with ThreadSanitizer: several threads meet in them.
 threaded=(engine engine_wake frame_ring address_table device_queue pci_interrupt)
 # No suite takes that long; something that hangs must not take the others with it.
-suite_seconds=1800
+suite_seconds=3600
 
 case ${1-} in
 -h | --help)

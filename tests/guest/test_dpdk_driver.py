@@ -18,9 +18,12 @@ import pytest
 from sidecore import NEWER_QEMU, Daemon, configuration, guests, wait_until
 from test_nvme import need_qemu
 
+# Minutes: left to make test-long.
+pytestmark = pytest.mark.long
+
 TESTPMD = shutil.which("dpdk-testpmd")
 DRIVERS = ("librte_mempool_ring", "librte_net_e1000")
-MODELS = ["igb", pytest.param("e1000e", marks=pytest.mark.long), pytest.param("e1000", marks=pytest.mark.long)]
+MODELS = ["igb", "e1000e", "e1000"]
 MAC, PEER_MAC = "52:54:00:00:00:01", "52:54:00:00:00:02"
 
 

@@ -20,6 +20,9 @@ from guest import Guest, kernel_command_line
 from sidecore import NEWER_QEMU, Daemon, accelerator, configuration, wait_until
 from test_nvme import configured, need_qemu
 
+# Minutes: left to make test-long.
+pytestmark = pytest.mark.long
+
 OVMF = pathlib.Path("/usr/share/OVMF")
 IPXE = pathlib.Path("/usr/lib/ipxe")
 MEBIBYTE = 1 << 20
@@ -108,8 +111,8 @@ def slirp(model):
 
 
 @pytest.mark.parametrize("model, name", [
-    ("igb", "82576"), pytest.param("e1000e", "82574l", marks=pytest.mark.long),
-    pytest.param("e1000", "82540em", marks=pytest.mark.long)])
+    ("igb", "82576"), ("e1000e", "82574l"),
+    ("e1000", "82540em")])
 def test_ipxe_starts_linux_over_http(tmp_path, model, name):
     """iPXE's own driver: DHCP, then a kernel over TCP, whose every byte its checksum covers as it unpacks itself."""
     need_files(IPXE / "ipxe.lkrn")
@@ -130,7 +133,6 @@ def test_ipxe_starts_linux_over_http(tmp_path, model, name):
         assert not status["pci"]["faults"], status
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("model, name", [("e1000e", "82574l"), ("e1000", "82540em")])
 def test_uefi_driver_in_option_rom(tmp_path, model, name):
     """UEFI loads the card's driver from its ROM, and asks for an address with it. There is nothing to boot there."""

@@ -15,9 +15,12 @@ from guest import Guest
 from sidecore import NEWER_QEMU, Daemon, configuration, wait_until
 from test_nvme import need_qemu
 
+# Minutes: left to make test-long.
+pytestmark = pytest.mark.long
+
 MEBIBYTE = 1 << 20
 GATEWAY = "10.0.2.2"
-MODELS = ["igb", pytest.param("e1000e", marks=pytest.mark.long), pytest.param("e1000", marks=pytest.mark.long)]
+MODELS = ["igb", "e1000e", "e1000"]
 
 
 class Machine:
@@ -92,7 +95,7 @@ def install(image):
     return " && ".join(commands)
 
 
-@pytest.mark.parametrize("crash", [pytest.param(False, marks=pytest.mark.long), True])
+@pytest.mark.parametrize("crash", [False, True])
 @pytest.mark.parametrize("model", MODELS)
 def test_next_kernel(tmp_path, model, crash):
     """kexec, from a kernel that stops its devices and from one that has crashed and cannot, both under load."""

@@ -14,6 +14,9 @@ import pytest
 from guest import REPOSITORY
 from sidecore import require, server, wait_until
 
+# Minutes: left to make test-long.
+pytestmark = pytest.mark.long
+
 SOAK = REPOSITORY / "tests" / "soak" / "soak.py"
 
 
