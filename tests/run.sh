@@ -153,7 +153,7 @@ for suite in "${suites[@]}"; do
 	fuzz)
 		say "fuzz targets"
 		# Always the same search: what is new is looked for by make fuzz.
-		SEED=1 RESULTS=$PWD/$results/$suite.xml timeout "$suite_seconds" tests/fuzz/run.sh 10
+		SEED=1 RESULTS=$PWD/$results/$suite.xml timeout "$suite_seconds" tests/fuzz/run.sh 6
 		finish "$suite" $?
 		;;
 	protocol)

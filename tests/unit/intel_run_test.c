@@ -12,7 +12,7 @@
 #include "device/intel/intel_receive.h"
 #include "intel_fixture.h"
 
-#define CASES	    60U
+#define CASES	    30U
 #define ROUNDS	    16U
 #define FRAMES	    64U
 #define FRAME_BYTES 2048U
