@@ -29,7 +29,7 @@ LIGHT = "sidecore bench"
 VIRTIO_USER = "dpdk-testpmd virtio-user"
 NOT_WANTED = "not run (--peer-only)"
 KEPT = ("client_busy_share", "client_cycles_per_frame", "client_cycles_per_request", "kicks", "lost", "p50_ns",
-        "p99_ns", "server_cpu_share")
+        "p99_ns", "server_cpu_share", "server_cycles_per_frame", "server_cycles_per_request")
 ROW = "{:44} {:>10} {:>10} {:>6} {:6} {:20} {}"
 
 
@@ -223,6 +223,10 @@ def notes_of(outcome):
                          f"{outcome.middle(side, 'p99_ns') / 1e3:.1f} us")
         if busy is not None:
             notes.append(f"{prefix}client busy {busy:.0%}" + (f" {cycles:.0f} cycles/frame" if cycles else ""))
+        for what in ("frame", "request"):
+            cycles = outcome.middle(side, f"server_cycles_per_{what}")
+            if cycles:
+                notes.append(f"{prefix}server {cycles:.0f} cycles/{what}")
         share = outcome.middle(side, "server_cpu_share")
         if outcome.case.peer == "fio io_uring" and share is not None:
             # Both sides were given one core for the work; ours needs another for the client, and polls.

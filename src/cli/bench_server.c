@@ -78,12 +78,14 @@ static void begin(void *context)
 
 	if (server->pid)
 		server->begin = bench_server_cpu_seconds(server->pid, server->cpu);
+	server->cycles = load_cycles();
 }
 
 static void end(void *context)
 {
 	struct bench_server *server = context;
 
+	server->cycles = load_cycles() - server->cycles;
 	if (server->pid)
 		server->used = bench_server_cpu_seconds(server->pid, server->cpu) - server->begin;
 }
