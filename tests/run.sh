@@ -174,9 +174,10 @@ for suite in "${suites[@]}"; do
 		say "newer QEMU"
 		tools/qemu.sh build/qemu || echo "going on without a newer QEMU"
 		say "guest tests"
-		which="not long"
-		[ "$suite" = guest ] || which=long
-		SIDECORE=$PWD/build/asan/sidecore run_pytest "$suite" tests/guest -m "$which"
+		# Guests wait for each other, too: two files of tests at a time. Long ones are as busy as the machine allows.
+		which=(-m "not long" -n 2 --dist loadfile)
+		[ "$suite" = guest ] || which=(-m long)
+		SIDECORE=$PWD/build/asan/sidecore run_pytest "$suite" tests/guest "${which[@]}"
 		;;
 	guest-newer)
 		build_asan || { finish "$suite" build; continue; }
