@@ -12,11 +12,10 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/checked.h"
 #include "base/disposal.h"
+#include "transport/stream.h"
 #include "transport/vfio_user/connection.h"
 
 /* No message needs files whose close() may wait (base/disposal.h); so many that do not let go are no accident. */
@@ -39,57 +38,18 @@ void vfio_user_release_held_fds(struct vfio_user_connection *connection)
 		disposal_close(connection->disposal, connection->held[--connection->held_count]);
 }
 
-/*
- * Own the file descriptors that came with some bytes; those for which there is no room are closed.
- * Return: false when there were too many.
- */
-static bool take_fds(struct vfio_user_connection *connection, struct msghdr *header)
-{
-	bool fit = !(header->msg_flags & MSG_CTRUNC); /* we have no room for descriptors: the kernel closed some */
-	struct cmsghdr *control;
-
-	for (control = CMSG_FIRSTHDR(header); control; control = CMSG_NXTHDR(header, control)) {
-		size_t count = (control->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-
-		if (control->cmsg_level != SOL_SOCKET || control->cmsg_type != SCM_RIGHTS)
-			continue;
-		for (size_t i = 0; i < count; i++) {
-			int fd;
-
-			memcpy(&fd, CMSG_DATA(control) + i * sizeof(int), sizeof(fd));
-			if (connection->held_count < VFIO_USER_FDS_MAX) {
-				connection->held[connection->held_count++] = fd;
-			} else {
-				disposal_close(connection->disposal, fd);
-				fit = false;
-			}
-		}
-	}
-	return fit;
-}
-
 /* Read up to @length bytes more. Return: 0; -ECONNRESET at the end of the connection; -EAGAIN and other errors. */
 static int fill(struct vfio_user_connection *connection, size_t length)
 {
-	/* Room for all that can come: those beyond it the kernel would close for us, and wait for them. */
-	union {
-		char bytes[CMSG_SPACE(sizeof(int) * RIGHTS_MAX)];
-		struct cmsghdr alignment;
-	} control;
-	struct iovec part = { .iov_base = connection->buffer + connection->buffer_end, .iov_len = length };
-	struct msghdr header = {
-		.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
-	};
-	ssize_t got;
+	struct stream_files files = { connection->held, &connection->held_count, VFIO_USER_FDS_MAX };
+	ssize_t got = stream_receive(connection->fd, connection->buffer + connection->buffer_end, length, files,
+				     connection->disposal);
 
-	do {
-		got = recvmsg(connection->fd, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	} while (got < 0 && errno == EINTR);
-	if (got < 0)
-		return -errno;
-	connection->buffer_end += (size_t)got;
-	if (!take_fds(connection, &header))
+	if (got == -EMFILE)
 		return vfio_user_refuse(connection, -EPROTO, "too many file descriptors");
+	if (got < 0)
+		return (int)got;
+	connection->buffer_end += (size_t)got;
 	return got ? 0 : -ECONNRESET;
 }
 
@@ -163,37 +123,16 @@ int vfio_user_receive(struct vfio_user_connection *connection)
 int vfio_user_send_reply(struct vfio_user_connection *connection)
 {
 	struct vfio_user_message *message = &connection->message;
-	size_t total = HEADER_SIZE + message->size;
-	union {
-		char bytes[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr alignment;
-	} control = { 0 };
+	struct stream_message reply = {
+		.header = &message->header,
+		.header_size = HEADER_SIZE,
+		.payload = &message->payload,
+		.payload_size = message->size,
+		.sent = &connection->sent,
+		.fd = connection->reply_fd,
+	};
+	int error = stream_send(connection->fd, &reply);
 
-	while (connection->sent < total) {
-		bool in_header = connection->sent < HEADER_SIZE;
-		struct iovec parts[2] = {
-			{ (char *)&message->header + connection->sent, in_header ? HEADER_SIZE - connection->sent : 0 },
-			{ (char *)&message->payload + (in_header ? 0 : connection->sent - HEADER_SIZE),
-			  in_header ? message->size : total - connection->sent },
-		};
-		struct msghdr header = { .msg_iov = in_header ? parts : parts + 1, .msg_iovlen = in_header ? 2 : 1 };
-		ssize_t sent;
-
-		if (connection->reply_fd >= 0) {
-			header.msg_control = &control;
-			header.msg_controllen = sizeof(control);
-			control.alignment.cmsg_level = SOL_SOCKET;
-			control.alignment.cmsg_type = SCM_RIGHTS;
-			control.alignment.cmsg_len = CMSG_LEN(sizeof(int));
-			memcpy(CMSG_DATA(&control.alignment), &connection->reply_fd, sizeof(int));
-		}
-		sent = sendmsg(connection->fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL);
-		if (sent < 0 && errno == EINTR)
-			continue;
-		if (sent < 0)
-			return -errno;
-		connection->sent += (size_t)sent;
-		connection->reply_fd = -1; /* went with the first byte */
-	}
-	return 0;
+	connection->reply_fd = reply.fd; /* which stays the device's */
+	return error;
 }

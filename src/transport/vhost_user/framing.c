@@ -5,10 +5,10 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/disposal.h"
+#include "transport/stream.h"
 #include "transport/vhost_user/connection.h"
 
 /* No message needs files whose close() may wait (base/disposal.h); so many that do not let go are no accident. */
@@ -21,60 +21,6 @@ void vhost_user_release_fds(struct vhost_user_connection *connection)
 	for (unsigned i = 0; i < message->fd_count; i++)
 		disposal_close(connection->disposal, message->fds[i]);
 	message->fd_count = 0;
-}
-
-/*
- * Own the file descriptors that came with some bytes; those for which the message has no room are closed.
- * Return: false when there were too many.
- */
-static bool take_fds(struct vhost_user_connection *connection, struct msghdr *header)
-{
-	struct vhost_user_message *message = &connection->message;
-	bool fit = !(header->msg_flags & MSG_CTRUNC); /* we have no room for descriptors: the kernel closed some */
-	struct cmsghdr *control;
-
-	for (control = CMSG_FIRSTHDR(header); control; control = CMSG_NXTHDR(header, control)) {
-		size_t count = (control->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-
-		if (control->cmsg_level != SOL_SOCKET || control->cmsg_type != SCM_RIGHTS)
-			continue;
-		for (size_t i = 0; i < count; i++) {
-			int fd;
-
-			memcpy(&fd, CMSG_DATA(control) + i * sizeof(int), sizeof(fd));
-			if (message->fd_count < VHOST_USER_FDS_MAX) {
-				message->fds[message->fd_count++] = fd;
-			} else {
-				disposal_close(connection->disposal, fd);
-				fit = false;
-			}
-		}
-	}
-	return fit;
-}
-
-/* Read up to @length bytes. Return: bytes; 0 at the end of the connection; -EAGAIN and other errors. */
-static ssize_t receive(struct vhost_user_connection *connection, void *to, size_t length)
-{
-	/* Room for all that can come: those beyond it the kernel would close for us, and wait for them. */
-	union {
-		char bytes[CMSG_SPACE(sizeof(int) * RIGHTS_MAX)];
-		struct cmsghdr alignment;
-	} control;
-	struct iovec part = { .iov_base = to, .iov_len = length };
-	struct msghdr header = {
-		.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
-	};
-	ssize_t got;
-
-	do {
-		got = recvmsg(connection->fd, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	} while (got < 0 && errno == EINTR);
-	if (got < 0)
-		return -errno;
-	if (!take_fds(connection, &header))
-		return -EMFILE;
-	return got;
 }
 
 /* The header is there: what can be said before the payload. Return: NULL when all is well. */
@@ -112,6 +58,7 @@ int vhost_user_receive(struct vhost_user_connection *connection)
 {
 	struct vhost_user_message *message = &connection->message;
 	size_t header_size = sizeof(message->header), wanted;
+	struct stream_files files = { message->fds, &message->fd_count, VHOST_USER_FDS_MAX };
 	ssize_t got;
 
 	if (disposal_waiting(connection->disposal) > CLOSING_MAX)
@@ -128,7 +75,7 @@ int vhost_user_receive(struct vhost_user_connection *connection)
 			break;
 		to = in_header ? (char *)&message->header + connection->received
 			       : (char *)&message->payload + (connection->received - header_size);
-		got = receive(connection, to, wanted);
+		got = stream_receive(connection->fd, to, wanted, files, connection->disposal);
 		if (got == 0) {
 			if (!connection->received)
 				return -ECONNRESET;
@@ -153,42 +100,20 @@ int vhost_user_receive(struct vhost_user_connection *connection)
 int vhost_user_send_reply(struct vhost_user_connection *connection)
 {
 	struct vhost_user_message *message = &connection->message;
-	size_t total = sizeof(message->header) + message->header.size;
-	union {
-		char bytes[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr alignment;
-	} control = { 0 };
+	struct stream_message reply = {
+		.header = &message->header,
+		.header_size = sizeof(message->header),
+		.payload = &message->payload,
+		.payload_size = message->header.size,
+		.sent = &connection->sent,
+		.fd = connection->reply_fd,
+	};
+	int error = stream_send(connection->fd, &reply);
 
-	_Static_assert(offsetof(struct vhost_user_message, payload) >= sizeof(message->header), "sent in two parts");
-	while (connection->sent < total) {
-		bool in_header = connection->sent < sizeof(message->header);
-		struct iovec parts[2] = {
-			{ (char *)&message->header + connection->sent,
-			  in_header ? sizeof(message->header) - connection->sent : 0 },
-			{ (char *)&message->payload + (in_header ? 0 : connection->sent - sizeof(message->header)),
-			  in_header ? message->header.size : total - connection->sent },
-		};
-		struct msghdr header = { .msg_iov = in_header ? parts : parts + 1, .msg_iovlen = in_header ? 2 : 1 };
-		ssize_t sent;
-
-		if (connection->reply_fd >= 0) {
-			header.msg_control = &control;
-			header.msg_controllen = sizeof(control);
-			control.alignment.cmsg_level = SOL_SOCKET;
-			control.alignment.cmsg_type = SCM_RIGHTS;
-			control.alignment.cmsg_len = CMSG_LEN(sizeof(int));
-			memcpy(CMSG_DATA(&control.alignment), &connection->reply_fd, sizeof(int));
-		}
-		sent = sendmsg(connection->fd, &header, MSG_DONTWAIT | MSG_NOSIGNAL);
-		if (sent < 0 && errno == EINTR)
-			continue;
-		if (sent < 0)
-			return -errno;
-		connection->sent += (size_t)sent;
-		if (connection->reply_fd >= 0) { /* went with the first byte */
-			close(connection->reply_fd);
-			connection->reply_fd = -1;
-		}
+	if (connection->reply_fd >= 0 && reply.fd < 0) {
+		close(connection->reply_fd);
+		connection->reply_fd = -1;
 	}
-	return 0;
+
+	return error;
 }
