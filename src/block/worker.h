@@ -49,11 +49,12 @@ struct block_worker {
 	struct block_list overflow;	  /* wait for room in the ring */
 	struct block_list bounce_waiting; /* wait for a bounce buffer */
 	struct block_list resumed;	  /* in pieces: wait for the turn of their next one */
-	uint64_t queued;		  /* bytes that the kernel is asked to move by the next submission */
+	uint64_t queued;		  /* bytes that the kernel was asked to move since the last flush */
 	void *bounce_free;		  /* each free buffer begins with a pointer to the next */
 	void *memory;			  /* bounce buffers, then zeroes */
 	struct iovec zeroes[ZEROES_COUNT];
 	struct block_batch_end *ends;
+	bool prompt;	       /* submit before the end of the batch, where a disk would wait for it */
 	bool ending;	       /* inside block_worker_run_batch_ends() */
 	cpu_set_t helper_cpus; /* where the kernel's own threads may work for us */
 	struct engine *engine;
@@ -72,7 +73,7 @@ void block_worker_start(struct block_worker *worker, struct block_request *reque
  */
 void block_worker_resume(struct block_worker *worker, struct block_request *request);
 
-/** block_worker_flush() - sidecore: submit what was started since the last call. One system call, or none. */
+/** block_worker_flush() - sidecore, at the end of a batch: submit what was started. One system call, or none. */
 void block_worker_flush(struct block_worker *worker);
 
 /**

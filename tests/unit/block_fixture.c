@@ -8,6 +8,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "block/worker.h"
+
 /* Not assert(): these must hold in every build. */
 #define require(condition)                                                                                             \
 	do {                                                                                                           \
@@ -26,6 +28,7 @@ struct flagged {
 
 struct submission {
 	struct sidecore_message message;
+	struct block_fixture *fixture;
 	struct block_channel *channel;
 	struct block_job *jobs;
 	unsigned count;
@@ -133,6 +136,7 @@ static void submit_jobs(struct sidecore *sidecore, struct sidecore_message *mess
 
 	for (unsigned i = 0; i < submission->count; i++)
 		block_submit(submission->channel, &submission->jobs[i].io);
+	submission->fixture->held_back = io_uring_sq_ready(&submission->fixture->worker->ring);
 	block_flush_submissions(submission->channel);
 	sem_post(&submission->submitted);
 }
@@ -150,7 +154,9 @@ static void await(sem_t *semaphore)
 void block_fixture_submit(struct block_fixture *fixture, struct block_channel *channel, struct block_job *jobs,
 			  unsigned count, sem_t *done)
 {
-	struct submission submission = { .message.run = submit_jobs, .channel = channel, .jobs = jobs, .count = count };
+	struct submission submission = {
+		.message.run = submit_jobs, .fixture = fixture, .channel = channel, .jobs = jobs, .count = count
+	};
 
 	for (unsigned i = 0; i < count; i++) {
 		jobs[i].io.complete = job_complete;

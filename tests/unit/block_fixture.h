@@ -15,6 +15,7 @@ struct block_fixture {
 	struct engine *engine;
 	struct sidecore *sidecore;
 	struct block_worker *worker;
+	unsigned held_back; /* of the last batch submitted: requests that the kernel was given only at its end */
 };
 
 /** struct block_job - one request of a test, with its own copy of what it must leave untouched. */

@@ -423,6 +423,54 @@ static void overflow_waits_its_turn(void **state)
 	tear_down(&place);
 }
 
+/* Reads @count blocks in one batch. Return: how many of them the kernel was given only at its end. */
+static unsigned held_back(struct place *place, unsigned count)
+{
+	struct block_job *jobs = calloc(count, sizeof(*jobs));
+	uint8_t *bytes = aligned_alloc(4096, count * 4096);
+	sem_t done;
+
+	sem_init(&done, 0, 0);
+	for (unsigned i = 0; i < count; i++) {
+		jobs[i].io.operation = BLOCK_READ;
+		jobs[i].io.offset = i * 4096;
+		block_job_buffer(&jobs[i], bytes + i * 4096, 4096);
+	}
+	block_fixture_submit(&place->fixture, place->channel, jobs, count, &done);
+	block_fixture_await(count, &done);
+	for (unsigned i = 0; i < count; i++)
+		assert_int_equal(jobs[i].status, 0);
+	sem_destroy(&done);
+	free(jobs);
+	free(bytes);
+	return place->fixture.held_back;
+}
+
+/*
+ * A disk does not wait for the end of a batch: the kernel is given the first request at once, and the others while the
+ * batch is made. What the page cache has is asked for with two calls: one that finds out, and one for all others.
+ */
+static void disks_do_not_wait_for_the_batch(void **state)
+{
+	const size_t size = 64 * 4096;
+	uint8_t *bytes = aligned_alloc(4096, size);
+	struct place place;
+
+	memset(bytes, 0x3c, size);
+	for (unsigned i = 2; i <= 3; i++) {
+		assert_true(set_up(&place, &kinds[i]));
+		assert_int_equal(io(&place, BLOCK_WRITE, 0, bytes, size), 0);
+		assert_int_equal(io(&place, BLOCK_FLUSH, 0, NULL, 0), 0);
+		assert_int_equal(held_back(&place, 1), 0);
+		if (!strcmp(disk_state(place.disk), "direct I/O"))
+			assert_in_range(held_back(&place, 64), 0, 8);
+		else
+			assert_int_equal(held_back(&place, 64), 63);
+		tear_down(&place);
+	}
+	free(bytes);
+}
+
 /* A poller beside the worker: how far does it see a request come? */
 static struct block_job watched;
 static uint64_t last_seen;
@@ -920,6 +968,7 @@ int main(void)
 		cmocka_unit_test(every_disk),
 		cmocka_unit_test(null_takes_everything),
 		cmocka_unit_test(overflow_waits_its_turn),
+		cmocka_unit_test(disks_do_not_wait_for_the_batch),
 		cmocka_unit_test(completions_wake_a_sleeper),
 		cmocka_unit_test(large_requests_leave_turns_to_others),
 		cmocka_unit_test(ram_resizes),
