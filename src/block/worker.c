@@ -16,8 +16,8 @@
  * the disk works, then the guest and we do, in turn, and never at once. With 32 requests in flight that cost a quarter
  * of the rate (docs/performance.md). So the disk is given work as soon as what waits for submission is more than a
  * PROMPT_SHAREth of what it has: the first request of a batch at once when it is idle, then small batches, and ever
- * larger ones the more it has to do; where many requests are in flight, submissions stay few. What is complete when the
- * call returns (the page cache) has no disk behind it: the rest of that batch goes with one call.
+ * larger ones the more it has to do; where many requests are in flight, submissions stay few. When a call leaves the
+ * kernel with nothing to do (the page cache had it all), there is no disk to wait: the rest of that batch is one call.
  *
  * The ring has a fixed depth. Whatever does not fit waits in a list through the requests themselves, in order; it is
  * bounded by the requests that devices own. The completion ring has room for every request that is out, so it cannot
@@ -242,13 +242,8 @@ static unsigned at_work(const struct block_worker *worker)
 /* See "Prompt submission". What fails is tried again at the end of the batch. */
 static void submit_promptly(struct block_worker *worker)
 {
-	unsigned complete = io_uring_cq_ready(&worker->ring);
-	int count;
-
-	if (io_uring_sq_ready(&worker->ring) <= at_work(worker) / PROMPT_SHARE)
-		return;
-	count = io_uring_submit(&worker->ring);
-	worker->prompt = count > 0 && io_uring_cq_ready(&worker->ring) - complete < (unsigned)count;
+	if (io_uring_sq_ready(&worker->ring) > at_work(worker) / PROMPT_SHARE)
+		worker->prompt = io_uring_submit(&worker->ring) > 0 && at_work(worker);
 }
 
 static bool start(struct block_worker *worker, struct block_request *request)
