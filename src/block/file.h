@@ -16,6 +16,7 @@ struct file_disk {
 	const char *state;
 	/* What the file system turned out not to do; found at open or by the first request, by any sidecore. */
 	atomic_bool cannot_punch, cannot_zero;
+	atomic_bool always_waits; /* reads have no RWF_NOWAIT */
 };
 
 void file_submit(struct block_channel *channel, struct block_request *request);

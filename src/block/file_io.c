@@ -16,6 +16,10 @@
  *
  * Durable writes carry RWF_DSYNC; no second stage.
  *
+ * Reads through the page cache are tried with a plain system call first, one that does not wait (RWF_NOWAIT): what the
+ * cache has is copied at once, in the turn that asks and pays for it, as by a RAM disk, and without what a ring's entry
+ * and its completion cost. Otherwise that call has told the kernel to read ahead, and the ring waits for it.
+ *
  * Direct I/O wants aligned memory. A request with a misaligned segment goes through a bounce buffer, chunk by chunk; it
  * keeps its buffer from its first chunk to its end.
  *
@@ -28,6 +32,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <sys/uio.h>
 
 #include "block/file.h"
 #include "block/worker.h"
@@ -37,6 +42,9 @@
 
 /* Bytes of a read or write that the kernel is given at a time. */
 #define TRANSFER_MAX (1UL << 20)
+
+/* A longer read is the ring's, which moves TRANSFER_MAX bytes at a time. */
+#define CACHED_MAX (128U << 10)
 
 enum stage {
 	STAGE_TRANSFER,
@@ -99,6 +107,26 @@ static void start_bounced(struct block_worker *worker, struct block_request *req
 		block_worker_start(worker, request);
 }
 
+/* Return: true when the page cache had all of it; what it had of the rest is done. */
+static bool read_cached(struct file_disk *file, struct block_request *request)
+{
+	ssize_t count;
+
+	if (file->direct || request->operation != BLOCK_READ || request->length > CACHED_MAX ||
+	    load_flag(&file->always_waits))
+		return false;
+	count = preadv2(file->fd, guest_segments_iovec(request->segments), (int)request->segment_count,
+			(off_t)request->offset, RWF_NOWAIT);
+	if (likely(count == (ssize_t)request->length))
+		return true;
+	if (count > 0)
+		block_advance(request, (uint64_t)count);
+	else if (count < 0 && errno == EOPNOTSUPP)
+		atomic_store_explicit(&file->always_waits, true, memory_order_relaxed);
+	/* Errors will come again. */
+	return false;
+}
+
 void file_submit(struct block_channel *channel, struct block_request *request)
 {
 	struct file_disk *file = container_of(channel->disk, struct file_disk, disk);
@@ -109,6 +137,8 @@ void file_submit(struct block_channel *channel, struct block_request *request)
 	request->stage = (uint8_t)first_stage(file, request);
 	if (unlikely(worker->ring_error))
 		block_finish(request, -EIO);
+	else if (read_cached(file, request))
+		block_finish(request, 0);
 	else if (unlikely(file->direct && request->stage == STAGE_TRANSFER && !aligned(file, request)))
 		start_bounced(worker, request);
 	else

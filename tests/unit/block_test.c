@@ -423,18 +423,18 @@ static void overflow_waits_its_turn(void **state)
 	tear_down(&place);
 }
 
-/* Reads @count blocks in one batch. Return: how many of them the kernel was given only at its end. */
-static unsigned held_back(struct place *place, unsigned count)
+/* Makes @count reads of @length bytes in one batch. Return: how many of them the kernel was given only at its end. */
+static unsigned held_back(struct place *place, unsigned count, size_t length)
 {
 	struct block_job *jobs = calloc(count, sizeof(*jobs));
-	uint8_t *bytes = aligned_alloc(4096, count * 4096);
+	uint8_t *bytes = aligned_alloc(4096, count * length);
 	sem_t done;
 
 	sem_init(&done, 0, 0);
 	for (unsigned i = 0; i < count; i++) {
 		jobs[i].io.operation = BLOCK_READ;
-		jobs[i].io.offset = i * 4096;
-		block_job_buffer(&jobs[i], bytes + i * 4096, 4096);
+		jobs[i].io.offset = i * length;
+		block_job_buffer(&jobs[i], bytes + i * length, length);
 	}
 	block_fixture_submit(&place->fixture, place->channel, jobs, count, &done);
 	block_fixture_await(count, &done);
@@ -448,11 +448,12 @@ static unsigned held_back(struct place *place, unsigned count)
 
 /*
  * A disk does not wait for the end of a batch: the kernel is given the first request at once, and the others while the
- * batch is made. What the page cache has is asked for with two calls: one that finds out, and one for all others.
+ * batch is made. Where the page cache has what the ring is asked for (long reads) two calls do: one that finds out, and one
+ * for all others.
  */
 static void disks_do_not_wait_for_the_batch(void **state)
 {
-	const size_t size = 64 * 4096;
+	const size_t size = 8 * (256 << 10);
 	uint8_t *bytes = aligned_alloc(4096, size);
 	struct place place;
 
@@ -461,14 +462,45 @@ static void disks_do_not_wait_for_the_batch(void **state)
 		assert_true(set_up(&place, &kinds[i]));
 		assert_int_equal(io(&place, BLOCK_WRITE, 0, bytes, size), 0);
 		assert_int_equal(io(&place, BLOCK_FLUSH, 0, NULL, 0), 0);
-		assert_int_equal(held_back(&place, 1), 0);
-		if (!strcmp(disk_state(place.disk), "direct I/O"))
-			assert_in_range(held_back(&place, 64), 0, 8);
-		else
-			assert_int_equal(held_back(&place, 64), 63);
+		assert_in_range(held_back(&place, 64, 4096), 0, 8);
+		if (strcmp(disk_state(place.disk), "direct I/O"))
+			assert_int_equal(held_back(&place, 8, 256 << 10), 7);
 		tear_down(&place);
 	}
 	free(bytes);
+}
+
+/* Reads of which the page cache has a part, or nothing. */
+static void half_cached_reads_are_whole(void **state)
+{
+	const size_t size = 128 << 10, cuts[] = { 0, 4096, 20480, 65536, 126976, 131072 };
+	uint8_t *bytes = malloc(size), *back = malloc(size);
+	struct place place;
+	int fd;
+
+	assert_true(set_up(&place, &kinds[2]));
+	fill(bytes, size, 1);
+	assert_int_equal(io(&place, BLOCK_WRITE, 0, bytes, size), 0);
+	fd = open(place.path, O_RDONLY | O_CLOEXEC);
+	for (unsigned i = 0; i < array_size(cuts); i++) {
+		struct block_job job = { .io.operation = BLOCK_READ };
+		sem_t done;
+
+		assert_int_equal(io(&place, BLOCK_FLUSH, 0, NULL, 0), 0);
+		assert_int_equal(posix_fadvise(fd, (off_t)cuts[i], 0, POSIX_FADV_DONTNEED), 0);
+		memset(back, 0, size);
+		block_job_cut(&job, back, size, 1 + 7 * i);
+		sem_init(&done, 0, 0);
+		block_fixture_submit(&place.fixture, place.channel, &job, 1, &done);
+		block_fixture_await(1, &done);
+		sem_destroy(&done);
+		assert_int_equal(job.status, 0);
+		assert_memory_equal(back, bytes, size);
+	}
+	close(fd);
+	tear_down(&place);
+	free(bytes);
+	free(back);
 }
 
 /* A poller beside the worker: how far does it see a request come? */
@@ -969,6 +1001,7 @@ int main(void)
 		cmocka_unit_test(null_takes_everything),
 		cmocka_unit_test(overflow_waits_its_turn),
 		cmocka_unit_test(disks_do_not_wait_for_the_batch),
+		cmocka_unit_test(half_cached_reads_are_whole),
 		cmocka_unit_test(completions_wake_a_sleeper),
 		cmocka_unit_test(large_requests_leave_turns_to_others),
 		cmocka_unit_test(ram_resizes),
