@@ -10,7 +10,7 @@ struct file_disk {
 	int fd;
 	bool block_device;
 	bool direct;
-	bool handover; /* locked by acquire, not by open */
+	bool handover;		   /* locked by acquire, not by open */
 	unsigned memory_alignment; /* direct: of each segment's address; a power of two */
 	unsigned length_alignment; /* direct: of each segment's length, and of the offset in the file */
 	const char *state;

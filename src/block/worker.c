@@ -273,8 +273,7 @@ static bool kernel_wants_a_call(const struct block_worker *worker)
 
 static void set_pending(struct block_worker *worker)
 {
-	worker->poller.pending = worker->resumed.first ||
-				 (!worker->ring_error && io_uring_sq_ready(&worker->ring));
+	worker->poller.pending = worker->resumed.first || (!worker->ring_error && io_uring_sq_ready(&worker->ring));
 }
 
 void block_worker_flush(struct block_worker *worker)
