@@ -4,12 +4,12 @@
  *
  * Theory of operation
  * -------------------
- * Queues' turns put requests into the submission ring (block_worker_start()) and hand them to the kernel, at the latest
- * at the end of a batch (block_worker_flush()), with one io_uring_enter for several. Completions are read from the completion ring by the worker's own poller,
- * without a system call. The kernel finishes I/O in the context of the submitting thread ("task work"). With
- * DEFER_TASKRUN it does so only when that thread calls for it, all at once, and without interrupting it; a flag in the
- * ring tells that there is some, and the call takes new submissions along. Kernels that cannot defer at least do not
- * interrupt us (COOP_TASKRUN).
+ * Queues' turns put requests into the submission ring (block_worker_start()) and hand them to the kernel, several with
+ * one io_uring_enter and at the latest at the end of a batch (block_worker_flush()). Completions are read from the
+ * completion ring by the worker's own poller, without a system call. The kernel finishes I/O in the context of the
+ * submitting thread ("task work"). With DEFER_TASKRUN it does so only when that thread calls for it, all at once, and
+ * without interrupting it; a flag in the ring tells that there is some, and the call takes new submissions along.
+ * Kernels that cannot defer at least do not interrupt us (COOP_TASKRUN).
  *
  * Prompt submission. A disk that has nothing to do while we prepare a batch has lost that time for good, and when it
  * answers in batches of its own (one interrupt for all that it had, as virtual disks do) then everything goes in step:

@@ -448,8 +448,8 @@ static unsigned held_back(struct place *place, unsigned count, size_t length)
 
 /*
  * A disk does not wait for the end of a batch: the kernel is given the first request at once, and the others while the
- * batch is made. Where the page cache has what the ring is asked for (long reads) two calls do: one that finds out, and one
- * for all others.
+ * batch is made. Where the page cache has what the ring is asked for (long reads) two calls do: one that finds out, and
+ * one for all others.
  */
 static void disks_do_not_wait_for_the_batch(void **state)
 {
