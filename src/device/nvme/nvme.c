@@ -60,6 +60,8 @@ static const struct pci_device_ops nvme_ops = {
 	.resume = nvme_resume,
 	.reset = nvme_reset,
 	.command_changed = nvme_command_changed,
+	.save = nvme_save,
+	.load = nvme_load,
 };
 
 /* ---- namespaces -------------------------------------------------------------------------------------------------- */

@@ -257,6 +257,11 @@ void nvme_resume(struct pci_device *device);
 enum pci_result nvme_reset(struct pci_device *device);
 void nvme_command_changed(struct pci_device *device);
 
+/** nvme_acquire_disks() - those that are not yet. nvme_check_setup() - is what the driver has set up something that can
+ * run? Return: NULL, or what is wrong. */
+const char *nvme_acquire_disks(struct nvme *nvme);
+const char *nvme_check_setup(const struct nvme *nvme);
+
 /** nvme_update() - something that has a say in whether queues are polled has changed. */
 void nvme_update(struct nvme *nvme);
 
@@ -268,6 +273,11 @@ void nvme_queue_stopped(struct device_queue *queue, void *context);
 
 /** nvme_set_defaults() - registers and features after a reset; @power: of the whole controller, not by CC.EN. */
 void nvme_set_defaults(struct nvme *nvme, bool power);
+
+/* ---- nvme_state.c: struct pci_device_ops ---- */
+
+void nvme_save(struct pci_device *device, struct parcel *parcel);
+int nvme_load(struct pci_device *device, struct parcel *parcel);
 
 /* ---- nvme_queue.c ---- */
 

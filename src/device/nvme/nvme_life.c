@@ -38,7 +38,7 @@ static void release_disks(struct nvme *nvme)
 	}
 }
 
-static const char *acquire_disks(struct nvme *nvme)
+const char *nvme_acquire_disks(struct nvme *nvme)
 {
 	const char *reason;
 
@@ -215,8 +215,7 @@ static void run(struct nvme *nvme)
 
 /* ---- enabling ---------------------------------------------------------------------------------------------------- */
 
-/* Is what the driver has set up something that can run? Return: NULL, or what is wrong with it. */
-static const char *check_setup(const struct nvme *nvme)
+const char *nvme_check_setup(const struct nvme *nvme)
 {
 	uint32_t cc = nvme->cc;
 
@@ -235,10 +234,10 @@ static const char *check_setup(const struct nvme *nvme)
 
 static void enable(struct nvme *nvme)
 {
-	const char *wrong = check_setup(nvme);
+	const char *wrong = nvme_check_setup(nvme);
 
 	if (!wrong)
-		wrong = acquire_disks(nvme);
+		wrong = nvme_acquire_disks(nvme);
 	if (wrong) {
 		nvme->state = NVME_FAILED;
 		pci_device_fault(&nvme->device, wrong);
