@@ -328,7 +328,8 @@ int parcel_get(struct parcel *parcel, uint32_t tag, void *bytes, size_t length)
 		return -EBADMSG;
 	if (present != length)
 		return parcel_fail(parcel, "a section has another size");
-	memcpy(bytes, from, length);
+	if (length)
+		memcpy(bytes, from, length);
 	return 0;
 }
 

@@ -149,7 +149,7 @@ def test_frames_come_once_and_in_order(server):
 		elif time.monotonic() - last > 0.3:
 			seen = posted - 1		# lost
 	thread.join()
-	assert count > 100 and posted - count <= 3 * 64
+	assert count > 100 and posted - count <= 3 * 64, f"{count} of {posted}"
 	sender.close()
 	receiver.close()
 
