@@ -214,7 +214,8 @@ static ssize_t take_message(int from, void *bytes, size_t length, int files[FILE
 	for (control = CMSG_FIRSTHDR(&header); control; control = CMSG_NXTHDR(&header, control)) {
 		size_t more = (control->cmsg_len - CMSG_LEN(0)) / sizeof(int);
 
-		if (control->cmsg_level != SOL_SOCKET || control->cmsg_type != SCM_RIGHTS || more > FILES_PER_MESSAGE - *count)
+		if (control->cmsg_level != SOL_SOCKET || control->cmsg_type != SCM_RIGHTS ||
+		    more > FILES_PER_MESSAGE - *count)
 			continue; /* what does not fit into the room for it was not given to us */
 		memcpy(files + *count, CMSG_DATA(control), more * sizeof(int));
 		*count += (unsigned)more;
@@ -267,7 +268,8 @@ static int take_files(struct parcel *parcel, int from, unsigned count)
 	while (parcel->file_count < count) {
 		uint32_t announced;
 		unsigned more;
-		ssize_t got = take_message(from, &announced, sizeof(announced), parcel->files + parcel->file_count, &more);
+		ssize_t got =
+			take_message(from, &announced, sizeof(announced), parcel->files + parcel->file_count, &more);
 
 		parcel->file_count += more;
 		if (got != (ssize_t)sizeof(announced) || !more || announced != more || parcel->file_count > count)
@@ -308,8 +310,7 @@ static const uint8_t *next_section(struct parcel *parcel, uint32_t tag, size_t *
 		return NULL;
 	}
 	memcpy(&section, parcel->bytes + parcel->position, sizeof(section));
-	if (section.tag != tag ||
-	    !range_inside(parcel->position + sizeof(section), section.length, parcel->length)) {
+	if (section.tag != tag || !range_inside(parcel->position + sizeof(section), section.length, parcel->length)) {
 		parcel_fail(parcel, "a section is missing");
 		return NULL;
 	}

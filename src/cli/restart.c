@@ -79,8 +79,8 @@ static int restart(const char *socket)
 		/* Up for less time than we have been waiting: the new one. */
 		if (uptime < 0 || uptime > asked)
 			continue;
-		printf("restarted in %.2f s; %u client%s of emulated devices taken over\n", seconds_since(began), taken_over,
-		       taken_over == 1 ? "" : "s");
+		printf("restarted in %.2f s; %u client%s of emulated devices taken over\n", seconds_since(began),
+		       taken_over, taken_over == 1 ? "" : "s");
 		return EXIT_SUCCESS;
 	}
 	fprintf(stderr, "sidecore restart: no daemon serves at %s after %d s; see its log\n", socket, PATIENCE_SECONDS);
@@ -117,7 +117,8 @@ int cli_restart(int argc, char **argv)
 		return EXIT_USAGE;
 	}
 	if (!socket && config_default_control_path(true, &socket)) {
-		fputs("sidecore restart: no daemon's control socket is at one of the usual places; name it with --control\n",
+		fputs("sidecore restart: no daemon's control socket is at one of the usual places; name it with "
+		      "--control\n",
 		      stderr);
 		return EXIT_FAILURE;
 	}

@@ -70,7 +70,8 @@ int successor_check(struct successor *successor, const char **reason)
 	if (!error)
 		error = posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
 	if (!error)
-		error = posix_spawn(&process, successor->path, &actions, NULL, (char *const *)(uintptr_t)arguments, environ);
+		error = posix_spawn(&process, successor->path, &actions, NULL, (char *const *)(uintptr_t)arguments,
+				    environ);
 	posix_spawn_file_actions_destroy(&actions);
 	if (error) {
 		*reason = "the program cannot be started";

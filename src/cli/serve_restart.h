@@ -9,7 +9,7 @@
 
 /** struct successor - the program that this process was started as, and will be started as again. */
 struct successor {
-	char path[PATH_MAX]; /* empty: it is not known */
+	char path[PATH_MAX];			    /* empty: it is not known */
 	const char *arguments[SERVE_ARGUMENTS_MAX]; /* NULL terminated */
 };
 

@@ -132,8 +132,9 @@ int handover_receive(struct handover **received)
 	}
 	for (unsigned i = 0; i < count; i++) {
 		int fd = FIRST_FD + (int)i;
+		bool ours = names && is_ours(&names);
 
-		if (fcntl(fd, F_SETFD, FD_CLOEXEC) || !names || !is_ours(&names))
+		if (fcntl(fd, F_SETFD, FD_CLOEXEC) || !ours)
 			continue;
 		stored = true;
 		receive(handover, fd);

@@ -25,8 +25,8 @@ struct server;
  *
  * Return: 0 or a negative errno with @error.
  */
-int server_create(const struct config *config, struct event_base *base, struct handover *handover, struct server **server,
-		  char **error);
+int server_create(const struct config *config, struct event_base *base, struct handover *handover,
+		  struct server **server, char **error);
 
 /** server_stop() - begin to stop: in stages, while the event loop runs. @stopped is told at the end; harmless when
  * repeated. */

@@ -54,7 +54,8 @@ static void set_up(void)
 	driver_submit(&driver, 0, &command);
 	command = (struct nvme_command){ .opcode = 0x7f };
 	assert_int_not_equal(driver_command(&driver, 0, &command, NULL), 0);
-	command = (struct nvme_command){ .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = NVME_FEATURE_EVENTS, .dw11 = 0x100 };
+	command =
+		(struct nvme_command){ .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = NVME_FEATURE_EVENTS, .dw11 = 0x100 };
 	assert_int_equal(driver_command(&driver, 0, &command, NULL), 0);
 	driver_pause(&driver);
 }

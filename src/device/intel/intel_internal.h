@@ -397,7 +397,6 @@ void intel_op_resume(struct pci_device *device);
 enum pci_result intel_op_reset(struct pci_device *device);
 void intel_op_command_changed(struct pci_device *device);
 
-
 /* intel_state.c: the same */
 void intel_save_state(struct pci_device *device, struct parcel *parcel);
 int intel_load_state(struct pci_device *device, struct parcel *parcel);
@@ -406,7 +405,7 @@ int intel_load_state(struct pci_device *device, struct parcel *parcel);
 	{                                                                                                              \
 		.type = (name), .read = intel_bar_read, .write = intel_bar_write, .doorbell = intel_bar_doorbell,      \
 		.pause = intel_op_pause, .resume = intel_op_resume, .reset = intel_op_reset,                           \
-		.command_changed = intel_op_command_changed, .save = intel_save_state, .load = intel_load_state,             \
+		.command_changed = intel_op_command_changed, .save = intel_save_state, .load = intel_load_state,       \
 	}
 
 /* intel_ring.c */

@@ -36,7 +36,7 @@ struct saved_controller {
 	uint32_t queues, entries, posted, namespace_count;
 	uint32_t cc, aqa, masked, subsystem_reset;
 	uint32_t state, shutdown, write_cache, timestamp_origin;
-	uint32_t admin_head, admin_broken, event_count;
+	uint32_t admin_head, admin_broken, admin_home, event_count, reserved;
 	uint32_t arbitration, power, error_recovery, coalescing, atomicity, events, software_progress;
 	uint32_t temperature_over, temperature_under;
 	uint32_t vectors[NVME_QUEUES_MAX + 1];
@@ -54,7 +54,7 @@ struct saved_cq {
 	uint64_t address;
 	uint32_t size, tail, head;
 	uint16_t id, vector, phase;
-	uint8_t interrupts, fresh, broken, reserved[3];
+	uint8_t interrupts, fresh, broken, home, reserved[2];
 };
 
 struct saved_sq {
@@ -65,7 +65,7 @@ struct saved_sq {
 };
 
 _Static_assert(sizeof(struct saved_controller) ==
-		       11 * 8 + 24 * 4 + 4 * (NVME_QUEUES_MAX + 1) + 2 * NVME_EVENT_LIMIT + 16 + 4 * NVME_EVENT_TYPES,
+		       11 * 8 + 26 * 4 + 4 * (NVME_QUEUES_MAX + 1) + 2 * NVME_EVENT_LIMIT + 16 + 4 * NVME_EVENT_TYPES,
 	       "no holes");
 _Static_assert(sizeof(struct saved_namespace) == 16 && sizeof(struct saved_cq) == 32 && sizeof(struct saved_sq) == 24,
 	       "no holes");
@@ -116,6 +116,7 @@ static void save_controller(const struct nvme *nvme, struct parcel *parcel)
 		.shutdown = nvme->shutdown,
 		.admin_head = nvme->admin.head,
 		.admin_broken = nvme->admin.broken,
+		.admin_home = nvme->admin.home ? sidecore_index(nvme->admin.home) : 0,
 		.event_count = nvme->admin.event_count,
 	};
 
@@ -171,6 +172,7 @@ static void save_queues(const struct nvme *nvme, struct parcel *parcel)
 			.interrupts = cq->interrupts,
 			.fresh = cq->fresh,
 			.broken = cq->broken,
+			.home = cq->home ? (uint8_t)sidecore_index(cq->home) : 0,
 		};
 	}
 	for (unsigned i = 1; i <= nvme->queues; i++) {
@@ -284,11 +286,22 @@ static int load_namespaces(struct nvme *nvme, struct parcel *parcel)
 	return 0;
 }
 
+/* Where it was, unless the configuration wants it elsewhere: until they are polled, all would seem best at one place. */
+static struct sidecore *find_home(const struct nvme *nvme, unsigned index)
+{
+	struct engine *engine = nvme->device.engine;
+
+	if (nvme->sidecore < 0 && index < engine_sidecore_count(engine))
+		return engine_sidecore(engine, index);
+	return device_queue_place(engine, nvme->sidecore);
+}
+
 static bool cq_is_possible(const struct nvme *nvme, const struct saved_cq *saved)
 {
 	uint32_t most = saved->id ? nvme->entries : 4096;
 
-	if (saved->id > nvme->queues || nvme->cqs[saved->id].present || saved->vector > nvme->queues || saved->phase > 1)
+	if (saved->id > nvme->queues || nvme->cqs[saved->id].present || saved->vector > nvme->queues ||
+	    saved->phase > 1)
 		return false;
 	if (!saved->id && (saved->size != (nvme->aqa >> 16 & 0xfff) + 1 || saved->address != nvme->acq))
 		return false;
@@ -311,7 +324,7 @@ static int load_cq(struct nvme *nvme, const struct saved_cq *saved, struct parce
 	cq->broken = saved->broken & 1;
 	/* Nothing is under way, so nothing is reserved. */
 	cq->space = cq->size - 1 - (cq->tail - cq->head + (cq->tail < cq->head ? cq->size : 0));
-	cq->home = device_queue_place(nvme->device.engine, nvme->sidecore);
+	cq->home = find_home(nvme, saved->home);
 	return 0;
 }
 
@@ -363,7 +376,7 @@ static int load_admin(struct nvme *nvme, const struct saved_controller *saved, s
 	admin->broken = saved->admin_broken & 1;
 	admin->busy = false;
 	admin->cq = &nvme->cqs[0];
-	admin->home = device_queue_place(nvme->device.engine, nvme->sidecore);
+	admin->home = find_home(nvme, saved->admin_home);
 	atomic_store(&admin->seen, 0); /* the first look finds what is different */
 	admin->event_count = saved->event_count;
 	memcpy(admin->event_cids, saved->event_cids, sizeof(admin->event_cids));

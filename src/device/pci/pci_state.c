@@ -225,8 +225,8 @@ static int load_interrupts(struct pci_interrupts *interrupts, const struct saved
 static void load_config(struct pci_config *config, const struct saved_device *saved)
 {
 	for (unsigned i = 0; i < sizeof(saved->config); i++)
-		config->space[i] = (uint8_t)((config->space[i] & ~config->writable[i]) |
-					     (saved->config[i] & config->writable[i]));
+		config->space[i] =
+			(uint8_t)((config->space[i] & ~config->writable[i]) | (saved->config[i] & config->writable[i]));
 }
 
 static int load_checked(struct pci_device *device, const struct saved_device *saved, struct parcel *parcel,

@@ -128,6 +128,8 @@ static void push_reply(struct vfio_user_connection *connection)
 	} else if (error == -EAGAIN) {
 		vfio_user_leave_reading(connection, CONNECTION_REPLYING);
 		event_add(connection->writable, NULL);
+		if (connection->leaving)
+			vfio_user_connection_hand_over(connection); /* which does not wait for ever */
 	} else {
 		vfio_user_connection_close(connection, "client went away");
 	}
@@ -219,39 +221,6 @@ static void memory_overdue(evutil_socket_t fd, short what, void *context)
 
 /* ---- dispatch ---------------------------------------------------------------------------------------------------- */
 
-static bool size_fits(const struct vfio_user_row *row, uint32_t size)
-{
-	uint32_t entries;
-
-	if (size < row->size_min)
-		return false;
-	entries = size - row->size_min;
-	if (!row->entry)
-		return !entries;
-	return entries % row->entry == 0 && entries / row->entry <= row->entries;
-}
-
-/* All that can be said without the handler. Return: 0 or the error of the answer. */
-static int check_message(struct vfio_user_connection *connection)
-{
-	const struct vfio_user_message *message = &connection->message;
-	const struct vfio_user_row *row = connection->row;
-
-	if (!row)
-		return vfio_user_refuse(connection, -EINVAL, "unknown command");
-	if (message->header.flags & ~(VFIO_USER_TYPE_MASK | VFIO_USER_NO_REPLY))
-		return vfio_user_refuse(connection, -EINVAL, "flags that a command does not have");
-	if (!connection->agreed && message->header.command != VFIO_USER_VERSION)
-		return vfio_user_refuse(connection, -EPROTO, "no version has been agreed on");
-	if (!row->handler)
-		return -ENOTTY;
-	if (!size_fits(row, message->size))
-		return vfio_user_refuse(connection, -EINVAL, "payload has the wrong size");
-	if (message->fd_count > row->fds_max)
-		return vfio_user_refuse(connection, -EINVAL, "too many file descriptors");
-	return 0;
-}
-
 /* A message is complete. */
 static void dispatch(struct vfio_user_connection *connection)
 {
@@ -264,7 +233,7 @@ static void dispatch(struct vfio_user_connection *connection)
 	connection->kinds[connection->row ? connection->row->kind : KIND_OTHER]++;
 	connection->posted += !!(message->header.flags & VFIO_USER_NO_REPLY);
 	connection->progress = 0;
-	error = check_message(connection);
+	error = vfio_user_check_message(connection);
 	if (error) {
 		vfio_user_release_fds(connection);
 		answer(connection, error);

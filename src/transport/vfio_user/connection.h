@@ -103,18 +103,18 @@ struct vfio_user_connection {
 	struct pci_access access; /* the same */
 
 	/* the session */
-	bool agreed;	   /* on a version */
+	bool agreed;	    /* on a version */
 	bool windows_given; /* to this client or to one before it: not to be given to another */
-	bool leaving;	   /* to another daemon, as soon as the message that is under way has been answered */
-	bool await_memory; /* when leaving: the device was paused until its memory comes back */
-	int parcel;	   /* what the other daemon gets (handover.c); -1: none, or the session just ends */
-	bool paused;	   /* the device, by us */
-	uint64_t expected; /* bytes of memory shared when it was paused */
+	bool leaving;	    /* to another daemon, as soon as the message that is under way has been answered */
+	bool await_memory;  /* when leaving: the device was paused until its memory comes back */
+	int parcel;	    /* what the other daemon gets (handover.c); -1: none, or the session just ends */
+	bool paused;	    /* the device, by us */
+	uint64_t expected;  /* bytes of memory shared when it was paused */
 	struct vfio_user_memory memory;
 	struct vfio_user_watch {
 		int fd;
 		struct event *event;
-		bool stale; /* the next signal is one that the daemon before has seen */
+		bool stale;	    /* the next signal is one that the daemon before has seen */
 	} mask_watch, unmask_watch; /* eventfds by which the client (un)masks the pin */
 
 	/* for status */

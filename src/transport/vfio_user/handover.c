@@ -295,8 +295,7 @@ static int load(struct vfio_user_connection *connection, const struct saved_sess
 {
 	int error;
 
-	connection->buffer_end =
-		parcel_get_array(parcel, TAG_BYTES, connection->buffer, 1, sizeof(connection->buffer));
+	connection->buffer_end = parcel_get_array(parcel, TAG_BYTES, connection->buffer, 1, sizeof(connection->buffer));
 	error = adopt_memory(connection, saved->file_count, parcel);
 	if (!error)
 		error = adopt_held(connection, saved->held_count, parcel);

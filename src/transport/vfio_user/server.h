@@ -15,9 +15,9 @@ struct vfio_user_server;
 
 struct vfio_user_options {
 	const char *path;
-	uint32_t mode;	     /* permissions of the socket; 0: 0660 */
-	uint64_t memory_max; /* quota: bytes of guest memory mapped at a time; 0: 1 TiB */
-	bool trap_windows;   /* let the client map none of the device's windows: doorbells come as messages, posted by
+	uint32_t mode;	       /* permissions of the socket; 0: 0660 */
+	uint64_t memory_max;   /* quota: bytes of guest memory mapped at a time; 0: 1 TiB */
+	bool trap_windows;     /* let the client map none of the device's windows: doorbells come as messages, posted by
 				QEMU */
 	struct parcel *parcel; /* a client that another daemon has handed over (handover.c); NULL: none */
 };
@@ -47,7 +47,8 @@ void vfio_user_server_destroy(struct vfio_user_server *server, void (*done)(void
  * vfio_user_server_hand_over() - as vfio_user_server_destroy(), but the client that is connected stays, for another daemon.
  * @done:	at the end; @parcel is the caller's: -1 when there is no client, or it could not be handed over
  */
-void vfio_user_server_hand_over(struct vfio_user_server *server, void (*done)(void *context, int parcel), void *context);
+void vfio_user_server_hand_over(struct vfio_user_server *server, void (*done)(void *context, int parcel),
+				void *context);
 
 void vfio_user_server_read_status(const struct vfio_user_server *server, struct vfio_user_status *status);
 
