@@ -73,7 +73,8 @@ static int find_command(const char *name, struct control_request *request, json_
 	if (meant)
 		snprintf(remedy, sizeof(remedy), "did you mean \"%s\"?", meant);
 	else
-		snprintf(remedy, sizeof(remedy), "the commands are status, addresses, resize, announce, link and restart");
+		snprintf(remedy, sizeof(remedy),
+			 "the commands are status, addresses, resize, announce, link and restart");
 	*answer = control_error(remedy, "unknown command \"%.*s\"", QUOTE_MAX, name);
 	return -EINVAL;
 }
