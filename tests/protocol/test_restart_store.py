@@ -248,9 +248,9 @@ def a_section_too_many(fields, content, messages):
 	return fields, content, messages
 
 
-@pytest.mark.parametrize("change", [no_socket, other_version, too_short, not_as_long_as_it_says, a_file_is_missing,
-				    files_in_another_order, a_section_too_many])
-@pytest.mark.parametrize("kind", ["igb", "nvme"])
+@pytest.mark.parametrize("kind, change", [
+	("igb", no_socket), ("nvme", other_version), ("igb", too_short), ("nvme", not_as_long_as_it_says), ("igb", a_file_is_missing),
+	("nvme", files_in_another_order), ("igb", files_in_another_order), ("nvme", a_section_too_many)])
 def test_damaged(server, kind, change):
 	"""The client is let go, and the next one finds a device as after power-on."""
 	name = server.path("igb-net.sock" if kind == "igb" else "n-disk.sock")
@@ -264,9 +264,9 @@ def test_damaged(server, kind, change):
 	assert Card(name, "igb").read(8) if kind == "igb" else Nvme(name).works()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 def test_bits_that_have_changed(server, seed):
-	"""Whatever the new daemon makes of it, it serves on."""
+	"""Whatever the new daemon makes of it, it serves on. Thousands of such changes: tests/unit/nvme_state_test.c and its like."""
 	numbers = random.Random(seed)
 	name = server.path("igb-net.sock" if seed % 2 else "n-disk.sock")
 	for _ in range(4):
