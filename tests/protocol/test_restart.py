@@ -38,9 +38,9 @@ class Restarted(daemon.Server):
 			image.truncate(16 * MEGABYTE)
 		super().__init__(self.text(**keywords))
 
-	def text(self, cards=None, disk="model: nvme, queues: 4"):
+	def text(self, cards=None, disk="model: nvme, queues: 4", sidecores=1):
 		disks = {"n-disk": (f"type: file, path: {self.image}", disk)} if disk else None
-		return daemon.configuration(interfaces=CARDS if cards is None else cards, disks=disks)
+		return daemon.configuration(interfaces=CARDS if cards is None else cards, disks=disks, sidecores=sidecores)
 
 	def configure(self, **keywords):
 		(self.directory / "config.yaml").write_text(self.text(**keywords))
@@ -366,6 +366,45 @@ def test_other_configuration(server, change, said):
 		again.close()
 	server.configure()
 	server.restart()
+
+
+def test_more_sidecores_and_fewer(server):
+	"""Queues go where they were, as far as there is such a place."""
+	cards = [Card(server.path(name + ".sock"), MODELS[name]) for name in ("igb-net", "e1000e-net")]
+	disk = Nvme(server.path("n-disk.sock"))
+	queues = [disk.create(number) for number in (1, 2, 3)]
+	for number, sidecores in enumerate((2, 1)):
+		server.configure(sidecores=sidecores)
+		assert server.restart() == 3
+		assert len(server.status()["sidecores"]) == sidecores
+		for queue in queues:
+			assert queue.run(command(emulated.READ, 1, DATA, dw10=0, dw12=7)) == 0
+		for sender, receiver in (cards, cards[::-1]):
+			sender.send(frame(number))
+			receiver.expect(frame(number))
+	for guest in (*cards, disk):
+		guest.close()
+
+
+def test_device_that_has_stopped(server):
+	"""It is still stopped, and its driver can reset it."""
+	card, disk = Card(server.path("igb-net.sock"), "igb"), Nvme(server.path("n-disk.sock"))
+	card.write(emulated.TRANSMIT + emulated.BASE, 0x40000000)	# no memory there
+	card.post([(emulated.TX_BUFFER, 60 | emulated.EOP, 0)])
+	disk.admin.ring(1000)
+	for name, kind in (("igb-net", "interfaces"), ("n-disk", "disks")):
+		wait_for(lambda: server.status()[kind][name]["pci"]["fault"], "a fault")
+	before = server.status()["interfaces"]["igb-net"]["pci"]["faults"]
+	assert server.restart() == 2
+	for name, kind in (("igb-net", "interfaces"), ("n-disk", "disks")):
+		assert server.status()[kind][name]["pci"]["fault"] == "before the daemon was restarted"
+	assert server.settled(lambda: server.status()["interfaces"]["igb-net"]["pci"]["faults"], before) == before
+	assert disk.read(emulated.CSTS) & emulated.FATAL
+	assert disk.works()
+	card.reset()
+	card.send(frame(1))
+	card.close()
+	disk.close()
 
 
 def test_configuration_that_is_wrong(server):

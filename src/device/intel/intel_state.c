@@ -325,8 +325,11 @@ int intel_load_state(struct pci_device *device, struct parcel *parcel)
 {
 	struct intel_nic *nic = intel_nic_of(device);
 	struct saved_card *saved = calloc(1, sizeof(*saved));
-	int error = saved ? load_card(nic, saved, parcel) : parcel_fail(parcel, "out of memory");
+	int error;
 
+	if (!saved)
+		return parcel_fail(parcel, "out of memory");
+	error = load_card(nic, saved, parcel);
 	if (!error) {
 		nic->reset_at = saved->reset_at;
 		nic->io_address = saved->io_address;
