@@ -80,7 +80,7 @@ static void asked_to_stop(evutil_socket_t signal_number, short events, void *con
 	serving->stopping = true;
 	log_info("stopping");
 	notify_service_manager("STOPPING=1\nSTATUS=stopping");
-	if (signal_number == SIGTERM && handover_store_offered())
+	if (signal_number == SIGTERM && !serving->left && handover_store_offered())
 		serving->left = handover_create();
 	server_hand_over(serving->server, serving->left, stopped, serving);
 }

@@ -345,6 +345,7 @@ def test_client_that_takes_no_answer(server):
 	({"cards": {"igb-net": "model: igb, doorbells: posted"}}, "cannot be served: its doorbells are offered in another way now"),
 	({"disk": "model: nvme, queues: 8"}, "cannot be served: it has another number of queues or interrupts now"),
 	({"disk": "model: nvme, queues: 4, block_size: 4096"}, "cannot be served: a namespace has blocks of another size now"),
+	({"disk": "model: nvme, queues: 4, serial: other"}, "cannot be served: a namespace is another disk now"),
 	({"disk": "model: virtio"}, "its client is let go: the configuration has no such device"),
 ])
 def test_other_configuration(server, change, said):

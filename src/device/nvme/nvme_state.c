@@ -48,6 +48,7 @@ struct saved_controller {
 struct saved_namespace {
 	uint64_t blocks;
 	uint32_t shift, changed;
+	uint8_t uuid[16]; /* of the names of controller and disk: it must be the same one */
 };
 
 struct saved_cq {
@@ -67,7 +68,7 @@ struct saved_sq {
 _Static_assert(sizeof(struct saved_controller) ==
 		       11 * 8 + 26 * 4 + 4 * (NVME_QUEUES_MAX + 1) + 2 * NVME_EVENT_LIMIT + 16 + 4 * NVME_EVENT_TYPES,
 	       "no holes");
-_Static_assert(sizeof(struct saved_namespace) == 16 && sizeof(struct saved_cq) == 32 && sizeof(struct saved_sq) == 24,
+_Static_assert(sizeof(struct saved_namespace) == 32 && sizeof(struct saved_cq) == 32 && sizeof(struct saved_sq) == 24,
 	       "no holes");
 
 /* ---- saving ------------------------------------------------------------------------------------------------------ */
@@ -146,6 +147,7 @@ static void save_namespaces(const struct nvme *nvme, struct parcel *parcel)
 			.shift = namespace->shift,
 			.changed = namespace->changed,
 		};
+		memcpy(saved[i].uuid, namespace->uuid, sizeof(saved[i].uuid));
 	}
 	parcel_put(parcel, TAG_NAMESPACES, saved, nvme->namespace_count * sizeof(saved[0]));
 }
@@ -279,6 +281,8 @@ static int load_namespaces(struct nvme *nvme, struct parcel *parcel)
 
 		if (saved[i].shift != namespace->shift)
 			return parcel_fail(parcel, "a namespace has blocks of another size now");
+		if (memcmp(saved[i].uuid, namespace->uuid, sizeof(namespace->uuid)))
+			return parcel_fail(parcel, "a namespace is another disk now");
 		namespace->changed = saved[i].changed & 1;
 		/* As the driver knows it; that it has another size is told when the disk is acquired. */
 		atomic_store(&namespace->blocks, saved[i].blocks);
