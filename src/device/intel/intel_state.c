@@ -339,7 +339,8 @@ int intel_load_state(struct pci_device *device, struct parcel *parcel)
 		load_interrupts(&nic->interrupts, &saved->interrupts, saved->statistics.assertions);
 		load_eeprom(&nic->eeprom, &saved->eeprom);
 		memcpy(nic->phy, saved->phy, sizeof(nic->phy));
-		/* Tables that are made of the key, for the hash of RSS, are made anew. */
+		/* A store, and another key: whoever remembers what he made of registers makes it anew. */
+		intel_store(nic, CTRL, intel_load(nic, CTRL));
 		atomic_fetch_add_explicit(&nic->key_version, 1, memory_order_release);
 	}
 	free(saved);
