@@ -329,6 +329,8 @@ bool driver_take(struct nvme_driver *driver, unsigned cq, struct nvme_completion
 		return false;
 	*completion = *slot;
 	completion->status >>= 1;
+	driver->more = completion->status & NVME_MORE;
+	completion->status &= (uint16_t)~NVME_MORE;
 	if (++queue->head == queue->cq_size) {
 		queue->head = 0;
 		queue->phase ^= 1;
