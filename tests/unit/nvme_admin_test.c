@@ -437,6 +437,9 @@ static void features(void **state)
 	assert_int_equal(admin(&time, NULL), 0);
 	assert_true((*stamp & 0xffffffffffff) - 0x123456789a < 60000);
 	assert_int_equal(*stamp >> 48, 2);
+	time.dw10 |= 0x100; /* default: not set by anybody */
+	assert_int_equal(admin(&time, NULL), 0);
+	assert_true(*stamp < 1000);
 }
 
 static uint8_t *get_log(unsigned log, uint32_t length, uint32_t offset, bool retain)

@@ -53,6 +53,8 @@ static void hold(bool on)
 
 static void a_normal_shutdown_flushes(void **state)
 {
+	struct nvme_counters counters;
+
 	hold(true);
 	set_cc(0, NORMAL);
 	nvme_driver_run(&driver);
@@ -66,6 +68,8 @@ static void a_normal_shutdown_flushes(void **state)
 	assert_int_equal(csts(), SHUT);
 	assert_int_equal(driver.slow[0].flushes, 1);
 	assert_int_equal(driver.slow[1].flushes, 1);
+	nvme_read_counters(driver.device, &counters);
+	assert_int_equal(counters.flushes, 2);
 
 	/* Once is enough, until the next reset; and without any queue it works as well. */
 	set_cc(ABRUPT | NORMAL, 0);

@@ -256,7 +256,7 @@ void nvme_read_counters(const struct pci_device *device, struct nvme_counters *c
 
 	_Static_assert(sizeof(*counters) % sizeof(uint64_t) == 0, "counters are all uint64_t");
 	memset(counters, 0, sizeof(*counters));
-	for (unsigned i = 1; i <= nvme->queues; i++) {
+	for (unsigned i = 0; i <= nvme->queues; i++) {
 		const uint64_t *queue = (const uint64_t *)&nvme->counters[i];
 
 		for (unsigned j = 0; j < sizeof(*counters) / sizeof(uint64_t); j++)

@@ -29,7 +29,7 @@ enum select {
 #define CAPABILITY_CHANGEABLE 4U
 
 /* All can be changed. */
-static const uint8_t features[] = {
+static const uint8_t known[] = {
 	NVME_FEATURE_ARBITRATION,	NVME_FEATURE_POWER,   NVME_FEATURE_TEMPERATURE, NVME_FEATURE_ERROR_RECOVERY,
 	NVME_FEATURE_WRITE_CACHE,	NVME_FEATURE_QUEUES,  NVME_FEATURE_COALESCING,	NVME_FEATURE_VECTOR,
 	NVME_FEATURE_ATOMICITY,		NVME_FEATURE_EVENTS,  NVME_FEATURE_TIMESTAMP,	NVME_FEATURE_COMMAND_SETS,
@@ -39,7 +39,7 @@ static const uint8_t features[] = {
 static bool exists(const struct nvme *nvme, unsigned id)
 {
 	/* Without a volatile write cache there is nothing to switch (Base 5.27.1.4). */
-	return memchr(features, (int)id, sizeof(features)) && (id != NVME_FEATURE_WRITE_CACHE || nvme->has_cache);
+	return memchr(known, (int)id, sizeof(known)) && (id != NVME_FEATURE_WRITE_CACHE || nvme->has_cache);
 }
 
 static bool is_of_namespace(unsigned id)
@@ -53,16 +53,21 @@ uint32_t nvme_feature_effects(const struct nvme *nvme, uint8_t id)
 	return exists(nvme, id) ? 1U << 0 | 1U << (is_of_namespace(id) ? 20 : 21) : 0;
 }
 
-void nvme_features_reset(struct nvme *nvme)
+/* Vectors do as coalescing says, which is off; the time is that since now. */
+static void set_defaults(struct nvme_features *features)
 {
-	nvme->features = (struct nvme_features){
+	*features = (struct nvme_features){
 		.arbitration = 6, /* bursts of 64: RAB */
 		.temperature_over = 0x157,
 		.timestamp_at = clock_nanoseconds(),
 	};
-	/* After a reset vectors 0 to n do as coalescing says, which is off. */
 	for (unsigned i = 0; i <= NVME_QUEUES_MAX; i++)
-		nvme->features.vectors[i] = i;
+		features->vectors[i] = i;
+}
+
+void nvme_features_reset(struct nvme *nvme)
+{
+	set_defaults(&nvme->features);
 	for (uint32_t i = 0; i < nvme->namespace_count; i++)
 		nvme->namespaces[i].error_recovery = 0;
 	atomic_store(&nvme->write_cache, nvme->has_cache);
@@ -70,9 +75,8 @@ void nvme_features_reset(struct nvme *nvme)
 
 /* ---- features with data ------------------------------------------------------------------------------------------ */
 
-static uint16_t get_timestamp(struct nvme *nvme, const struct nvme_command *command)
+static uint16_t get_timestamp(struct nvme *nvme, const struct nvme_features *f, const struct nvme_command *command)
 {
-	const struct nvme_features *f = &nvme->features;
 	uint64_t now = f->timestamp + (clock_nanoseconds() - f->timestamp_at) / NANOSECONDS_PER_MILLISECOND;
 	uint64_t value = htole64((now & 0xffffffffffffULL) | (uint64_t)f->timestamp_origin << 49);
 
@@ -92,15 +96,19 @@ static uint16_t set_timestamp(struct nvme *nvme, const struct nvme_command *comm
 	return NVME_SUCCESS;
 }
 
-static uint16_t host_id(struct nvme *nvme, const struct nvme_command *command, bool get)
+static uint16_t get_host_id(struct nvme *nvme, const struct nvme_features *f, const struct nvme_command *command)
+{
+	uint32_t length = le32toh(command->dw11) & 1 ? 16 : 8;
+
+	return nvme_admin_write(nvme, command, f->host_id, length, length);
+}
+
+static uint16_t set_host_id(struct nvme *nvme, const struct nvme_command *command)
 {
 	uint32_t length = le32toh(command->dw11) & 1 ? 16 : 8;
 	uint8_t id[16] = { 0 };
-	uint16_t status;
+	uint16_t status = nvme_admin_read(nvme, command, id, length);
 
-	if (get)
-		return nvme_admin_write(nvme, command, nvme->features.host_id, length, length);
-	status = nvme_admin_read(nvme, command, id, length);
 	if (!status)
 		memcpy(nvme->features.host_id, id, sizeof(id));
 	return status;
@@ -147,7 +155,7 @@ static uint16_t get_value(struct nvme *nvme, const struct nvme_features *f, cons
 	case NVME_FEATURE_VECTOR:
 		if ((dw11 & 0xffff) > nvme->queues)
 			return NVME_INVALID_FIELD | NVME_DNR;
-		*result = current ? f->vectors[dw11 & 0xffff] : dw11 & 0xffff;
+		*result = f->vectors[dw11 & 0xffff];
 		break;
 	case NVME_FEATURE_ATOMICITY:
 		*result = f->atomicity;
@@ -156,19 +164,19 @@ static uint16_t get_value(struct nvme *nvme, const struct nvme_features *f, cons
 		*result = f->events;
 		break;
 	case NVME_FEATURE_TIMESTAMP:
-		return get_timestamp(nvme, command);
+		return get_timestamp(nvme, f, command);
 	case NVME_FEATURE_SOFTWARE_PROGRESS:
 		*result = f->software_progress;
 		break;
 	case NVME_FEATURE_HOST_ID:
-		return host_id(nvme, command, true);
+		return get_host_id(nvme, f, command);
 	}
 	return NVME_SUCCESS;
 }
 
 uint16_t nvme_get_features(struct nvme *nvme, const struct nvme_command *command, uint32_t *result)
 {
-	static const struct nvme_features defaults = { .arbitration = 6, .temperature_over = 0x157 };
+	struct nvme_features defaults;
 	uint32_t dw10 = le32toh(command->dw10);
 	uint32_t id = dw10 & 0xff, nsid = le32toh(command->nsid);
 
@@ -182,6 +190,7 @@ uint16_t nvme_get_features(struct nvme *nvme, const struct nvme_command *command
 		return get_value(nvme, &nvme->features, command, result);
 	case DEFAULT:
 	case SAVED: /* what is not saveable is as its default (Base 5.15) */
+		set_defaults(&defaults);
 		return get_value(nvme, &defaults, command, result);
 	case CAPABILITIES:
 		*result = CAPABILITY_CHANGEABLE | (is_of_namespace(id) ? CAPABILITY_NAMESPACE : 0);
@@ -320,7 +329,7 @@ static uint16_t set_value(struct nvme *nvme, const struct nvme_command *command,
 		f->software_progress = dw11 & 0xff;
 		break;
 	case NVME_FEATURE_HOST_ID:
-		return host_id(nvme, command, false);
+		return set_host_id(nvme, command);
 	}
 	return NVME_SUCCESS;
 }

@@ -18,6 +18,7 @@
  */
 #include <string.h>
 
+#include "base/counter.h"
 #include "device/nvme/nvme_internal.h"
 
 /* Sidecore. */
@@ -68,8 +69,10 @@ static void finish(struct engine_completion *completion)
 	for (uint32_t i = 0; i < nvme->namespace_count; i++) {
 		struct nvme_flush_request *request = &flush->requests[i];
 
-		if (request->channel)
+		if (request->channel) {
 			block_channel_close(request->channel, NULL);
+			counter_add(&nvme->counters[0].flushes, !request->error);
+		}
 		request->channel = NULL;
 		if (!request->error)
 			continue;

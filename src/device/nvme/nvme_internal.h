@@ -283,8 +283,8 @@ struct nvme {
 	_Atomic uint64_t error_count;
 	uint64_t created; /* clock_nanoseconds() */
 	uint64_t unsafe_shutdowns, power_cycles;
-	uint64_t admin_commands; /* counter */
-	struct nvme_counters counters[NVME_QUEUES_MAX + 1];
+	uint64_t admin_commands;			    /* counter */
+	struct nvme_counters counters[NVME_QUEUES_MAX + 1]; /* 0: of the controller itself */
 
 	struct engine_completion gone, *gone_completion;
 };
