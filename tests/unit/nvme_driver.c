@@ -262,9 +262,11 @@ static void access_register(struct nvme_driver *driver, uint32_t offset, unsigne
 
 	driver->done = false;
 	while (pci_device_access(driver->device, &access) == PCI_DEFERRED) {
-		for (unsigned i = 0; i < 2; i++)
-			slow_release(driver, &driver->slow[i], 0);
-		fuzz_engine_settle(&driver->engine);
+		/* Commands, then what the controller itself has to flush: of features, of a shutdown. */
+		for (unsigned i = 0; i < 8 && !driver->done; i++) {
+			slow_release(driver, &driver->slow[i & 1], 0);
+			fuzz_engine_settle(&driver->engine);
+		}
 		require(driver->done);
 	}
 }
