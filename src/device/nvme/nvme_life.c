@@ -312,8 +312,8 @@ void nvme_configure(struct nvme *nvme, uint32_t cc)
 {
 	uint32_t old = nvme->cc;
 
-	/* What the queues were made by stays until they are gone (Base 3.1.3.5). */
-	if (nvme->state == NVME_READY || nvme->state == NVME_DISABLING)
+	/* What the queues were made by stays as long as they are used (Base 3.1.3.5). */
+	if (nvme->state == NVME_READY && cc & NVME_CC_EN)
 		cc = (cc & ~NVME_CC_WHILE_OFF) | (old & NVME_CC_WHILE_OFF);
 	nvme->cc = cc & NVME_CC_IMPLEMENTED;
 	if (old & NVME_CC_EN && !(cc & NVME_CC_EN) && nvme->state != NVME_DISABLED)
