@@ -258,12 +258,37 @@ static void queues_that_stop_hold_nothing_back(void **state)
 	assert_int_equal(reads_tell(1), 1);
 }
 
+/* With the pin and MSI there is one vector, which is the admin queue's as well: nothing is held back. */
+static void one_vector_for_all_is_not_held_back(void **state)
+{
+	struct pci_interrupts *lines = &driver.device->interrupts;
+	struct nvme_command read_command = READ;
+
+	set_feature(NVME_FEATURE_COALESCING, THRESHOLD(256, 255));
+	assert_int_equal(reads_tell(1), 0);
+	pci_interrupts_disable(lines, PCI_INTERRUPT_MSIX);
+	assert_int_equal(pci_interrupts_set(lines, PCI_INTERRUPT_MSI, 0, fds[0]), 0);
+	nvme_driver_run(&driver);
+	count_of(fds[0]);
+	assert_int_equal(io(&read_command), 0);
+	assert_int_equal(count_of(fds[0]), 1);
+	assert_int_equal(deadline(), 0); /* of what was held back before, too */
+	pci_interrupts_disable(lines, PCI_INTERRUPT_MSI);
+	assert_int_equal(pci_interrupts_set(lines, PCI_INTERRUPT_PIN, 0, fds[0]), 0);
+	nvme_driver_run(&driver);
+	count_of(fds[0]);
+	assert_int_equal(io(&read_command), 0);
+	assert_int_equal(count_of(fds[0]), 1);
+	assert_int_equal(deadline(), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(interrupts, start, stop),
 		cmocka_unit_test_setup_teardown(interrupts_are_held_back, start_msix, stop_msix),
 		cmocka_unit_test_setup_teardown(vectors_are_set_one_by_one, start_msix, stop_msix),
+		cmocka_unit_test_setup_teardown(one_vector_for_all_is_not_held_back, start_msix, stop_msix),
 		cmocka_unit_test_setup_teardown(queues_that_stop_hold_nothing_back, start_msix, stop_msix),
 	};
 
