@@ -172,7 +172,7 @@ static void save_queues(const struct nvme *nvme, struct parcel *parcel)
 			.vector = cq->vector,
 			.phase = cq->phase,
 			.interrupts = cq->interrupts,
-			.fresh = cq->fresh,
+			.fresh = cq->fresh != 0,
 			.broken = cq->broken,
 			.home = cq->home ? (uint8_t)sidecore_index(cq->home) : 0,
 		};
@@ -422,8 +422,10 @@ int nvme_load(struct pci_device *device, struct parcel *parcel)
 		error = load_registers(nvme, &saved, parcel);
 	if (!error)
 		error = load_namespaces(nvme, parcel);
-	if (!error)
+	if (!error) {
+		load_features(nvme, &saved);
 		error = load_queues(nvme, parcel);
+	}
 	if (!error)
 		error = load_admin(nvme, &saved, parcel);
 	if (!error)
@@ -433,7 +435,6 @@ int nvme_load(struct pci_device *device, struct parcel *parcel)
 		error = parcel_fail(parcel, "its counters are not all there");
 	if (error)
 		return error;
-	load_features(nvme, &saved);
 	for (unsigned i = 0; i <= nvme->queues; i++) {
 		if (nvme->cqs[i].present)
 			atomic_fetch_or(&nvme->unread[i / 64], saved.unread[i / 64] & 1ULL << i % 64);
