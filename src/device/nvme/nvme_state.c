@@ -37,7 +37,7 @@ struct saved_controller {
 	uint32_t cc, aqa, masked, subsystem_reset;
 	uint32_t state, shutdown, write_cache, timestamp_origin;
 	uint32_t admin_head, admin_broken, admin_home, event_count, reserved;
-	uint32_t arbitration, power, error_recovery, coalescing, atomicity, events, software_progress;
+	uint32_t arbitration, power, used, coalescing, atomicity, events, software_progress;
 	uint32_t temperature_over, temperature_under;
 	uint32_t vectors[NVME_QUEUES_MAX + 1];
 	uint16_t event_cids[NVME_EVENT_LIMIT];
@@ -47,8 +47,13 @@ struct saved_controller {
 
 struct saved_namespace {
 	uint64_t blocks;
-	uint32_t shift, changed;
+	uint32_t shift, changed, error_recovery, reserved;
 	uint8_t uuid[16]; /* of the names of controller and disk: it must be the same one */
+};
+
+struct saved_error {
+	uint64_t number, lba, command;
+	uint32_t nsid, ring;
 };
 
 struct saved_cq {
@@ -68,7 +73,8 @@ struct saved_sq {
 _Static_assert(sizeof(struct saved_controller) ==
 		       11 * 8 + 26 * 4 + 4 * (NVME_QUEUES_MAX + 1) + 2 * NVME_EVENT_LIMIT + 16 + 4 * NVME_EVENT_TYPES,
 	       "no holes");
-_Static_assert(sizeof(struct saved_namespace) == 32 && sizeof(struct saved_cq) == 32 && sizeof(struct saved_sq) == 24,
+_Static_assert(sizeof(struct saved_namespace) == 40 && sizeof(struct saved_cq) == 32 && sizeof(struct saved_sq) == 24 &&
+		       sizeof(struct saved_error) == 32,
 	       "no holes");
 
 /* ---- saving ------------------------------------------------------------------------------------------------------ */
@@ -79,7 +85,7 @@ static void save_features(const struct nvme *nvme, struct saved_controller *save
 
 	saved->arbitration = features->arbitration;
 	saved->power = features->power;
-	saved->error_recovery = features->error_recovery;
+	saved->used = nvme->used;
 	saved->coalescing = features->coalescing;
 	saved->atomicity = features->atomicity;
 	saved->events = features->events;
@@ -100,7 +106,7 @@ static void save_controller(const struct nvme *nvme, struct parcel *parcel)
 		.asq = nvme->asq,
 		.acq = nvme->acq,
 		.unread = { atomic_load(&nvme->unread[0]), atomic_load(&nvme->unread[1]) },
-		.error_count = nvme->error_count,
+		.error_count = atomic_load(&nvme->error_count),
 		.created = nvme->created,
 		.unsafe_shutdowns = nvme->unsafe_shutdowns,
 		.power_cycles = nvme->power_cycles,
@@ -146,6 +152,7 @@ static void save_namespaces(const struct nvme *nvme, struct parcel *parcel)
 			.blocks = atomic_load(&namespace->blocks),
 			.shift = namespace->shift,
 			.changed = namespace->changed,
+			.error_recovery = namespace->error_recovery,
 		};
 		memcpy(saved[i].uuid, namespace->uuid, sizeof(saved[i].uuid));
 	}
@@ -196,14 +203,40 @@ static void save_queues(const struct nvme *nvme, struct parcel *parcel)
 	parcel_put(parcel, TAG_SQS, sqs, sq_count * sizeof(sqs[0]));
 }
 
+/* Entry by entry, of each ring the oldest first. */
+static void save_errors(struct nvme *nvme, struct parcel *parcel)
+{
+	struct saved_error saved[(NVME_QUEUES_MAX + 1) * NVME_ERROR_ENTRIES] = { 0 };
+	size_t count = 0;
+
+	for (unsigned ring = 0; ring <= nvme->queues; ring++) {
+		struct nvme_error_ring *errors = &nvme->errors[ring];
+
+		for (unsigned i = 0; i < NVME_ERROR_ENTRIES; i++) {
+			struct nvme_error_slot *slot = &errors->slots[(errors->next + i) % NVME_ERROR_ENTRIES];
+
+			if (!atomic_load(&slot->number))
+				continue;
+			saved[count++] = (struct saved_error){
+				.number = atomic_load(&slot->number),
+				.lba = atomic_load(&slot->lba),
+				.command = atomic_load(&slot->command),
+				.nsid = atomic_load(&slot->nsid),
+				.ring = ring,
+			};
+		}
+	}
+	parcel_put(parcel, TAG_ERRORS, saved, count * sizeof(saved[0]));
+}
+
 void nvme_save(struct pci_device *device, struct parcel *parcel)
 {
-	const struct nvme *nvme = nvme_of(device);
+	struct nvme *nvme = nvme_of(device);
 
 	save_controller(nvme, parcel);
 	save_namespaces(nvme, parcel);
 	save_queues(nvme, parcel);
-	parcel_put(parcel, TAG_ERRORS, nvme->errors, sizeof(nvme->errors));
+	save_errors(nvme, parcel);
 	parcel_put(parcel, TAG_COUNTERS, nvme->counters, (nvme->queues + 1U) * sizeof(nvme->counters[0]));
 }
 
@@ -229,7 +262,6 @@ static void load_features(struct nvme *nvme, const struct saved_controller *save
 	nvme->features = (struct nvme_features){
 		.arbitration = saved->arbitration,
 		.power = saved->power,
-		.error_recovery = saved->error_recovery,
 		.coalescing = saved->coalescing,
 		.atomicity = saved->atomicity,
 		.events = saved->events,
@@ -261,7 +293,8 @@ static int load_registers(struct nvme *nvme, const struct saved_controller *save
 	nvme->shutdown = (uint8_t)saved->shutdown;
 	nvme->subsystem_reset = saved->subsystem_reset & 1;
 	atomic_store(&nvme->masked, saved->masked);
-	nvme->error_count = saved->error_count;
+	atomic_store(&nvme->error_count, saved->error_count);
+	nvme->used = saved->used & 1;
 	nvme->created = saved->created;
 	nvme->unsafe_shutdowns = saved->unsafe_shutdowns;
 	nvme->power_cycles = saved->power_cycles;
@@ -284,6 +317,7 @@ static int load_namespaces(struct nvme *nvme, struct parcel *parcel)
 		if (memcmp(saved[i].uuid, namespace->uuid, sizeof(namespace->uuid)))
 			return parcel_fail(parcel, "a namespace is another disk now");
 		namespace->changed = saved[i].changed & 1;
+		namespace->error_recovery = saved[i].error_recovery;
 		/* As the driver knows it; that it has another size is told when the disk is acquired. */
 		atomic_store(&namespace->blocks, saved[i].blocks);
 	}
@@ -410,6 +444,28 @@ static int take_disks(struct nvme *nvme, struct parcel *parcel)
 	return 0;
 }
 
+static int load_errors(struct nvme *nvme, struct parcel *parcel)
+{
+	struct saved_error saved[(NVME_QUEUES_MAX + 1) * NVME_ERROR_ENTRIES];
+	size_t count = parcel_get_array(parcel, TAG_ERRORS, saved, sizeof(saved[0]), array_size(saved));
+
+	memset(nvme->errors, 0, sizeof(nvme->errors));
+	for (size_t i = 0; i < count; i++) {
+		struct nvme_error_ring *errors;
+		struct nvme_error_slot *slot;
+
+		if (saved[i].ring > nvme->queues)
+			return parcel_fail(parcel, "an error of a queue that there is not");
+		errors = &nvme->errors[saved[i].ring];
+		slot = &errors->slots[errors->next++ % NVME_ERROR_ENTRIES];
+		atomic_store(&slot->number, saved[i].number);
+		atomic_store(&slot->lba, saved[i].lba);
+		atomic_store(&slot->command, saved[i].command);
+		atomic_store(&slot->nsid, saved[i].nsid);
+	}
+	return parcel->failed ? -EBADMSG : 0;
+}
+
 int nvme_load(struct pci_device *device, struct parcel *parcel)
 {
 	struct nvme *nvme = nvme_of(device);
@@ -429,7 +485,7 @@ int nvme_load(struct pci_device *device, struct parcel *parcel)
 	if (!error)
 		error = load_admin(nvme, &saved, parcel);
 	if (!error)
-		error = parcel_get(parcel, TAG_ERRORS, nvme->errors, sizeof(nvme->errors));
+		error = load_errors(nvme, parcel);
 	if (!error && parcel_get_array(parcel, TAG_COUNTERS, nvme->counters, sizeof(nvme->counters[0]),
 				       nvme->queues + 1U) != nvme->queues + 1U)
 		error = parcel_fail(parcel, "its counters are not all there");
