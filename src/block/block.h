@@ -111,6 +111,7 @@ void disk_release(struct disk *disk);
 void disk_read_limits(const struct disk *disk, struct disk_limits *limits);
 const char *disk_serial(const struct disk *disk);
 const char *disk_kind(const struct disk *disk);	 /* "file", "ram", "null", "nbd" */
+bool disk_is_transient(const struct disk *disk); /* what is on it ends with the daemon */
 const char *disk_state(const struct disk *disk); /* for status: "ok", "direct I/O", "reconnecting" ... */
 
 /**

@@ -147,6 +147,11 @@ const char *disk_kind(const struct disk *disk)
 	return disk->ops->kind;
 }
 
+bool disk_is_transient(const struct disk *disk)
+{
+	return disk->ops->transient;
+}
+
 const char *disk_state(const struct disk *disk)
 {
 	return disk->ops->state ? disk->ops->state(disk) : "ok";

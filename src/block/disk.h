@@ -18,6 +18,7 @@ struct io_uring_sqe;
 struct disk_ops {
 	const char *kind;
 	size_t disk_size;    /* of the structure that begins with struct disk */
+	bool transient;	     /* what is on it ends with the daemon */
 	size_t channel_size; /* of the structure that begins with struct block_channel */
 
 	/** @open: fill in disk->limits (zeroed) and disk->size. Return: 0 or -errno after disk_error(). */

@@ -247,6 +247,7 @@ static void ram_flush_submissions(struct block_channel *channel)
 
 const struct disk_ops ram_disk_ops = {
 	.kind = "ram",
+	.transient = true,
 	.disk_size = sizeof(struct ram_disk),
 	.channel_size = sizeof(struct ram_channel),
 	.open = ram_open,

@@ -9,6 +9,7 @@
 #define EXIT_USAGE 2
 
 int cli_bench(int argc, char **argv);
+int cli_restart(int argc, char **argv);
 int cli_run(int argc, char **argv);
 int cli_serve(int argc, char **argv);
 int cli_status(int argc, char **argv);

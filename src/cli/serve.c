@@ -5,6 +5,10 @@
  * The process is prepared (limits, signals), the configuration read, the server built, and then the event loop has
  * the control thread until the server has stopped. SIGTERM and SIGINT begin the stop; a second one ends at once.
  * SIGHUP does nothing: the configuration is read once, and there is no log file to open again.
+ *
+ * SIGUSR2, or "restart" on the control socket, is a restart in place: the server is stopped, but clients of emulated
+ * devices are left to the program that this process then becomes (control/handover.h). When a service manager that
+ * keeps files ends us by SIGTERM, they are left with it, for whatever it starts next.
  */
 #include <errno.h>
 #include <event2/event.h>
@@ -20,12 +24,17 @@
 #include "base/checked.h"
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/serve_restart.h"
 #include "control/config.h"
+#include "control/handover.h"
 #include "control/notify.h"
 #include "control/server.h"
 
 /* File descriptors: each guest brings its memory's, two for each queue, and its connection. */
 #define DESCRIPTORS_WANTED 65536U
+
+/* For the answer to "restart" to leave. */
+#define RESTART_MICROSECONDS 20000
 
 static const char usage[] =
 	"Usage: sidecore serve [OPTION]... CONFIGURATION\n"
@@ -40,8 +49,12 @@ static const char usage[] =
 struct serving {
 	struct event_base *base;
 	struct server *server;
-	struct event *signals[2];
+	struct event *signals[3];
+	struct event *restart_due;
+	struct successor successor;
+	struct handover *left; /* NULL: no client outlives us */
 	bool stopping;
+	bool restarting; /* execute the successor in the end */
 };
 
 static void stopped(void *context)
@@ -55,6 +68,11 @@ static void asked_to_stop(evutil_socket_t signal_number, short events, void *con
 {
 	struct serving *serving = context;
 
+	if (serving->restarting) {
+		log_info("stopping instead of restarting");
+		serving->restarting = false;
+		return;
+	}
 	if (serving->stopping) {
 		log_warning("stopped at once by a second signal");
 		_exit(128 + (int)signal_number);
@@ -62,19 +80,66 @@ static void asked_to_stop(evutil_socket_t signal_number, short events, void *con
 	serving->stopping = true;
 	log_info("stopping");
 	notify_service_manager("STOPPING=1\nSTATUS=stopping");
-	server_stop(serving->server, stopped, serving);
+	if (signal_number == SIGTERM && !serving->left && handover_store_offered())
+		serving->left = handover_create();
+	server_hand_over(serving->server, serving->left, stopped, serving);
+}
+
+static void begin_restart(evutil_socket_t unused, short events, void *context)
+{
+	struct serving *serving = context;
+
+	if (serving->stopping)
+		return;
+	serving->stopping = serving->restarting = true;
+	log_info("restarting");
+	notify_service_manager("STATUS=restarting");
+	server_hand_over(serving->server, serving->left, stopped, serving);
+}
+
+/* Asked for by the control socket: the answer leaves first. */
+static int restart(void *context, const char **reason)
+{
+	struct serving *serving = context;
+	int error;
+
+	*reason = "it is about to end";
+	if (serving->stopping || serving->left)
+		return -EBUSY;
+	error = successor_check(&serving->successor, reason);
+	if (error)
+		return error;
+	serving->left = handover_create();
+	*reason = "out of memory";
+	if (!serving->left)
+		return -ENOMEM;
+	event_add(serving->restart_due, &(struct timeval){ .tv_usec = RESTART_MICROSECONDS });
+	return 0;
+}
+
+static void asked_to_restart(evutil_socket_t signal_number, short events, void *context)
+{
+	struct serving *serving = context;
+	const char *reason = server_restart_obstacle(serving->server);
+
+	if (reason || restart(serving, &reason))
+		log_warning("not restarted: %s", reason);
 }
 
 static int watch_signals(struct serving *serving)
 {
-	static const int numbers[] = { SIGTERM, SIGINT };
+	static const struct {
+		int number;
+		event_callback_fn called;
+	} signals[] = { { SIGTERM, asked_to_stop }, { SIGINT, asked_to_stop }, { SIGUSR2, asked_to_restart } };
 
-	for (unsigned i = 0; i < array_size(numbers); i++) {
-		serving->signals[i] = evsignal_new(serving->base, numbers[i], asked_to_stop, serving);
+	for (unsigned i = 0; i < array_size(signals); i++) {
+		serving->signals[i] = evsignal_new(serving->base, signals[i].number, signals[i].called, serving);
 		if (!serving->signals[i] || event_add(serving->signals[i], NULL))
 			return -ENOMEM;
 	}
-	return 0;
+	serving->restart_due = event_new(serving->base, -1, 0, begin_restart, serving);
+	return serving->restart_due ? 0 : -ENOMEM;
 }
 
 static void prepare_process(void)
@@ -120,7 +185,48 @@ static void print_ready(const struct config *config)
 	fflush(stdout);
 }
 
-static int serve(const struct config *config)
+static int create_server(const struct config *config, struct serving *serving, char **error)
+{
+	struct handover *received = NULL;
+	int result = handover_receive(&received);
+
+	if (!result)
+		result = server_create(config, serving->base, received, &serving->server, error);
+	handover_disregarded(received);
+	handover_release(received);
+	return result;
+}
+
+static void run(const struct config *config, struct serving *serving)
+{
+	server_on_restart(serving->server, restart, serving);
+	if (!watch_signals(serving)) {
+		print_ready(config);
+		notify_service_manager("READY=1\nSTATUS=serving");
+	} else {
+		log_error("cannot watch signals: out of memory");
+		server_stop(serving->server, stopped, serving);
+	}
+	event_base_dispatch(serving->base);
+	server_destroy(serving->server);
+}
+
+/* The server has stopped. Clients that were left go to the successor, or to the service manager, or are let go. */
+static int pass_on(struct serving *serving, int result)
+{
+	struct successor *successor = &serving->successor;
+
+	if (serving->restarting) {
+		result = handover_execute(serving->left, successor->path, successor->arguments);
+		log_error("restart: %s: %s", successor->path, strerror(-result));
+	} else if (serving->left && handover_store_offered()) {
+		handover_store(serving->left);
+	}
+	handover_release(serving->left);
+	return result;
+}
+
+static int serve(const struct config *config, int argc, char **argv)
 {
 	struct serving serving = { .base = event_base_new() };
 	char *error = NULL;
@@ -130,26 +236,21 @@ static int serve(const struct config *config)
 		log_error("cannot make an event loop: %s", strerror(errno));
 		return EXIT_FAILURE;
 	}
-	result = server_create(config, serving.base, &serving.server, &error);
-	if (!result) {
-		result = watch_signals(&serving);
-		if (!result) {
-			print_ready(config);
-			notify_service_manager("READY=1\nSTATUS=serving");
-		} else {
-			server_stop(serving.server, stopped, &serving);
-		}
-		event_base_dispatch(serving.base);
-		server_destroy(serving.server);
-	}
-	if (result)
+	successor_note(&serving.successor, argc, argv);
+	result = create_server(config, &serving, &error);
+	if (!result)
+		run(config, &serving);
+	else
 		log_error("%s", error ? error : strerror(-result));
 	free(error);
 	for (unsigned i = 0; i < array_size(serving.signals); i++) {
 		if (serving.signals[i])
 			event_free(serving.signals[i]);
 	}
+	if (serving.restart_due)
+		event_free(serving.restart_due);
 	event_base_free(serving.base);
+	result = pass_on(&serving, result);
 	return result ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
@@ -206,7 +307,7 @@ int cli_serve(int argc, char **argv)
 		status = EXIT_SUCCESS;
 	} else {
 		prepare_process();
-		status = serve(config);
+		status = serve(config, argc, argv);
 	}
 	config_free(config);
 	return status;

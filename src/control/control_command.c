@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "control/server.h"
 #include "control/server_state.h"
 #include "control/status.h"
 
@@ -104,6 +105,18 @@ static json_t *execute_link(struct server *server, const struct control_request 
 	return control_error("\"status\" lists the interfaces", "there is no interface \"%.60s\"", request->interface);
 }
 
+static json_t *execute_restart(struct server *server)
+{
+	const char *reason = server_restart_obstacle(server);
+
+	if (reason)
+		return control_error("end that guest first, or stop and start the daemon", "not restarted: %s", reason);
+	if (!server->restart || server->restart(server->restart_context, &reason))
+		return control_error("see the log; the daemon goes on as it is", "not restarted: %s",
+				     reason ? reason : "this program cannot");
+	return json_pack("{s:s}", "restart", "begun");
+}
+
 json_t *control_execute(struct server *server, const char *line, size_t length)
 {
 	struct control_request request;
@@ -123,6 +136,9 @@ json_t *control_execute(struct server *server, const char *line, size_t length)
 		break;
 	case CONTROL_LINK:
 		answer = execute_link(server, &request);
+		break;
+	case CONTROL_RESTART:
+		answer = execute_restart(server);
 		break;
 	default:
 		answer = execute_announce(server, &request);

@@ -7,6 +7,7 @@
  *	{"command": "resize", "disk": "web", "size": "2G"}	size left out: look at the file again
  *	{"command": "announce", "interface": "web-net"}		tell the network where the interface is
  *	{"command": "link", "interface": "web-net", "state": "down"}	pull the cable of an emulated card, or plug it: "up"
+ *	{"command": "restart"}	become the program and the configuration that are on disk now; guests stay
  *	{"error": "...", "remedy": "..."}			the answer to anything that failed
  */
 #ifndef CONTROL_CONTROL_COMMAND_H
@@ -27,6 +28,7 @@ enum control_command {
 	CONTROL_RESIZE,
 	CONTROL_ANNOUNCE,
 	CONTROL_LINK,
+	CONTROL_RESTART,
 	CONTROL_COMMANDS,
 };
 

@@ -34,6 +34,7 @@ static const struct {
 	[CONTROL_RESIZE] = { "resize", FIELD_COMMAND | FIELD_DISK, FIELD_SIZE },
 	[CONTROL_ANNOUNCE] = { "announce", FIELD_COMMAND | FIELD_INTERFACE, 0 },
 	[CONTROL_LINK] = { "link", FIELD_COMMAND | FIELD_INTERFACE | FIELD_STATE, 0 },
+	[CONTROL_RESTART] = { "restart", FIELD_COMMAND, 0 },
 };
 _Static_assert(array_size(commands) == CONTROL_COMMANDS, "each command has a line");
 
@@ -72,7 +73,8 @@ static int find_command(const char *name, struct control_request *request, json_
 	if (meant)
 		snprintf(remedy, sizeof(remedy), "did you mean \"%s\"?", meant);
 	else
-		snprintf(remedy, sizeof(remedy), "the commands are status, addresses, resize, announce and link");
+		snprintf(remedy, sizeof(remedy),
+			 "the commands are status, addresses, resize, announce, link and restart");
 	*answer = control_error(remedy, "unknown command \"%.*s\"", QUOTE_MAX, name);
 	return -EINVAL;
 }

@@ -4,14 +4,21 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-int notify_service_manager(const char *state)
+static int notify(const char *state, int file)
 {
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr alignment;
+	} control = { 0 };
+	struct iovec part = { .iov_base = (void *)(uintptr_t)state, .iov_len = strlen(state) };
+	struct msghdr header = { .msg_iov = &part, .msg_iovlen = 1 };
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	const char *path = getenv("NOTIFY_SOCKET");
 	size_t length;
@@ -29,9 +36,28 @@ int notify_service_manager(const char *state)
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
-	sent = sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&address,
-		      (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length));
+	header.msg_name = &address;
+	header.msg_namelen = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length);
+	if (file >= 0) {
+		header.msg_control = &control;
+		header.msg_controllen = sizeof(control);
+		control.alignment.cmsg_level = SOL_SOCKET;
+		control.alignment.cmsg_type = SCM_RIGHTS;
+		control.alignment.cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(&control.alignment), &file, sizeof(int));
+	}
+	sent = sendmsg(fd, &header, MSG_NOSIGNAL);
 	result = sent < 0 ? -errno : 1;
 	close(fd);
 	return result;
+}
+
+int notify_service_manager(const char *state)
+{
+	return notify(state, -1);
+}
+
+int notify_service_manager_file(const char *state, int file)
+{
+	return notify(state, file);
 }

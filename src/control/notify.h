@@ -10,4 +10,7 @@
  */
 int notify_service_manager(const char *state);
 
+/** notify_service_manager_file() - the same, with a file, which stays ours as well. Waits until the datagram is taken. */
+int notify_service_manager_file(const char *state, int file);
+
 #endif

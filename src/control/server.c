@@ -193,7 +193,8 @@ static void note_stopped(void *context)
 	*stopped = true;
 }
 
-int server_create(const struct config *config, struct event_base *base, struct server **created, char **error)
+int server_create(const struct config *config, struct event_base *base, struct handover *handover,
+		  struct server **created, char **error)
 {
 	struct server *server = calloc(1, sizeof(*server));
 	bool stopped = false;
@@ -204,6 +205,7 @@ int server_create(const struct config *config, struct event_base *base, struct s
 		return server_failed(error, -ENOMEM, "out of memory");
 	server->config = config;
 	server->base = base;
+	server->received = handover;
 	server->sidecores = calloc(config->sidecores_count, sizeof(*server->sidecores));
 	server->networks = calloc(config->networks_count + 1, sizeof(*server->networks));
 	server->interfaces = calloc(config->interfaces_count + 1, sizeof(*server->interfaces));
@@ -216,6 +218,7 @@ int server_create(const struct config *config, struct event_base *base, struct s
 	server->started_ns = server->sampled_ns = clock_nanoseconds();
 	server->started_cycles = server->sampled_cycles = clock_cycles();
 	result = build(server, error);
+	server->received = NULL;
 	if (!result) {
 		*created = server;
 		return 0;

@@ -11,23 +11,38 @@
 #include "control/config.h"
 
 struct event_base;
+struct handover;
 struct server;
 
 /**
  * server_create() - build and start all that @config describes.
  * @config:	checked, and alive as long as the server
  * @base:	event loop of the control thread
+ * @handover:	what the daemon before has left, NULL: nothing. What is not taken over stays in it
  * @error:	out, on failure: one sentence with the remedy, to be freed
  *
  * What was built before a failure is taken down again; the event loop runs for that.
  *
  * Return: 0 or a negative errno with @error.
  */
-int server_create(const struct config *config, struct event_base *base, struct server **server, char **error);
+int server_create(const struct config *config, struct event_base *base, struct handover *handover,
+		  struct server **server, char **error);
 
 /** server_stop() - begin to stop: in stages, while the event loop runs. @stopped is told at the end; harmless when
  * repeated. */
 void server_stop(struct server *server, void (*stopped)(void *context), void *context);
+
+/** server_hand_over() - the same, and the clients of emulated devices go into @handover, for the next daemon. */
+void server_hand_over(struct server *server, struct handover *handover, void (*stopped)(void *context), void *context);
+
+/**
+ * server_on_restart() - what the control socket's command "restart" does: @restart begins it, from the event loop, after
+ * the command has been answered. It returns 0, or a negative errno with a sentence in @reason.
+ */
+void server_on_restart(struct server *server, int (*restart)(void *context, const char **reason), void *context);
+
+/** server_restart_obstacle() - why the daemon must not be restarted now. Return: NULL: it may. */
+const char *server_restart_obstacle(const struct server *server);
 
 /** server_destroy() - free what is left; it has stopped. */
 void server_destroy(struct server *server);

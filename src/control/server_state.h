@@ -19,6 +19,7 @@
 #include "transport/vhost_user/server.h"
 
 struct control_socket;
+struct handover;
 
 /** struct server_wait - one thing that the present stage of the stop waits for. */
 struct server_wait {
@@ -116,6 +117,13 @@ struct server {
 	struct event *sampler;	   /* once a second: rates and shares */
 	uint64_t started_ns, started_cycles;
 	uint64_t sampled_ns, sampled_cycles;
+
+	/* a restart: control/handover.h */
+	struct handover *received; /* while the server is built */
+	struct handover *left;	   /* where clients of emulated devices go when it stops; NULL: nowhere */
+	unsigned adopted;	   /* clients that were taken over */
+	int (*restart)(void *context, const char **reason);
+	void *restart_context;
 
 	/* the stop */
 	enum server_stage stage;

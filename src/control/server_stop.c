@@ -18,6 +18,7 @@
 
 #include "base/log.h"
 #include "control/control_socket.h"
+#include "control/handover.h"
 #include "control/server.h"
 #include "control/server_state.h"
 
@@ -49,6 +50,15 @@ static void transport_destroyed(void *context)
 	wait_over(context);
 }
 
+static void handed_over(void *context, int parcel)
+{
+	struct server *server = context;
+
+	if (parcel >= 0)
+		handover_add(server->left, parcel);
+	wait_over(server);
+}
+
 static struct engine_completion *wait_for(struct server *server, struct server_wait *wait)
 {
 	server->pending++;
@@ -65,7 +75,10 @@ static void stop_transport(struct server *server, struct server_frontend *fronte
 	}
 	if (frontend->vfio_user) {
 		server->pending++;
-		vfio_user_server_destroy(frontend->vfio_user, transport_destroyed, server);
+		if (server->left)
+			vfio_user_server_hand_over(frontend->vfio_user, handed_over, server);
+		else
+			vfio_user_server_destroy(frontend->vfio_user, transport_destroyed, server);
 		frontend->vfio_user = NULL;
 	}
 }
@@ -198,6 +211,43 @@ void server_stop(struct server *server, void (*stopped)(void *context), void *co
 	server->stopped = stopped;
 	server->stopped_context = context;
 	event_active(server->advance, 0, 0);
+}
+
+void server_hand_over(struct server *server, struct handover *handover, void (*stopped)(void *context), void *context)
+{
+	if (!server->stopped)
+		server->left = handover;
+	server_stop(server, stopped, context);
+}
+
+void server_on_restart(struct server *server, int (*restart)(void *context, const char **reason), void *context)
+{
+	server->restart = restart;
+	server->restart_context = context;
+}
+
+static bool connected(const struct server_frontend *frontend)
+{
+	struct vhost_user_status vhost_user = { 0 };
+	struct vfio_user_status vfio_user = { 0 };
+
+	if (frontend->vhost_user)
+		vhost_user_server_read_status(frontend->vhost_user, &vhost_user);
+	if (frontend->vfio_user)
+		vfio_user_server_read_status(frontend->vfio_user, &vfio_user);
+	return vhost_user.connected || vfio_user.connected;
+}
+
+const char *server_restart_obstacle(const struct server *server)
+{
+	for (unsigned i = 0; i < server->disk_count; i++) {
+		const struct server_disk *disk = &server->disks[i];
+		const struct server_disk *owner = disk->controller ? disk->controller : disk;
+
+		if (disk_is_transient(disk->disk) && connected(&owner->frontend))
+			return "a guest uses a disk of type ram, whose content would be lost";
+	}
+	return NULL;
 }
 
 static void free_event(struct event *event)

@@ -213,6 +213,7 @@ json_t *status_describe(struct server *server)
 	status_set_count(object, "pid", (uint64_t)getpid());
 	json_object_set_new(object, "uptime_seconds",
 			    json_real((double)(clock_nanoseconds() - server->started_ns) / 1e9));
+	status_set_count(object, "taken_over", server->adopted);
 	json_object_set_new(object, "sidecores", status_describe_sidecores(server));
 	json_object_set_new(object, "networks", describe_networks(server));
 	for (unsigned i = 0; i < server->interface_count; i++)

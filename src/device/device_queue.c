@@ -102,6 +102,8 @@ static void drain(struct sidecore *sidecore, struct sidecore_message *message)
 void device_queue_drained(struct device_queue *queue)
 {
 	queue->draining = false;
+	if (queue->resting)
+		queue->resting(queue);
 	engine_complete(queue->engine, &queue->completion);
 }
 

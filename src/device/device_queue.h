@@ -42,6 +42,9 @@ struct device_queue {
 	atomic_bool armed;     /* for device_queue_kick() */
 	int kick_fd;	       /* our own eventfd for it; -1: device_queue_init() was told that there is no need */
 
+	/** @resting: sidecore, may be NULL: the stop's last step there: nothing is in flight, and nobody has been told yet. */
+	void (*resting)(struct device_queue *queue);
+
 	/* the stop that is under way; control thread */
 	struct engine_completion completion;
 	struct sidecore_message message;

@@ -89,6 +89,11 @@ static inline void guest_write(guest_byte *to, const void *from, size_t length)
 	memcpy(to, from, length);
 }
 
+static inline void guest_zero(guest_byte *to, size_t length)
+{
+	memset(to, 0, length);
+}
+
 /** guest_copy() - guest to guest; source and destination may be the same guest's memory, even overlap (memmove). */
 static inline void guest_copy(guest_byte *to, const guest_byte *from, size_t length)
 {

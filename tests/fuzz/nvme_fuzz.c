@@ -15,6 +15,8 @@
  */
 #include "../unit/nvme_driver.h"
 
+#include "engine/sidecore.h"
+
 #define STEPS 400U
 
 /* What inputs write to, and what is cleared between them. */
@@ -207,10 +209,23 @@ static void disk(struct fuzz_input *input)
 		slow_release(&driver, slow, what >> 4);
 }
 
+/* Interrupts that are held back. */
+static void time_passes(void)
+{
+	struct engine_timer *timer;
+
+	while ((timer = driver.engine.sidecore->timers.root) != NULL) {
+		timer_heap_remove(&driver.engine.sidecore->timers, timer);
+		timer->expire(driver.engine.sidecore, timer);
+	}
+}
+
 static void turn(struct fuzz_input *input)
 {
 	uint8_t form = fuzz_u8(input);
 
+	if (form & 0x40)
+		time_passes();
 	driver.engine.turn.requests = 1 + form % 64U;
 	driver.engine.turn.bytes = form & 0x80 ? 1 : 1 << 20;
 	fuzz_engine_round(&driver.engine);
@@ -301,6 +316,8 @@ static void start_over(void)
 	driver.device->ops->resume(driver.device);
 	let_go();
 	operate(driver.device->ops->reset);
+	/* Nothing of it is left: neither a timer nor a flush. */
+	fuzz_require(!driver.engine.sidecore->timers.root && !driver.nvme->flush.active);
 	pci_device_config_write(driver.device, 4, master, sizeof(master));
 	for (unsigned kind = 0; kind < PCI_INTERRUPT_KINDS; kind++)
 		pci_interrupts_disable(&driver.device->interrupts, (enum pci_interrupt_kind)kind);

@@ -87,7 +87,8 @@ def test_what_the_guest_sees(machine):
     assert "critical_warning			: 0" in machine.run("nvme smart-log /dev/nvme0")
     assert "error_count" in machine.run("nvme error-log /dev/nvme0 -e 4")
     assert "Enabled" in machine.run("nvme get-feature /dev/nvme0 -f 6 -H")
-    assert machine.run("for f in 1 2 4 5 7 8 9 10 11 14 128; do nvme get-feature /dev/nvme0 -f $f -H; done")
+    assert machine.run("for f in 1 2 4 5 7 8 9 10 11 14 128; do nvme get-feature /dev/nvme0 -n 1 -f $f -H || exit; done; "
+                       "for s in 1 2 3; do nvme get-feature /dev/nvme0 -f 4 -s $s -H || exit; done")
 
 
 @pytest.mark.parametrize("disk, engine", [("main", "libaio"), ("main", "io_uring"), ("large", "libaio")])
@@ -132,8 +133,67 @@ def test_commands_of_nvme_cli(machine):
         nvme read $disk -s 64 -c 7 -z 4096 2>/dev/null | cmp -n 4096 - /dev/zero
         ! nvme write-uncor $disk -s 0 -c 1
         ! nvme format $disk -f
+        ! nvme sanitize /dev/nvme0 -a 2
+        ! nvme get-feature /dev/nvme0 -f 15
         nvme reset /dev/nvme0
         nvme read $disk -s 64 -c 7 -z 4096 2>/dev/null | cmp -n 4096 - /dev/zero""")
+
+
+def test_features_can_be_set(machine):
+    machine.run("""
+        set -e
+        for value in 1:7 2:32 4:340 6:0 6:1 8:0x0203 9:1 10:1 11:0x101; do
+            nvme set-feature /dev/nvme0 -f ${value%:*} -v ${value#*:} >/dev/null
+        done
+        nvme set-feature /dev/nvme0 -n 2 -f 5 -v 100
+        nvme get-feature /dev/nvme0 -n 2 -f 5 | grep -q 0x00000064
+        nvme get-feature /dev/nvme0 -n 1 -f 5 | grep -q 00000000
+        ! nvme set-feature /dev/nvme0 -n 1 -f 8 -v 0
+        nvme set-feature /dev/nvme0 -f 4 -v 300
+        nvme smart-log /dev/nvme0 | grep -q 'critical_warning.*0x2'
+        nvme reset /dev/nvme0
+        nvme get-feature /dev/nvme0 -f 8 | grep -q 00000000
+        nvme smart-log /dev/nvme0 | grep -q 'critical_warning.*: 0'""")
+
+
+def test_failures_are_in_the_error_log(machine):
+    """With the place where it went wrong; and the driver is told that there is more about it (status bit 13)."""
+    answer = machine.run(f"""
+        ! nvme io-passthru {machine.node("main")} -o 2 -n 1 --cdw10=0xabcdef --cdw12=7 -l 4096 -r >/tmp/answer 2>&1
+        cat /tmp/answer
+        nvme error-log /dev/nvme0 -e 1""")
+    fields = dict(line.replace("\t", "").split(":", 1) for line in answer.splitlines() if ":" in line)
+    assert "(0x6080)" in answer
+    assert fields["lba"].strip() == "0xabcdef" and fields["nsid"].strip() == "0x1" and int(fields["sqid"]) >= 1
+    assert machine.run(f"nvme smart-log /dev/nvme0 | grep num_err").split(":")[1].strip() == fields["error_count"].strip()
+
+
+def test_coalescing(machine):
+    """Each read waits for the time that is set, since no other comes with it; and no message is sent for any of that."""
+    def reads():
+        begin, end = machine.run(f"""
+            cat /proc/uptime
+            dd if={machine.node("nothing")} of=/dev/null bs=4k count=40 iflag=direct 2>/dev/null
+            cat /proc/uptime""").splitlines()
+        return float(end.split()[0]) - float(begin.split()[0])
+
+    machine.run("nvme set-feature /dev/nvme0 -f 8 -v 0xc8ff")   # 256 entries, 20 ms
+    before = machine.status()
+    slow = reads()
+    after = machine.status()
+    machine.run("nvme set-feature /dev/nvme0 -f 8 -v 0")
+    assert slow >= 40 * 0.02 and reads() < slow / 2
+    assert after["reads"] - before["reads"] >= 40 and after["messages"] == before["messages"]
+
+
+def test_a_shutdown_flushes(machine):
+    machine.run(f"dd if=/dev/zero of={machine.node('large')} bs=4k count=1 oflag=direct 2>/dev/null; sync")
+    before = machine.status()
+    machine.run("rmmod nvme; sleep 0.2")
+    after = machine.status()
+    machine.run("modprobe nvme; for i in $(seq 50); do [ $(ls -d /sys/block/nvme0n* | wc -l) = 4 ] && exit; sleep 0.1; done")
+    assert after["flushes"] - before["flushes"] == 1    # one of its disks has a cache
+    assert machine.run("nvme smart-log /dev/nvme0 | grep unsafe").split(":")[1].strip() == "0"
 
 
 def test_no_messages_in_steady_state(machine):
@@ -175,6 +235,7 @@ def test_file_system(machine):
 
 @pytest.mark.parametrize("way", ["rmmod nvme; modprobe nvme", "echo 1 >/sys/class/nvme/nvme0/reset_controller",
                                  "echo 1 >/sys/class/nvme/nvme0/device/reset",
+                                 "nvme subsystem-reset /dev/nvme0; nvme reset /dev/nvme0",
                                  "echo 1 >/sys/class/nvme/nvme0/device/remove; sleep 0.3; echo 1 >/sys/bus/pci/rescan"])
 def test_reset_under_load(machine, way):
     machine.run(f"""

@@ -599,9 +599,14 @@ def test_row_27_offsets_and_numbers_out_of_bounds(field):
 		assert nvme.admin.run(command(SET_FEATURES, dw10=9, dw11=vector)) == INVALID_FIELD
 		assert nvme.admin.run(command(GET_FEATURES, dw10=9, dw11=vector)) == INVALID_FIELD
 		assert nvme.admin.run(command(CREATE_CQ, prp1=DATA, dw10=1 << 16 | 1, dw11=vector << 16 | 3)) == 0x108
-	for log, offset, words in ((2, 516, 1), (2, 2**32, 1), (2, 2**64 - 4, 1), (1, 0, 1025), (1, 4, 0xffff), (5, 4100, 1), (0xff, 0, 1)):
+	for log, offset, words in ((2, 516, 1), (2, 2**32, 1), (2, 2**64 - 4, 1), (5, 4100, 1), (0xff, 0, 1)):
 		text = command(GET_LOG, 0xffffffff, DATA, DATA + PAGE, dw10=(log | words - 1 << 16) & 0xffffffff, dw12=offset & 0xffffffff, dw13=offset >> 32)
 		assert nvme.admin.run(text) in (INVALID_FIELD, 0x109), (log, offset, words)
+	# More than there is of a page: that is zero, and nothing else is touched; more than a transfer may be: refused.
+	nvme.poke(DATA, b"\xee" * 3 * PAGE)
+	assert nvme.admin.run(command(GET_LOG, 0xffffffff, DATA, DATA + PAGE, dw10=2 | 1024 << 16, dw12=4)) == SUCCESS
+	assert nvme.peek(DATA + 508, 4100 - 508) == bytes(4100 - 508) and nvme.peek(DATA + 4100, 16) == b"\xee" * 16
+	assert nvme.admin.run(command(GET_LOG, 0xffffffff, DATA, DATA + PAGE, dw10=2 | 0xffff << 16, dw11=0xffff)) == INVALID_FIELD
 	# Past the end of a page that is there: zeroes, and nothing of ours.
 	nvme.poke(DATA, b"\xee" * PAGE)
 	assert nvme.admin.run(command(GET_LOG, 0xffffffff, DATA, dw10=2 | 1023 << 16, dw12=512)) == SUCCESS

@@ -34,7 +34,7 @@ static const struct {
 	  "{\"error\":\"unknown command \\\"statsu\\\"\",\"remedy\":\"did you mean \\\"status\\\"?\"}" },
 	{ "{\"command\":\"frobnicate\"}",
 	  "{\"error\":\"unknown command \\\"frobnicate\\\"\",\"remedy\":\"the commands are status, addresses, resize, "
-	  "announce and link\"}" },
+	  "announce, link and restart\"}" },
 	{ "{\"command\":\"status\",\"disk\":\"d\"}",
 	  "{\"error\":\"\\\"status\\\" has no field \\\"disk\\\"\",\"remedy\":\"remove it\"}" },
 	{ "{\"command\":\"resize\",\"size\":\"1G\"}",
@@ -94,6 +94,7 @@ static void test_good(void **state)
 		{ "{\"command\":\"resize\",\"disk\":\"d\",\"size\":4096}", CONTROL_RESIZE, NULL, "d", NULL, 4096 },
 		{ "{\"command\":\"resize\",\"disk\":\"d\"}", CONTROL_RESIZE, NULL, "d", NULL, 0 },
 		{ "{\"command\":\"announce\",\"interface\":\"a\"}", CONTROL_ANNOUNCE, NULL, NULL, "a", 0 },
+		{ "{\"command\":\"restart\"}", CONTROL_RESTART, NULL, NULL, NULL, 0 },
 	};
 
 	for (size_t i = 0; i < array_size(good); i++) {

@@ -3,6 +3,8 @@
  * the control thread, of which none may be lost. */
 #include "engine_channel.h"
 
+#include <pthread.h>
+
 #include "device/device_queue.h"
 
 struct served {
@@ -11,6 +13,8 @@ struct served {
 	bool hold; /* requests stay in flight until the release message */
 	struct sidecore_message release;
 	bool stopped;
+	pthread_t control_thread;
+	unsigned rests; /* calls of served_rests() */
 };
 
 static unsigned served_poll(struct poller *poller, const struct turn *turn)
@@ -53,6 +57,17 @@ static void served_release(struct sidecore *sidecore, struct sidecore_message *m
 	served->queue.in_flight = 0;
 	if (served->queue.draining)
 		device_queue_drained(&served->queue);
+}
+
+/* On the sidecore, after the last request and before anybody is told. */
+static void served_rests(struct device_queue *queue)
+{
+	struct served *served = container_of(queue, struct served, queue);
+
+	assert_false(pthread_equal(pthread_self(), served->control_thread));
+	assert_int_equal(queue->in_flight, 0);
+	assert_int_equal(queue->state, DEVICE_QUEUE_STOPPING);
+	served->rests++;
 }
 
 static void served_init(struct served *served, struct engine *engine)
@@ -137,6 +152,8 @@ static void test_drain(void **state)
 
 	served_init(&served, engine);
 	served.hold = true;
+	served.control_thread = pthread_self();
+	served.queue.resting = served_rests;
 	assert_int_equal(device_queue_start(&served.queue, home), 0);
 	offer(&served);
 	wait_until_done(&served, 1);
@@ -146,16 +163,19 @@ static void test_drain(void **state)
 		usleep(1000);
 	}
 	assert_false(stopped);
+	assert_int_equal(served.rests, 0);
 	assert_int_equal(served.queue.state, DEVICE_QUEUE_STOPPING);
 	sidecore_post(home, &served.release);
 	while (!stopped)
 		wait_for_completions(engine);
+	assert_int_equal(served.rests, 1);
 	/* Back before the stop: nothing to wait for. */
 	assert_int_equal(device_queue_start(&served.queue, home), 0);
 	offer(&served);
 	wait_until_done(&served, 2);
 	sidecore_post(home, &served.release);
 	stop_and_wait(engine, &served);
+	assert_int_equal(served.rests, 2);
 	device_queue_release(&served.queue);
 	stop_engine(engine);
 }

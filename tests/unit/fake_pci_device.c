@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/parcel.h"
 
 static struct fake_pci_device *fake_of(struct pci_device *device)
 {
@@ -116,6 +117,24 @@ static void command_changed(struct pci_device *device)
 	fake_of(device)->commands++;
 }
 
+static void save_device(struct pci_device *device, struct parcel *parcel)
+{
+	struct fake_pci_device *fake = fake_of(device);
+
+	assert(fake->resting && !fake->waiting);
+	parcel_put(parcel, 1, fake->registers, sizeof(fake->registers));
+	parcel_put(parcel, 2, fake->ports, sizeof(fake->ports));
+}
+
+static int load_device(struct pci_device *device, struct parcel *parcel)
+{
+	struct fake_pci_device *fake = fake_of(device);
+	int error = parcel_get(parcel, 1, fake->registers, sizeof(fake->registers));
+
+	assert(fake->resting && !fake->waiting);
+	return error ? error : parcel_get(parcel, 2, fake->ports, sizeof(fake->ports));
+}
+
 void fake_pci_device_init(struct fake_pci_device *fake, struct engine *engine)
 {
 	memset(fake, 0, sizeof(*fake));
@@ -129,6 +148,8 @@ void fake_pci_device_init(struct fake_pci_device *fake, struct engine *engine)
 		.resume = resume_device,
 		.reset = reset_device,
 		.command_changed = command_changed,
+		.save = save_device,
+		.load = load_device,
 	};
 	fake->device.ops = &fake->ops;
 	fake->device.name = "fake";

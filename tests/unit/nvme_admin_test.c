@@ -191,7 +191,7 @@ static const struct {
 	/* 22 */
 	{ { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D + 2, .prp2 = D, .dw10 = 1 }, NVME_INVALID_PRP_OFFSET | DNR },
 	/* 23 */ { { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = D + 0xff0, .prp2 = D + 0x1000, .dw10 = 1 }, NVME_SUCCESS },
-	/* 24 */ { { .opcode = NVME_ADMIN_KEEP_ALIVE }, NVME_SUCCESS },
+	/* 24 */ { { .opcode = 0x18 }, NVME_INVALID_OPCODE | DNR }, /* keep alive: KAS is 0 */
 	/* 25 */ { { .opcode = NVME_ADMIN_ABORT, .dw10 = 1 }, NVME_INVALID_FIELD | DNR },
 	/* 26 */ { { .opcode = NVME_ADMIN_ABORT, .dw10 = 0xffff0000 }, NVME_SUCCESS },
 	/* 27 */ { { .opcode = NVME_ADMIN_GET_LOG_PAGE, .prp1 = D, .dw10 = 0x007f00f0 }, NVME_INVALID_LOG_PAGE | DNR },
@@ -216,8 +216,9 @@ static const struct {
 	{ { .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = 0x80000006, .dw11 = 1 }, NVME_FEATURE_NOT_SAVEABLE | DNR },
 	/* 40 */ { { .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = 0x07, .dw11 = 0xffff }, NVME_INVALID_FIELD | DNR },
 	/* 41 */ { { .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = 0x02, .dw11 = 1 }, NVME_INVALID_FIELD | DNR },
-	/* 42 */ { { .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = 0x0f, .dw11 = 1 }, NVME_KEEP_ALIVE_INVALID | DNR },
-	/* 43 */ { { .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = 0x05, .dw11 = 1U << 16 }, NVME_INVALID_FIELD | DNR },
+	/* 42 */ { { .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = 0x0f, .dw11 = 1 }, NVME_INVALID_FIELD | DNR },
+	/* 43 */
+	{ { .opcode = NVME_ADMIN_SET_FEATURES, .nsid = 1, .dw10 = 0x05, .dw11 = 1U << 16 }, NVME_INVALID_FIELD | DNR },
 	/* 44 */ { { .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = 0x19, .dw11 = 1 }, NVME_COMMAND_SETS_REJECTED | DNR },
 	/* 45 */ { { .opcode = NVME_ADMIN_DELETE_SQ, .dw10 = 0 }, NVME_INVALID_QUEUE_ID | DNR },
 	/* 46 */ { { .opcode = NVME_ADMIN_DELETE_SQ, .dw10 = 1 }, NVME_INVALID_QUEUE_ID | DNR },
@@ -251,6 +252,23 @@ static const struct {
 	/* 60 */
 	{ { .opcode = NVME_ADMIN_CREATE_SQ, .prp1 = D, .dw10 = 0x000f0001, .dw11 = 2U << 16 | 1 },
 	  NVME_CQ_INVALID | DNR },
+	/* 61 */ { { .opcode = NVME_ADMIN_GET_FEATURES, .dw10 = 0x0f }, NVME_INVALID_FIELD | DNR },
+	/* 62 */ { { .opcode = NVME_ADMIN_SET_FEATURES, .nsid = 1, .dw10 = 0x02 }, NVME_FEATURE_NOT_NAMESPACE | DNR },
+	/* 63 */ { { .opcode = NVME_ADMIN_SET_FEATURES, .nsid = 9, .dw10 = 0x02 }, NVME_INVALID_NAMESPACE | DNR },
+	/* 64 */ { { .opcode = NVME_ADMIN_SET_FEATURES, .nsid = NVME_NSID_ALL, .dw10 = 0x02 }, NVME_SUCCESS },
+	/* 65 */ { { .opcode = NVME_ADMIN_GET_FEATURES, .dw10 = 0x05 }, NVME_INVALID_NAMESPACE | DNR },
+	/* 66 */ { { .opcode = NVME_ADMIN_GET_FEATURES, .nsid = 3, .dw10 = 0x05 }, NVME_INVALID_NAMESPACE | DNR },
+	/* 67 */ { { .opcode = NVME_ADMIN_SET_FEATURES, .nsid = 3, .dw10 = 0x05 }, NVME_INVALID_NAMESPACE | DNR },
+	/* 68 */ { { .opcode = NVME_ADMIN_SET_FEATURES, .nsid = NVME_NSID_ALL, .dw10 = 0x05 }, NVME_SUCCESS },
+	/* 69 */
+	{ { .opcode = NVME_ADMIN_GET_LOG_PAGE, .prp1 = D, .dw10 = 0x007f0005, .dw14 = 2U << 24 },
+	  NVME_INVALID_FIELD | DNR },
+	/* 70 */
+	{ { .opcode = NVME_ADMIN_GET_LOG_PAGE, .prp1 = D, .dw10 = 0x007f0002, .dw14 = 1U << 23 },
+	  NVME_INVALID_FIELD | DNR },
+	/* 71 */ { { .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = 0x09, .dw11 = 16 }, NVME_INVALID_FIELD | DNR },
+	/* 72 */ { { .opcode = 0x84 }, NVME_INVALID_OPCODE | DNR }, /* sanitize: SANICAP is 0 */
+	/* 73 */ { { .opcode = 0x10 }, NVME_INVALID_OPCODE | DNR }, /* firmware commit: OACS is 0 */
 };
 
 static void admin_commands(void **state)
@@ -328,7 +346,12 @@ static void identification(void **state)
 	assert_memory_equal(page + 24, "sidecore NVMe ", 14);
 	assert_int_equal(page[77], 8);
 	assert_int_equal(get32(page, 80), 0x20000);
+	assert_true(get32(page, 88) >= 10000000); /* RTD3E: a shutdown may take as long as a flush does */
 	assert_int_equal(page[111], 1);
+	assert_int_equal(page[256], 0);	       /* OACS: no format, no firmware */
+	assert_int_equal(page[261], 0x26);     /* LPA */
+	assert_int_equal(page[320], 0);	       /* KAS */
+	assert_int_equal(get32(page, 328), 0); /* SANICAP */
 	assert_int_equal(page[512], 0x66);
 	assert_int_equal(page[513], 0x44);
 	assert_int_equal(get32(page, 516), 2);
@@ -372,9 +395,8 @@ static const struct {
 	/* 5 */ { NVME_FEATURE_ATOMICITY, 1, 1, 0 },
 	/* 6 */ { NVME_FEATURE_EVENTS, 0x100, 0x100, 0 },
 	/* 7 */ { NVME_FEATURE_SOFTWARE_PROGRESS, 3, 3, 0 },
-	/* 8 */ { NVME_FEATURE_KEEP_ALIVE, 0, 0, 0 },
-	/* 9 */ { NVME_FEATURE_TEMPERATURE, 0x0150, 0x0150, 0x157 },
-	/* 10 */ { NVME_FEATURE_VECTOR, 0x10003, 0x10003, 0 },
+	/* 8 */ { NVME_FEATURE_TEMPERATURE, 0x0150, 0x0150, 0x157 },
+	/* 9 */ { NVME_FEATURE_VECTOR, 0x10003, 0x10003, 0 },
 };
 
 static void features(void **state)
@@ -386,6 +408,7 @@ static void features(void **state)
 					    .dw11 = values[i].dw11 };
 		uint32_t result;
 
+		get.nsid = set.nsid = values[i].id == NVME_FEATURE_ERROR_RECOVERY;
 		assert_int_equal(admin(&get, &result), 0);
 		assert_int_equal(result, values[i].initial);
 		assert_int_equal(admin(&set, NULL), 0);
@@ -399,7 +422,7 @@ static void features(void **state)
 		assert_int_equal(result, values[i].initial);
 		get.dw10 = values[i].id | 0x300;
 		assert_int_equal(admin(&get, &result), 0);
-		assert_int_equal(result, values[i].id == NVME_FEATURE_KEEP_ALIVE ? 0 : 4);
+		assert_int_equal(result, values[i].id == NVME_FEATURE_ERROR_RECOVERY ? 6 : 4);
 	}
 	/* With data. */
 	struct nvme_command time = { .opcode = NVME_ADMIN_SET_FEATURES,
@@ -414,6 +437,9 @@ static void features(void **state)
 	assert_int_equal(admin(&time, NULL), 0);
 	assert_true((*stamp & 0xffffffffffff) - 0x123456789a < 60000);
 	assert_int_equal(*stamp >> 48, 2);
+	time.dw10 |= 0x100; /* default: not set by anybody */
+	assert_int_equal(admin(&time, NULL), 0);
+	assert_true(*stamp < 1000);
 }
 
 static uint8_t *get_log(unsigned log, uint32_t length, uint32_t offset, bool retain)
@@ -440,16 +466,22 @@ static void logs(void **state)
 	assert_int_equal(error->count, 1);
 	assert_int_equal(error->opcode, 0x7b);
 	assert_int_equal(error->nsid, 7);
-	assert_int_equal(error->status >> 1, NVME_INVALID_OPCODE | DNR);
+	assert_int_equal(error->status >> 1, NVME_INVALID_OPCODE | DNR | NVME_MORE);
 	assert_int_equal(get_log(NVME_LOG_SMART, 512, 0, false)[3], 100);
 	assert_int_equal(get_log(NVME_LOG_SMART, 4, 176, false)[0], 1); /* errors logged */
 	assert_int_equal(get_log(NVME_LOG_SMART, 8, 512, false)[7], 0); /* past its end */
 	assert_int_equal(get_log(NVME_LOG_FIRMWARE, 512, 0, false)[0], 1);
 	assert_int_equal(get_log(NVME_LOG_COMMANDS, 4096, 0, false)[4 * NVME_ADMIN_IDENTIFY], 1);
+	assert_int_equal(get_log(NVME_LOG_COMMANDS, 4096, 0, false)[4 * NVME_ADMIN_IDENTIFY + 2], 0x20); /* scope */
 	assert_int_equal(get_log(NVME_LOG_COMMANDS, 4096, 0, false)[1024 + 4 * NVME_WRITE], 3);
 	assert_int_equal(get_log(NVME_LOG_COMMANDS, 4096, 0, false)[4 * 0x80], 0);
 	assert_int_equal(get_log(NVME_LOG_SUPPORTED, 1024, 0, false)[4 * NVME_LOG_SMART], 1);
 	assert_int_equal(get_log(NVME_LOG_FEATURES, 1024, 0, false)[4 * NVME_FEATURE_QUEUES], 1);
+	assert_int_equal(get_log(NVME_LOG_FEATURES, 1024, 0, false)[4 * NVME_FEATURE_ERROR_RECOVERY + 2], 0x10);
+	assert_int_equal(get_log(NVME_LOG_FEATURES, 1024, 0, false)[4 * 0x0f], 0);
+	assert_int_equal(get_log(NVME_LOG_SUPPORTED, 1024, 0, false)[4 * NVME_LOG_MANAGEMENT], 1);
+	assert_int_equal(get32(get_log(NVME_LOG_MANAGEMENT, 1024, 0, false), 0), 0);
+	get_log(NVME_LOG_FEATURES, 1024, 0, false);
 	assert_int_equal(driver.bytes[DRIVER_DATA - DRIVER_MEMORY + 1024], 0xee);
 }
 
@@ -520,6 +552,40 @@ static void events(void **state)
 	assert_int_equal(completion.result, 0);
 }
 
+/* Base 5.16.1.3, 5.27.1.3: the temperature is 313 K, and thresholds pass it. */
+static void temperature_thresholds(void **state)
+{
+	struct nvme_command request = { .opcode = NVME_ADMIN_ASYNC_EVENT };
+	struct nvme_command over = { .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = NVME_FEATURE_TEMPERATURE, .dw11 = 313 };
+	struct nvme_command under = { .opcode = NVME_ADMIN_SET_FEATURES,
+				      .dw10 = NVME_FEATURE_TEMPERATURE,
+				      .dw11 = 1U << 20 | 314 };
+	struct nvme_command enable = { .opcode = NVME_ADMIN_SET_FEATURES, .dw10 = NVME_FEATURE_EVENTS, .dw11 = 2 };
+	struct nvme_completion completion;
+
+	driver_submit(&driver, 0, &request);
+	driver_submit(&driver, 0, &request);
+	nvme_driver_run(&driver);
+	assert_int_equal(get_log(NVME_LOG_SMART, 4, 0, false)[0], 0);
+	assert_int_equal(admin(&over, NULL), 0);
+	assert_int_equal(get_log(NVME_LOG_SMART, 4, 0, false)[0], 2);
+	/* Reported when the driver wants it. */
+	driver_submit(&driver, 0, &enable);
+	nvme_driver_run(&driver);
+	assert_true(driver_take(&driver, 0, &completion));
+	assert_int_equal(completion.result, 0x020101);
+	assert_true(driver_take(&driver, 0, &completion));
+	over.dw11 = 400;
+	assert_int_equal(admin(&over, NULL), 0);
+	assert_int_equal(get_log(NVME_LOG_SMART, 4, 0, false)[0], 0);
+	driver_submit(&driver, 0, &under);
+	nvme_driver_run(&driver);
+	assert_true(driver_take(&driver, 0, &completion));
+	assert_int_equal(completion.result, 0x020101);
+	assert_true(driver_take(&driver, 0, &completion));
+	assert_int_equal(get_log(NVME_LOG_SMART, 4, 0, false)[0], 2);
+}
+
 static void floods_of_admin_commands(void **state)
 {
 	struct nvme_command identify_command = { .opcode = NVME_ADMIN_IDENTIFY, .prp1 = DRIVER_DATA, .dw10 = 1 };
@@ -563,6 +629,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(features, start, stop),
 		cmocka_unit_test_setup_teardown(logs, start, stop),
 		cmocka_unit_test_setup_teardown(events, start, stop),
+		cmocka_unit_test_setup_teardown(temperature_thresholds, start, stop),
 		cmocka_unit_test_setup_teardown(floods_of_admin_commands, start, stop),
 	};
 

@@ -262,9 +262,11 @@ static void access_register(struct nvme_driver *driver, uint32_t offset, unsigne
 
 	driver->done = false;
 	while (pci_device_access(driver->device, &access) == PCI_DEFERRED) {
-		for (unsigned i = 0; i < 2; i++)
-			slow_release(driver, &driver->slow[i], 0);
-		fuzz_engine_settle(&driver->engine);
+		/* Commands, then what the controller itself has to flush: of features, of a shutdown. */
+		for (unsigned i = 0; i < 8 && !driver->done; i++) {
+			slow_release(driver, &driver->slow[i & 1], 0);
+			fuzz_engine_settle(&driver->engine);
+		}
 		require(driver->done);
 	}
 }
@@ -329,6 +331,8 @@ bool driver_take(struct nvme_driver *driver, unsigned cq, struct nvme_completion
 		return false;
 	*completion = *slot;
 	completion->status >>= 1;
+	driver->more = completion->status & NVME_MORE;
+	completion->status &= (uint16_t)~NVME_MORE;
 	if (++queue->head == queue->cq_size) {
 		queue->head = 0;
 		queue->phase ^= 1;

@@ -54,6 +54,7 @@ struct nvme_driver {
 	struct nvme *nvme;
 	bool done; /* host->done() was called */
 	uint16_t cid;
+	bool more; /* the More bit of the completion that was taken last */
 	struct driver_queue queues[DRIVER_QUEUES];
 };
 
@@ -82,7 +83,7 @@ uint16_t driver_submit(struct nvme_driver *driver, unsigned id, const struct nvm
 void driver_ring_tail(struct nvme_driver *driver, unsigned id, uint32_t value);
 void driver_ring_head(struct nvme_driver *driver, unsigned cq, uint32_t value);
 
-/** driver_take() - the next entry of completion queue @cq. Return: false when there is none. */
+/** driver_take() - the next entry of completion queue @cq, without the More bit. Return: false when there is none. */
 bool driver_take(struct nvme_driver *driver, unsigned cq, struct nvme_completion *completion);
 
 /** driver_command() - submit, run, take: the one completion. Return: its status without the phase. */

@@ -6,10 +6,7 @@
 #include "test.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "nvme_driver.h"
 
@@ -679,79 +676,7 @@ static void paused_and_reset_while_busy(void **state)
 	assert_int_equal(driver_enable(&driver, 16), NVME_CSTS_RDY);
 }
 
-/* ---- interrupts -------------------------------------------------------------------------------------------------- */
-
-static uint64_t count_of(int fd)
-{
-	uint64_t count;
-
-	return read(fd, &count, sizeof(count)) == sizeof(count) ? count : 0;
-}
-
-static void interrupts(void **state)
-{
-	struct nvme_command reads = { RW(NVME_READ, 0, 1, D, 0) };
-	struct pci_interrupts *lines = &driver.device->interrupts;
-	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	struct nvme_completion completion;
-
-	/* MSI-X: one for the batch, on the queue's vector. */
-	assert_int_equal(pci_interrupts_set(lines, PCI_INTERRUPT_MSIX, 1, fd), 0);
-	for (unsigned i = 0; i < 10; i++)
-		driver_submit(&driver, 1, &reads);
-	nvme_driver_run(&driver);
-	assert_int_equal(count_of(fd), 1);
-	for (unsigned i = 0; i < 10; i++)
-		assert_true(driver_take(&driver, 1, &completion));
-	/* The mask registers do not concern MSI-X. */
-	driver_write(&driver, NVME_REG_INTMS, 4, 1);
-	assert_int_equal(io(&reads), 0);
-	assert_int_equal(count_of(fd), 1);
-	driver_write(&driver, NVME_REG_INTMC, 4, 1);
-	pci_interrupts_disable(lines, PCI_INTERRUPT_MSIX);
-
-	/* The pin: asserted until all is taken. */
-	assert_int_equal(pci_interrupts_set(lines, PCI_INTERRUPT_PIN, 0, fd), 0);
-	nvme_driver_run(&driver);
-	driver_submit(&driver, 1, &reads);
-	driver_submit(&driver, 1, &reads);
-	nvme_driver_run(&driver);
-	assert_int_equal(count_of(fd), 1);
-	assert_true(pci_interrupt_pin_asserted(lines));
-	assert_true(driver_take(&driver, 1, &completion));
-	nvme_driver_run(&driver);
-	assert_true(pci_interrupt_pin_asserted(lines));
-	driver_write(&driver, NVME_REG_INTMS, 4, 1);
-	assert_false(pci_interrupt_pin_asserted(lines));
-	driver_write(&driver, NVME_REG_INTMC, 4, 1);
-	assert_true(pci_interrupt_pin_asserted(lines));
-	assert_true(driver_take(&driver, 1, &completion));
-	nvme_driver_run(&driver);
-	assert_false(pci_interrupt_pin_asserted(lines));
-	/* As a message, the head doorbell lowers it at once: the VMM's unmask comes next. */
-	driver_submit(&driver, 1, &reads);
-	nvme_driver_run(&driver);
-	assert_true(pci_interrupt_pin_asserted(lines));
-	assert_true(driver_take(&driver, 1, &completion));
-	driver_write(&driver, nvme_head_doorbell(1), 4, driver.queues[1].head);
-	assert_false(pci_interrupt_pin_asserted(lines));
-	nvme_driver_run(&driver);
-	pci_interrupts_disable(lines, PCI_INTERRUPT_PIN);
-
-	/* MSI: a message for each batch; one that was masked comes when the mask goes. */
-	count_of(fd);
-	assert_int_equal(pci_interrupts_set(lines, PCI_INTERRUPT_MSI, 0, fd), 0);
-	assert_int_equal(io(&reads), 0);
-	assert_int_equal(count_of(fd), 1);
-	driver_write(&driver, NVME_REG_INTMS, 4, 1);
-	driver_submit(&driver, 1, &reads);
-	nvme_driver_run(&driver);
-	assert_int_equal(count_of(fd), 0);
-	driver_write(&driver, NVME_REG_INTMC, 4, 1);
-	assert_int_equal(count_of(fd), 1);
-	assert_true(driver_take(&driver, 1, &completion));
-	close(fd);
-}
+/* ---- sizes that change ------------------------------------------------------------------------------------------- */
 
 static void resized_under_load(void **state)
 {
@@ -793,7 +718,6 @@ int main(void)
 		cmocka_unit_test_setup_teardown(deleted_while_busy, start, stop),
 		cmocka_unit_test_setup_teardown(disabled_while_busy, start, stop),
 		cmocka_unit_test_setup_teardown(paused_and_reset_while_busy, start, stop),
-		cmocka_unit_test_setup_teardown(interrupts, start, stop),
 		cmocka_unit_test_setup_teardown(resized_under_load, start, stop),
 	};
 

@@ -397,11 +397,15 @@ void intel_op_resume(struct pci_device *device);
 enum pci_result intel_op_reset(struct pci_device *device);
 void intel_op_command_changed(struct pci_device *device);
 
+/* intel_state.c: the same */
+void intel_save_state(struct pci_device *device, struct parcel *parcel);
+int intel_load_state(struct pci_device *device, struct parcel *parcel);
+
 #define INTEL_OPS(name)                                                                                                \
 	{                                                                                                              \
 		.type = (name), .read = intel_bar_read, .write = intel_bar_write, .doorbell = intel_bar_doorbell,      \
 		.pause = intel_op_pause, .resume = intel_op_resume, .reset = intel_op_reset,                           \
-		.command_changed = intel_op_command_changed,                                                           \
+		.command_changed = intel_op_command_changed, .save = intel_save_state, .load = intel_load_state,       \
 	}
 
 /* intel_ring.c */
@@ -587,5 +591,9 @@ bool intel_phy_loopback(const struct intel_nic *nic);
 /* intel_statistics.c */
 uint32_t intel_statistics_read(struct intel_nic *nic, uint32_t offset);
 void intel_statistics_reset(struct intel_nic *nic);
+
+/** intel_statistics_totals() - all that was counted so far; intel_statistics_missed(): frames that found no room. */
+void intel_statistics_totals(const struct intel_nic *nic, struct intel_traffic *sent, struct intel_traffic *received);
+uint64_t intel_statistics_missed(const struct intel_nic *nic);
 
 #endif

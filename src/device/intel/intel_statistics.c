@@ -31,7 +31,7 @@ static void received(const struct intel_nic *nic, struct intel_traffic *sum)
 	read_traffic(&nic->received, sum);
 }
 
-static uint64_t missed(const struct intel_nic *nic)
+uint64_t intel_statistics_missed(const struct intel_nic *nic)
 {
 	struct port_counters counters;
 
@@ -127,7 +127,7 @@ uint32_t intel_statistics_read(struct intel_nic *nic, uint32_t offset)
 {
 	switch (offset) {
 	case MPC:
-		return clear_on_read(missed(nic), &nic->missed_base);
+		return clear_on_read(intel_statistics_missed(nic), &nic->missed_base);
 	case IAC:
 		return clear_on_read(atomic_load(&nic->interrupts.assertions), &nic->assertions_base);
 	case GPRC:
@@ -169,6 +169,13 @@ void intel_statistics_reset(struct intel_nic *nic)
 	nic->sent_base.oversize = nic->sent_base.frames;
 	nic->received_latch = nic->received_base;
 	nic->sent_latch = nic->sent_base;
-	nic->missed_base = missed(nic);
+	nic->missed_base = intel_statistics_missed(nic);
 	nic->assertions_base = atomic_load(&nic->interrupts.assertions);
+}
+
+void intel_statistics_totals(const struct intel_nic *nic, struct intel_traffic *sent_total,
+			     struct intel_traffic *received_total)
+{
+	sent(nic, sent_total);
+	received(nic, received_total);
 }

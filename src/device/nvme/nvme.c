@@ -8,9 +8,13 @@
  *	nvme.c			the device: made, destroyed, counted; namespaces
  *	nvme_life.c		enabled, disabled, shut down, paused, reset
  *	nvme_registers.c	page 0 of BAR 0
- *	nvme_queue.c		rings, slots, interrupts; queues that stop by themselves
- *	nvme_admin.c		the admin queue; its commands: nvme_admin_queues.c, nvme_identify.c, nvme_log.c,
- * nvme_features.c, nvme_event.c nvme_io.c		I/O commands, from a turn to the disk
+ *	nvme_queue.c		rings, slots; queues that stop by themselves
+ *	nvme_interrupt.c	interrupts, and how they are held back
+ *	nvme_admin.c		the admin queue
+ *	nvme_admin_queues.c	its commands: nvme_identify.c, nvme_log.c, nvme_features.c, nvme_event.c as well
+ *	nvme_error.c		the error log
+ *	nvme_flush.c		disks that are flushed by the controller itself
+ *	nvme_io.c		I/O commands, from a turn to the disk
  *	nvme_request.c		and back to the completion queue
  *	nvme_dma.c		data pointers: PRP and SGL
  *
@@ -26,6 +30,10 @@
  * Who owns what: registers, admin queue, features, logs: control thread. Queues: their sidecore while their pollers are
  * attached, else the control thread, which makes and frees them. Both read: sizes of namespaces, the write cache's
  * state and the interrupt mask, one atomic word each.
+ *
+ * What is optional and not here is not advertised, and refused: keep alive (a timer that tells a controller behind a network
+ * that its host is gone; over PCI Express no driver sets it, and the VMM tells us), format, sanitize, firmware,
+ * namespace management, copy, reservations, directives, host memory and controller memory buffers, fused operations.
  *
  * What is mapped cannot be watched: a write to the doorbell of a queue that is not there is reported (as the
  * asynchronous event of that name) only when it comes as a message, and a doorbell that is rung twice with one value is
@@ -45,7 +53,7 @@
 
 #include "base/clock.h"
 #include "base/counter.h"
-#include "device/nvme/nvme_internal.h"
+#include "device/nvme/nvme_admin.h"
 
 /* Nobody's identifiers: drivers bind to the class, and have no tables of our peculiarities. */
 #define VENDOR_ID 0x5343U
@@ -60,6 +68,8 @@ static const struct pci_device_ops nvme_ops = {
 	.resume = nvme_resume,
 	.reset = nvme_reset,
 	.command_changed = nvme_command_changed,
+	.save = nvme_save,
+	.load = nvme_load,
 };
 
 /* ---- namespaces -------------------------------------------------------------------------------------------------- */
@@ -204,7 +214,8 @@ int nvme_create(const struct nvme_options *options, struct engine *engine, struc
 	rc = pci_device_init(&nvme->device);
 	if (rc)
 		goto release_queue;
-	nvme_set_defaults(nvme, true);
+	nvme->power_cycles = 1;
+	nvme_set_defaults(nvme, NVME_RESET_POWER);
 	*device = &nvme->device;
 	return 0;
 
@@ -247,7 +258,7 @@ void nvme_read_counters(const struct pci_device *device, struct nvme_counters *c
 
 	_Static_assert(sizeof(*counters) % sizeof(uint64_t) == 0, "counters are all uint64_t");
 	memset(counters, 0, sizeof(*counters));
-	for (unsigned i = 1; i <= nvme->queues; i++) {
+	for (unsigned i = 0; i <= nvme->queues; i++) {
 		const uint64_t *queue = (const uint64_t *)&nvme->counters[i];
 
 		for (unsigned j = 0; j < sizeof(*counters) / sizeof(uint64_t); j++)

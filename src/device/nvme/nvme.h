@@ -21,8 +21,9 @@ struct nvme_options {
 
 struct nvme_counters {
 	uint64_t reads, read_bytes, writes, write_bytes, flushes, discards, write_zeroes, compares; /* completed well */
-	uint64_t errors; /* commands that ended with another status */
-	uint64_t admin;	 /* admin commands */
+	uint64_t errors;       /* commands that ended with another status */
+	uint64_t media_errors; /* of these, what the disk could not do */
+	uint64_t admin;	       /* admin commands */
 };
 
 /** nvme_create() - a paused controller. Return: 0, -EINVAL (options), -ENOMEM, errors of pci_device_init(). */

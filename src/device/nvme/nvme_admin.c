@@ -19,7 +19,7 @@
 #include <string.h>
 
 #include "base/counter.h"
-#include "device/nvme/nvme_internal.h"
+#include "device/nvme/nvme_admin.h"
 
 #define RUN_MAX 32U
 
@@ -77,12 +77,6 @@ const struct poller_ops nvme_admin_poller_ops = {
 
 typedef uint16_t admin_handler(struct nvme *nvme, const struct nvme_command *command, uint32_t *result);
 
-static uint16_t keep_alive(struct nvme *nvme, const struct nvme_command *command, uint32_t *result)
-{
-	/* There is no timer that it could keep from running out (KAS is 0). */
-	return NVME_SUCCESS;
-}
-
 static admin_handler *const handlers[] = {
 	[NVME_ADMIN_DELETE_SQ] = nvme_delete_sq,
 	[NVME_ADMIN_CREATE_SQ] = nvme_create_sq,
@@ -94,32 +88,51 @@ static admin_handler *const handlers[] = {
 	[NVME_ADMIN_SET_FEATURES] = nvme_set_features,
 	[NVME_ADMIN_GET_FEATURES] = nvme_get_features,
 	[NVME_ADMIN_ASYNC_EVENT] = nvme_async_event,
-	[NVME_ADMIN_KEEP_ALIVE] = keep_alive,
 };
 
-uint16_t nvme_admin_transfer(struct nvme *nvme, const struct nvme_command *command, void *bytes, uint32_t length,
-			     bool to_guest)
+/* The segments of an admin command's data: any transfer that is allowed, in pages of any size. Return: status. */
+static uint16_t map_data(struct nvme *nvme, const struct nvme_command *command, uint32_t length, struct nvme_dma *dma)
 {
-	struct guest_segment segments[8];
-	struct nvme_dma dma = { .memory = nvme->device.memory,
-				.hint = &nvme->admin.hint,
-				.segments = segments,
-				.capacity = array_size(segments),
-				.page_shift = (uint8_t)(NVME_PAGE_SHIFT_MIN + NVME_CC_MPS(nvme->cc)) };
-	uint8_t *at = bytes;
 	uint16_t status;
 
-	status = nvme_dma_map(&dma, command, length);
-	if (status)
-		return status == NVME_DMA_FULL ? NVME_DATA_TRANSFER_ERROR | NVME_DNR : status;
-	for (unsigned i = 0; i < dma.count; i++) {
-		if (to_guest)
-			guest_write(segments[i].base, at, segments[i].length);
-		else
-			guest_fetch(at, segments[i].base, segments[i].length);
-		at += segments[i].length;
+	dma->memory = nvme->device.memory;
+	dma->hint = &nvme->admin.hint;
+	dma->page_shift = (uint8_t)(NVME_PAGE_SHIFT_MIN + NVME_CC_MPS(nvme->cc));
+	status = nvme_dma_map(dma, command, length);
+	return status == NVME_DMA_FULL ? NVME_DATA_TRANSFER_ERROR | NVME_DNR : status;
+}
+
+uint16_t nvme_admin_read(struct nvme *nvme, const struct nvme_command *command, void *bytes, uint32_t length)
+{
+	struct guest_segment segments[NVME_SEGMENTS_MAX];
+	struct nvme_dma dma = { .segments = segments, .capacity = array_size(segments) };
+	uint16_t status = map_data(nvme, command, length, &dma);
+	uint8_t *to = bytes;
+
+	for (unsigned i = 0; i < dma.count && !status; i++) {
+		guest_fetch(to, segments[i].base, segments[i].length);
+		to += segments[i].length;
 	}
-	return NVME_SUCCESS;
+	return status;
+}
+
+uint16_t nvme_admin_write(struct nvme *nvme, const struct nvme_command *command, const void *bytes, uint32_t available,
+			  uint32_t length)
+{
+	struct guest_segment segments[NVME_SEGMENTS_MAX];
+	struct nvme_dma dma = { .segments = segments, .capacity = array_size(segments) };
+	uint16_t status = map_data(nvme, command, length, &dma);
+	const uint8_t *from = bytes;
+
+	for (unsigned i = 0; i < dma.count && !status; i++) {
+		uint32_t piece = (uint32_t)min(segments[i].length, (uint64_t)available);
+
+		guest_write(segments[i].base, from, piece);
+		guest_zero(segments[i].base + piece, segments[i].length - piece);
+		from += piece;
+		available -= piece;
+	}
+	return status;
 }
 
 static uint16_t execute(struct nvme *nvme, const struct nvme_command *command, uint32_t *result)
@@ -146,6 +159,16 @@ void nvme_admin_complete(struct nvme *nvme, uint16_t cid, uint16_t status)
 	post_work(nvme);
 }
 
+/* Return: the status with which the driver learns that there is an entry in the log. */
+static uint16_t log_failure(struct nvme *nvme, const struct nvme_command *command, uint16_t status)
+{
+	const struct nvme_error error = {
+		.cid = command->cid, .status = status, .opcode = command->opcode, .nsid = le32toh(command->nsid)
+	};
+
+	return nvme_log_error(nvme, 0, &error);
+}
+
 static void take_command(struct nvme *nvme)
 {
 	struct nvme_admin *admin = &nvme->admin;
@@ -160,7 +183,7 @@ static void take_command(struct nvme *nvme)
 	if (status == NVME_LATER)
 		return;
 	if (status)
-		nvme_log_error(nvme, 0, command.cid, status, le32toh(command.nsid), command.opcode);
+		status = log_failure(nvme, &command, status);
 	post(nvme, command.cid, status, result);
 }
 

@@ -7,7 +7,7 @@
  *
  * Context: control thread.
  */
-#include "device/nvme/nvme_internal.h"
+#include "device/nvme/nvme_admin.h"
 
 #define PHYSICALLY_CONTIGUOUS (1U << 0)
 #define INTERRUPTS_ENABLED    (1U << 1)

@@ -7,7 +7,7 @@
  *
  * Context: control thread.
  */
-#include "device/nvme/nvme_internal.h"
+#include "device/nvme/nvme_admin.h"
 
 void nvme_events_reset(struct nvme *nvme)
 {

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "device/nvme/nvme_internal.h"
+#include "device/nvme/nvme_admin.h"
 
 static void put16(uint8_t *page, unsigned offset, uint16_t value)
 {
@@ -107,6 +107,8 @@ static void identify_controller(const struct nvme *nvme, uint8_t *page)
 	page[75] = 0x52;
 	page[77] = NVME_MDTS;
 	put32(page, 80, NVME_VERSION);
+	put32(page, 84, 1000000);		      /* RTD3R, in microseconds: a disk may have to be found again */
+	put32(page, 88, 30000000);		      /* RTD3E: a shutdown waits for all disks to be flushed */
 	put32(page, 92, NVME_EVENT_CONFIG_NAMESPACE); /* OAES */
 	put32(page, 96, 1U << 0);		      /* CTRATT: host identifiers of 128 bits */
 	page[111] = 1;				      /* CNTRLTYPE: I/O controller */
@@ -114,7 +116,8 @@ static void identify_controller(const struct nvme *nvme, uint8_t *page)
 	page[258] = 3;				      /* ACL */
 	page[259] = NVME_EVENT_LIMIT - 1;
 	page[260] = 1U << 1 | 1U << 0; /* FRMW: one slot, read only */
-	page[261] = 1U << 1 | 1U << 2; /* LPA: commands' effects, offsets */
+	page[261] =
+		1U << 5 | 1U << 2 | 1U << 1; /* LPA: supported logs, features and scopes; offsets; commands' effects */
 	page[262] = NVME_ERROR_ENTRIES - 1;
 	put16(page, 266, 0x157); /* WCTEMP, CCTEMP: 70 and 90 degrees, in Kelvin */
 	put16(page, 268, 0x16b);
@@ -224,13 +227,6 @@ static uint16_t about_namespace(const struct nvme *nvme, uint32_t nsid, unsigned
 	return NVME_SUCCESS;
 }
 
-/* NVM Command Set 4.1.5.4: no limits of their own for deallocation, write zeroes and verify, but the number of ranges.
- */
-static void set_controller(uint8_t *page)
-{
-	page[2] = NVME_DATASET_RANGES - 1; /* DMRL: 255, of the 256 that a command can name */
-}
-
 static uint16_t fill(const struct nvme *nvme, const struct nvme_command *command, uint8_t *page)
 {
 	uint32_t nsid = le32toh(command->nsid);
@@ -255,7 +251,7 @@ static uint16_t fill(const struct nvme *nvme, const struct nvme_command *command
 		identify_controller(nvme, page);
 		return NVME_SUCCESS;
 	case NVME_CNS_SET_CONTROLLER:
-		set_controller(page);
+		/* NVM Command Set 4.1.5.4: verify, write zeroes and deallocation have no limits of their own. */
 		return NVME_SUCCESS;
 	case NVME_CNS_ACTIVE_LIST:
 	case NVME_CNS_SET_ACTIVE_LIST:
@@ -276,5 +272,5 @@ uint16_t nvme_identify(struct nvme *nvme, const struct nvme_command *command, ui
 	uint8_t page[NVME_IDENTIFY_SIZE] = { 0 };
 	uint16_t status = fill(nvme, command, page);
 
-	return status ? status : nvme_admin_transfer(nvme, command, page, sizeof(page), true);
+	return status ? status : nvme_admin_write(nvme, command, page, sizeof(page), sizeof(page));
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* NVMe: what the files of the controller share. Who owns what is said at each member; threads: device/nvme/nvme.c. */
+/* NVMe: what the files of the controller share; of the admin queue: nvme_admin.h. Who owns what is said at each member;
+ * threads: device/nvme/nvme.c. */
 #ifndef DEVICE_NVME_NVME_INTERNAL_H
 #define DEVICE_NVME_NVME_INTERNAL_H
 
@@ -64,6 +65,42 @@ struct nvme_namespace {
 	bool acquired;		   /* disk_acquire() */
 	bool changed;		   /* in the changed namespace list */
 	uint8_t uuid[16];
+	uint32_t error_recovery; /* feature 05h */
+};
+
+/** struct nvme_flush - disks that are made durable by the controller itself: nvme_flush.c. The control thread's, or, from
+ * message to completion, the sidecore's. */
+struct nvme_flush {
+	bool active; /* control thread */
+	struct nvme *nvme;
+	void (*done)(struct nvme *nvme, int error);
+	struct sidecore_message message;
+	struct engine_completion completion;
+	uint32_t pending; /* requests under way */
+	struct nvme_flush_request {
+		struct block_request io;
+		struct nvme_flush *flush;
+		struct block_channel *channel; /* NULL: nothing to be flushed */
+		int error;
+	} requests[NVME_NAMESPACES_MAX];
+};
+
+/** struct nvme_error - a command that failed, for the log; or what was not a command: @status 0. */
+struct nvme_error {
+	uint16_t sq_id, cid, status; /* without the phase */
+	uint8_t opcode;
+	uint32_t nsid;
+	uint64_t lba;
+};
+
+/** struct nvme_error_ring - the newest errors of one submission queue: nvme_error.c. */
+struct nvme_error_ring {
+	unsigned next; /* the writer's */
+	struct nvme_error_slot {
+		_Atomic uint64_t number; /* from 1; 0: nothing, or being written */
+		_Atomic uint64_t lba, command;
+		atomic_uint nsid;
+	} slots[NVME_ERROR_ENTRIES];
 };
 
 /** struct nvme_cq - a completion queue. Belongs to its home sidecore while queues are polled; number 0 to the control
@@ -75,12 +112,14 @@ struct nvme_cq {
 	uint32_t head;	   /* the doorbell's value at the last look */
 	uint32_t reserved; /* commands under way, each with a slot that is kept for its completion */
 	uint32_t space;	   /* slots that are free for certain */
+	uint32_t fresh;	   /* entries since the last interrupt; see NVME_FRESH_URGENT */
 	uint16_t phase;
 	uint16_t id, vector;
 	bool interrupts; /* IEN */
-	bool fresh;	 /* entries since the last interrupt */
 	bool broken;	 /* an invalid head: no more commands are fetched for it */
 	struct nvme *nvme;
+	atomic_uint coalescing;	  /* THR, TIME << 8; 0: none. Stored by the control thread */
+	struct engine_timer held; /* until when the driver is not told */
 
 	/* control thread */
 	bool present;
@@ -88,6 +127,9 @@ struct nvme_cq {
 	unsigned users; /* submission queues */
 	struct sidecore *home;
 };
+
+/** Added to nvme_cq.fresh: no threshold is as high, so the driver is told at once. */
+#define NVME_FRESH_URGENT 0x100U
 
 /** Why a queue stopped by itself. */
 enum nvme_queue_error {
@@ -146,7 +188,8 @@ struct nvme_admin {
 	struct nvme_cq *cq;
 	guest_byte *entries;
 	uint32_t size, head;
-	bool busy;   /* a command waits for a queue to stop */
+	bool busy; /* a command waits for a queue to stop, or for disks to be flushed */
+	uint16_t flush_cid;
 	bool broken; /* invalid doorbell */
 	struct sidecore *home;
 	const struct guest_region *hint;
@@ -165,12 +208,21 @@ struct nvme_admin {
 
 /** struct nvme_features - what Set Features can change. Control thread, but for write_cache. */
 struct nvme_features {
-	uint32_t arbitration, power, error_recovery, coalescing, atomicity, events, software_progress;
+	uint32_t arbitration, power, coalescing, atomicity, events, software_progress;
 	uint16_t temperature_over, temperature_under;
-	uint32_t vectors[NVME_QUEUES_MAX + 1];
-	uint64_t timestamp, timestamp_at; /* milliseconds; clock_nanoseconds() when it was set */
-	uint8_t timestamp_origin;	  /* 0: counted since reset, 1: set by the host */
+	uint32_t vectors[NVME_QUEUES_MAX + 1]; /* number | NVME_VECTOR_ALONE */
+	uint64_t timestamp, timestamp_at;      /* milliseconds; clock_nanoseconds() when it was set */
+	uint8_t timestamp_origin;	       /* 0: counted since reset, 1: set by the host */
 	uint8_t host_id[16];
+};
+
+#define NVME_VECTOR_ALONE (1U << 16) /* CD: coalescing disabled */
+
+/** What a reset forgets; each more than the one before (Base 3.7). */
+enum nvme_reset_level {
+	NVME_RESET_CONTROLLER, /* CC.EN: all but the admin queue's registers */
+	NVME_RESET_FUNCTION,   /* of the function, the machine, the subsystem: registers, too */
+	NVME_RESET_POWER,      /* that a subsystem reset has happened */
 };
 
 enum nvme_state {
@@ -206,6 +258,9 @@ struct nvme {
 	uint8_t operation; /* enum nvme_operation */
 	uint8_t shutdown;  /* CSTS.SHST: 0, NVME_CSTS_SHST_ACTIVE, NVME_CSTS_SHST_DONE */
 	bool paused, running, resting, unmapped;
+	bool flush_wanted; /* the shutdown that has begun is a normal one: disks are flushed before it is done */
+	bool used;	   /* enabled since the power came on */
+	struct nvme_flush flush;
 
 	struct nvme_admin admin;
 	struct nvme_sq *sqs[NVME_QUEUES_MAX + 1]; /* by number; 0 is not used */
@@ -224,12 +279,12 @@ struct nvme {
 	bool has_cache;		 /* any disk has a volatile cache */
 
 	/* log pages; control thread */
-	struct nvme_error_entry errors[NVME_ERROR_ENTRIES];
-	uint64_t error_count;
+	struct nvme_error_ring errors[NVME_QUEUES_MAX + 1]; /* 0: admin, and what is no command. See nvme_error.c */
+	_Atomic uint64_t error_count;
 	uint64_t created; /* clock_nanoseconds() */
 	uint64_t unsafe_shutdowns, power_cycles;
-	uint64_t admin_commands; /* counter */
-	struct nvme_counters counters[NVME_QUEUES_MAX + 1];
+	uint64_t admin_commands;			    /* counter */
+	struct nvme_counters counters[NVME_QUEUES_MAX + 1]; /* 0: of the controller itself */
 
 	struct engine_completion gone, *gone_completion;
 };
@@ -257,6 +312,11 @@ void nvme_resume(struct pci_device *device);
 enum pci_result nvme_reset(struct pci_device *device);
 void nvme_command_changed(struct pci_device *device);
 
+/** nvme_acquire_disks() - those that are not yet. nvme_check_setup() - is what the driver has set up something that can
+ * run? Return: NULL, or what is wrong. */
+const char *nvme_acquire_disks(struct nvme *nvme);
+const char *nvme_check_setup(const struct nvme *nvme);
+
 /** nvme_update() - something that has a say in whether queues are polled has changed. */
 void nvme_update(struct nvme *nvme);
 
@@ -266,8 +326,21 @@ void nvme_configure(struct nvme *nvme, uint32_t cc);
 /** nvme_queue_stopped() - for device_queue_stop(): @context is the struct nvme. */
 void nvme_queue_stopped(struct device_queue *queue, void *context);
 
-/** nvme_set_defaults() - registers and features after a reset; @power: of the whole controller, not by CC.EN. */
-void nvme_set_defaults(struct nvme *nvme, bool power);
+/** nvme_set_defaults() - registers and features after a reset. */
+void nvme_set_defaults(struct nvme *nvme, enum nvme_reset_level level);
+
+/** nvme_flushed() - nvme_flush() is over: what waited for it to rest may go on. */
+void nvme_flushed(struct nvme *nvme);
+
+/* ---- nvme_flush.c ---- */
+
+/** nvme_flush() - flush all disks that have a cache; @done is told of the last error. Not while nvme->flush.active. */
+void nvme_flush(struct nvme *nvme, void (*done)(struct nvme *nvme, int error));
+
+/* ---- nvme_state.c: struct pci_device_ops ---- */
+
+void nvme_save(struct pci_device *device, struct parcel *parcel);
+int nvme_load(struct pci_device *device, struct parcel *parcel);
 
 /* ---- nvme_queue.c ---- */
 
@@ -285,17 +358,8 @@ void nvme_sq_destroy(struct nvme_sq *sq);
 /** nvme_cq_look() - the owner: load the head doorbell. Return: false when it is invalid; the queue is broken then. */
 bool nvme_cq_look(struct nvme_cq *cq);
 
-/** nvme_cq_interrupt() - the owner: tell the driver of entries that it has not been told of. */
-void nvme_cq_interrupt(struct nvme_cq *cq, struct notifier *notifier);
-
-/** nvme_cq_level() - the owner: bring the bit in nvme->unread, and the pin, up to date. Not for MSI-X. */
-void nvme_cq_level(struct nvme_cq *cq, struct notifier *notifier);
-
-/** nvme_cq_taken() - control thread: the head doorbell came as a message. */
-void nvme_cq_taken(struct nvme_cq *cq);
-
-/** nvme_pin_update() - any thread: the pin's level follows nvme->unread and the mask. */
-void nvme_pin_update(struct nvme *nvme, struct notifier *notifier);
+/** nvme_report() - a completion: look for queues that have stopped by themselves, tell driver and log. */
+void nvme_report(struct engine_completion *completion);
 
 /** nvme_sq_fail() - sidecore: the queue stops; the control thread tells the driver and the log. */
 void nvme_sq_fail(struct nvme_sq *sq, enum nvme_queue_error error);
@@ -327,7 +391,7 @@ static inline void nvme_cq_post(struct nvme_cq *cq, uint32_t result, uint32_t sq
 	__atomic_store_n(entry, htole64(result), __ATOMIC_RELAXED);
 	__atomic_store_n(entry + 1, htole64(high), __ATOMIC_RELEASE);
 	cq->reserved--;
-	cq->fresh = true;
+	cq->fresh++;
 }
 
 /** nvme_cq_reserve() - the owner: keep up to @count slots. Return: how many it got. */
@@ -348,6 +412,26 @@ static inline void nvme_cq_unreserve(struct nvme_cq *cq, uint32_t count)
 	cq->space += count;
 	cq->reserved -= count;
 }
+
+/* ---- nvme_interrupt.c ---- */
+
+/** nvme_cq_interrupt() - the owner: tell the driver of entries that it has not been told of, unless it wants to wait. */
+void nvme_cq_interrupt(struct nvme_cq *cq, struct notifier *notifier);
+
+/** nvme_cq_tell() - the owner: the same, and nothing is held back: nvme_cq's timer is idle after it. */
+void nvme_cq_tell(struct nvme_cq *cq, struct notifier *notifier);
+
+/** nvme_cq_set_coalescing() - control thread: take over what the features say for the queue's vector. */
+void nvme_cq_set_coalescing(struct nvme_cq *cq);
+
+/** nvme_cq_level() - the owner: bring the bit in nvme->unread, and the pin, up to date. Not for MSI-X. */
+void nvme_cq_level(struct nvme_cq *cq, struct notifier *notifier);
+
+/** nvme_cq_taken() - control thread: the head doorbell came as a message. */
+void nvme_cq_taken(struct nvme_cq *cq);
+
+/** nvme_pin_update() - any thread: the pin's level follows nvme->unread and the mask. */
+void nvme_pin_update(struct nvme *nvme, struct notifier *notifier);
 
 /* ---- nvme_io.c ---- */
 
@@ -386,60 +470,12 @@ static inline unsigned nvme_dma_pages(uint64_t prp1, uint32_t length, uint8_t pa
 	return (((uint32_t)prp1 & (page - 1)) + length + page - 1) >> page_shift;
 }
 
-/* ---- nvme_admin.c ---- */
+/* ---- nvme_error.c ---- */
 
-/** What a command handler returns for "the completion comes later". */
-#define NVME_LATER 0xfffeU
+/** nvme_log_error() - the one writer of @ring: add an entry. Return: error->status, with the More bit unless it is 0. */
+uint16_t nvme_log_error(struct nvme *nvme, unsigned ring, const struct nvme_error *error);
 
-/** nvme_admin_run() - execute what the driver has submitted. */
-void nvme_admin_run(struct nvme *nvme);
-
-/** nvme_admin_complete() - post a completion of a command that was NVME_LATER. */
-void nvme_admin_complete(struct nvme *nvme, uint16_t cid, uint16_t status);
-
-extern const struct poller_ops nvme_admin_poller_ops;
-void nvme_admin_work(struct engine_completion *completion);
-
-/** nvme_admin_transfer() - copy @length bytes to or from the data pointer of an admin command. Return: status. */
-uint16_t nvme_admin_transfer(struct nvme *nvme, const struct nvme_command *command, void *bytes, uint32_t length,
-			     bool to_guest);
-
-/* ---- nvme_admin_queues.c, nvme_identify.c, nvme_log.c, nvme_features.c: commands. Return: status or NVME_LATER ----
- */
-
-uint16_t nvme_create_sq(struct nvme *nvme, const struct nvme_command *command, uint32_t *result);
-uint16_t nvme_create_cq(struct nvme *nvme, const struct nvme_command *command, uint32_t *result);
-uint16_t nvme_delete_sq(struct nvme *nvme, const struct nvme_command *command, uint32_t *result);
-uint16_t nvme_delete_cq(struct nvme *nvme, const struct nvme_command *command, uint32_t *result);
-void nvme_finish_delete(struct nvme *nvme, struct nvme_sq *sq);
-uint16_t nvme_identify(struct nvme *nvme, const struct nvme_command *command, uint32_t *result);
-uint16_t nvme_get_log_page(struct nvme *nvme, const struct nvme_command *command, uint32_t *result);
-uint16_t nvme_set_features(struct nvme *nvme, const struct nvme_command *command, uint32_t *result);
-uint16_t nvme_get_features(struct nvme *nvme, const struct nvme_command *command, uint32_t *result);
-void nvme_features_reset(struct nvme *nvme);
-
-/** nvme_feature_effects() - for the log page of that name. Return: 0 when there is no such feature. */
-uint32_t nvme_feature_effects(uint8_t id);
-
-/** nvme_log_error() - add an entry to the error log. */
-void nvme_log_error(struct nvme *nvme, uint16_t sq_id, uint16_t cid, uint16_t status, uint32_t nsid, uint8_t opcode);
-
-/* ---- nvme_event.c ---- */
-
-uint16_t nvme_async_event(struct nvme *nvme, const struct nvme_command *command, uint32_t *result);
-
-/** nvme_abort() - Base 5.1. */
-uint16_t nvme_abort(struct nvme *nvme, const struct nvme_command *command, uint32_t *result);
-
-/** nvme_event() - something happened that the driver may want to know; nvme_event_unmask(): its log page was read. */
-void nvme_event(struct nvme *nvme, enum nvme_event_type type, uint8_t info, enum nvme_log log);
-void nvme_event_unmask(struct nvme *nvme, enum nvme_log log);
-
-/** nvme_events_deliver() - complete requests for events that wait; the caller interrupts. */
-void nvme_events_deliver(struct nvme *nvme);
-void nvme_events_reset(struct nvme *nvme);
-
-/** nvme_report() - a completion: look for queues that have stopped by themselves, tell driver and log. */
-void nvme_report(struct engine_completion *completion);
+/** nvme_read_errors() - control thread: the log, newest first. */
+void nvme_read_errors(struct nvme *nvme, struct nvme_error_entry entries[NVME_ERROR_ENTRIES]);
 
 #endif

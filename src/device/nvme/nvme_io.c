@@ -37,10 +37,22 @@ enum started {
 	NO_ROOM, /* not now; the command stays in the queue */
 };
 
+static bool has_blocks(uint8_t opcode)
+{
+	return opcode == NVME_READ || opcode == NVME_WRITE || opcode == NVME_COMPARE || opcode == NVME_VERIFY ||
+	       opcode == NVME_WRITE_ZEROES;
+}
+
+/* A command that is refused. */
 static enum started complete(struct nvme_sq *sq, const struct nvme_command *command, uint16_t status)
 {
-	if (status)
-		counter_add(&sq->counters->errors, 1);
+	struct nvme_error error = {
+		.cid = command->cid, .status = status, .opcode = command->opcode, .nsid = le32toh(command->nsid)
+	};
+
+	if (has_blocks(command->opcode))
+		error.lba = (uint64_t)le32toh(command->dw11) << 32 | le32toh(command->dw10);
+	status = nvme_sq_error(sq, &error);
 	nvme_cq_post(sq->cq, 0, sq->head, sq->id, command->cid, status);
 	return STARTED;
 }

@@ -61,6 +61,9 @@ struct nvme_request {
 	struct guest_segment inline_segments[NVME_INLINE_SEGMENTS];
 };
 
+/** nvme_sq_error() - a command ends with @error->status: count it, log it, tell the driver soon. Return: the status for it. */
+uint16_t nvme_sq_error(struct nvme_sq *sq, struct nvme_error *error);
+
 /**
  * nvme_request_get() - a request with room for @segments. Return: NULL when there is none at the moment; those under
  * way come back on this sidecore.

@@ -11,6 +11,8 @@
  *	nvme_update():	queues should run and do not	-> resolve rings, start pollers
  *			queues run and should not	-> begin_rest() ... last queue stopped -> rested()
  *
+ * A normal shutdown goes on with a flush of the disks (nvme_flush.c) before it is complete; an abrupt one does not.
+ *
  * rested() is where everything ends that needs queues at rest: disabling (queues are freed, CSTS.RDY goes), shutdown,
  * the transport's pause or reset; then nvme_update() is asked again.
  *
@@ -25,7 +27,7 @@
  * Context: control thread.
  */
 #include "base/clock.h"
-#include "device/nvme/nvme_internal.h"
+#include "device/nvme/nvme_admin.h"
 
 /* ---- disks ------------------------------------------------------------------------------------------------------- */
 
@@ -38,7 +40,7 @@ static void release_disks(struct nvme *nvme)
 	}
 }
 
-static const char *acquire_disks(struct nvme *nvme)
+const char *nvme_acquire_disks(struct nvme *nvme)
 {
 	const char *reason;
 
@@ -59,7 +61,7 @@ static const char *acquire_disks(struct nvme *nvme)
 
 static bool all_stopped(const struct nvme *nvme)
 {
-	if (nvme->admin.queue.state != DEVICE_QUEUE_STOPPED)
+	if (nvme->admin.queue.state != DEVICE_QUEUE_STOPPED || nvme->flush.active)
 		return false;
 	for (unsigned i = 1; i <= nvme->queues; i++) {
 		if (nvme->sqs[i] && nvme->sqs[i]->queue.state != DEVICE_QUEUE_STOPPED)
@@ -91,18 +93,19 @@ static void drop_queues(struct nvme *nvme)
 	nvme->admin.entries = NULL;
 }
 
-/* The controller is as after power-on or as CC.EN = 0 leaves it. */
-static void forget(struct nvme *nvme, bool power)
+/* The controller is as the reset leaves it. */
+static void forget(struct nvme *nvme, enum nvme_reset_level level)
 {
 	/* Power went while the driver had not said that it would (Base 5.16.1.3, unsafe shutdowns). */
-	if (power && nvme->state == NVME_READY && nvme->shutdown != NVME_CSTS_SHST_DONE)
+	if (level == NVME_RESET_POWER && nvme->state == NVME_READY && nvme->shutdown != NVME_CSTS_SHST_DONE)
 		nvme->unsafe_shutdowns++;
 	drop_queues(nvme);
 	release_disks(nvme);
-	nvme_set_defaults(nvme, power);
+	nvme_set_defaults(nvme, level);
 	pci_device_clear_fault(&nvme->device);
 	nvme->state = NVME_DISABLED;
 	nvme->shutdown = 0;
+	nvme->flush_wanted = false;
 	nvme->unmapped = false;
 }
 
@@ -122,21 +125,41 @@ static bool at_rest(struct nvme *nvme)
 	if (nvme->shutdown == NVME_CSTS_SHST_ACTIVE)
 		nvme->shutdown = NVME_CSTS_SHST_DONE;
 	if (nvme->state == NVME_DISABLING)
-		forget(nvme, false);
+		forget(nvme, NVME_RESET_CONTROLLER);
 	if (operation == NVME_RESET) {
-		forget(nvme, true);
+		/* Who resets a controller that it has paused, comes or goes: the power is switched (pci_device.h, States). */
+		forget(nvme, nvme->paused ? NVME_RESET_POWER : NVME_RESET_FUNCTION);
 		clear_doorbells(nvme);
 	}
 	return operation != NVME_NOTHING;
 }
 
+static void shutdown_flushed(struct nvme *nvme, int error)
+{
+	nvme_flushed(nvme);
+}
+
 static void rested(struct nvme *nvme)
 {
-	bool done = at_rest(nvme);
+	bool done;
 
+	/* What the driver has written is on stable storage before a normal shutdown is complete (Base 3.6.1). */
+	if (nvme->flush_wanted && nvme->has_cache) {
+		nvme->flush_wanted = false;
+		nvme->resting = true;
+		nvme_flush(nvme, shutdown_flushed);
+		return;
+	}
+	done = at_rest(nvme);
 	nvme_update(nvme);
 	if (done)
 		pci_device_done(&nvme->device);
+}
+
+void nvme_flushed(struct nvme *nvme)
+{
+	if (nvme->resting && all_stopped(nvme))
+		rested(nvme);
 }
 
 void nvme_queue_stopped(struct device_queue *queue, void *context)
@@ -215,8 +238,7 @@ static void run(struct nvme *nvme)
 
 /* ---- enabling ---------------------------------------------------------------------------------------------------- */
 
-/* Is what the driver has set up something that can run? Return: NULL, or what is wrong with it. */
-static const char *check_setup(const struct nvme *nvme)
+const char *nvme_check_setup(const struct nvme *nvme)
 {
 	uint32_t cc = nvme->cc;
 
@@ -235,10 +257,10 @@ static const char *check_setup(const struct nvme *nvme)
 
 static void enable(struct nvme *nvme)
 {
-	const char *wrong = check_setup(nvme);
+	const char *wrong = nvme_check_setup(nvme);
 
 	if (!wrong)
-		wrong = acquire_disks(nvme);
+		wrong = nvme_acquire_disks(nvme);
 	if (wrong) {
 		nvme->state = NVME_FAILED;
 		pci_device_fault(&nvme->device, wrong);
@@ -252,6 +274,7 @@ static void enable(struct nvme *nvme)
 	atomic_store(&nvme->admin.seen, 0);
 	pci_window_store(&nvme->device.bars[NVME_BAR], nvme_tail_doorbell(0), 0);
 	nvme_cq_start(&nvme->cqs[0], (nvme->aqa >> 16 & 0xfff) + 1, nvme->acq, 0, true);
+	nvme->used = true;
 	nvme->state = NVME_READY;
 }
 
@@ -288,12 +311,17 @@ void nvme_configure(struct nvme *nvme, uint32_t cc)
 {
 	uint32_t old = nvme->cc;
 
+	/* What the queues were made by stays as long as they are used (Base 3.1.3.5). */
+	if (nvme->state == NVME_READY && cc & NVME_CC_EN)
+		cc = (cc & ~NVME_CC_WHILE_OFF) | (old & NVME_CC_WHILE_OFF);
 	nvme->cc = cc & NVME_CC_IMPLEMENTED;
 	if (old & NVME_CC_EN && !(cc & NVME_CC_EN) && nvme->state != NVME_DISABLED)
 		nvme->state = NVME_DISABLING;
 	/* A notice is taken once; it is over when the controller is reset (Base 3.6.1). */
-	if (NVME_CC_SHN(cc) && !NVME_CC_SHN(old) && !nvme->shutdown)
+	if (NVME_CC_SHN(cc) && !NVME_CC_SHN(old) && !nvme->shutdown) {
 		nvme->shutdown = NVME_CSTS_SHST_ACTIVE;
+		nvme->flush_wanted = NVME_CC_SHN(cc) == NVME_SHN_NORMAL;
+	}
 	if (!NVME_CC_SHN(cc) && nvme->state == NVME_DISABLED)
 		nvme->shutdown = 0;
 	nvme_update(nvme);
@@ -340,12 +368,17 @@ void nvme_command_changed(struct pci_device *device)
 	nvme_update(nvme_of(device));
 }
 
-void nvme_set_defaults(struct nvme *nvme, bool power)
+void nvme_set_defaults(struct nvme *nvme, enum nvme_reset_level level)
 {
-	if (power) {
+	if (level >= NVME_RESET_FUNCTION) {
 		nvme->cc = nvme->aqa = 0;
 		nvme->asq = nvme->acq = 0;
-		nvme->power_cycles++;
+	}
+	if (level == NVME_RESET_POWER) {
+		nvme->subsystem_reset = false;
+		/* Each client counts once, whether it is reset as it comes or as it goes. */
+		nvme->power_cycles += nvme->used;
+		nvme->used = false;
 	}
 	atomic_store(&nvme->masked, 0);
 	nvme_features_reset(nvme);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * NVMe queues: rings in guest memory, the slots of completion queues, interrupts.
+ * NVMe queues: rings in guest memory, the slots of completion queues. Interrupts: nvme_interrupt.c.
  *
  * Trust boundary. Doorbells are memory that the guest writes whenever it likes: each is loaded once, bounded by its
  * queue's size, and compared with where we know the queue to be. Our own heads and tails are private.
@@ -11,20 +11,12 @@
  * nothing of it is shared between threads. Its slots are *reserved*: a command is fetched only when there is a slot for
  * its completion, so a driver that does not take completions stops its own submissions and nothing else. The head
  * doorbell is loaded when slots seem to run out, not for each command.
- *
- * Interrupts are edges with MSI-X: one for each batch of entries. The pin is a level: asserted as long as any queue
- * that may interrupt has entries that the driver has not taken (PCIe Transport 3.5.1). Several threads work on that:
- * each queue's owner keeps a bit of nvme->unread, and whoever changes a bit sets the pin. See nvme_pin_update() for why
- * the last word is right. A head doorbell that comes as a message lowers the pin before it is answered
- * (nvme_cq_taken()): what follows it is the VMM's unmask, and a pin that is still up then interrupts a driver for
- * nothing; it does not touch the device, and no VMM learns that the interrupt is over.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/barrier.h"
-#include "device/nvme/nvme_internal.h"
+#include "device/nvme/nvme_admin.h"
 
 /* ---- the poller of a submission queue ------------------------------------------------------------------------------
  */
@@ -66,11 +58,13 @@ void nvme_cq_start(struct nvme_cq *cq, uint32_t size, uint64_t address, uint16_t
 	cq->address = address;
 	cq->vector = vector;
 	cq->interrupts = interrupts;
+	nvme_cq_set_coalescing(cq);
 	cq->tail = cq->head = 0;
 	cq->reserved = 0;
 	cq->space = size - 1;
 	cq->phase = 1;
-	cq->fresh = cq->broken = false;
+	cq->fresh = 0;
+	cq->broken = false;
 	cq->users = 0;
 	cq->present = true;
 }
@@ -104,6 +98,14 @@ static int open_channels(struct nvme_sq *sq)
 	return rc;
 }
 
+/* The last touch of the completion queue, as far as this submission queue goes: nothing is held back any more. */
+static void sq_rests(struct device_queue *queue)
+{
+	struct nvme_sq *sq = container_of(queue, struct nvme_sq, queue);
+
+	nvme_cq_tell(sq->cq, sidecore_notifier(queue->home));
+}
+
 int nvme_sq_create(struct nvme *nvme, uint16_t id, uint32_t size, uint64_t address, struct nvme_cq *cq)
 {
 	struct nvme_sq *sq = aligned_alloc(CACHE_LINE, (sizeof(*sq) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
@@ -126,6 +128,7 @@ int nvme_sq_create(struct nvme *nvme, uint16_t id, uint32_t size, uint64_t addre
 		return rc;
 	}
 	sq->queue.poller.ops = &nvme_sq_poller_ops;
+	sq->queue.resting = sq_rests;
 	sq->queue.poller.silent = !nvme->posted;
 	cq->users++;
 	rc = nvme_requests_create(sq);
@@ -153,8 +156,7 @@ void nvme_sq_destroy(struct nvme_sq *sq)
 	free(sq);
 }
 
-/* ---- completion queues: slots and interrupts -----------------------------------------------------------------------
- */
+/* ---- slots of completion queues ---------------------------------------------------------------------------------- */
 
 bool nvme_cq_look(struct nvme_cq *cq)
 {
@@ -171,101 +173,6 @@ bool nvme_cq_look(struct nvme_cq *cq)
 	/* Each command under way has a slot: used + reserved never passes size - 1. */
 	cq->space = cq->size - 1 - (used - taken) - cq->reserved;
 	return true;
-}
-
-void nvme_pin_update(struct nvme *nvme, struct notifier *notifier)
-{
-	bool level, again;
-
-	/*
-	 * Two threads that change two bits may come here in any order, and the one with the older view may set the pin
-	 * last. It then looks again, after its call: the accesses are seq_cst, so either it sees the other's bit now,
-	 * and sets the pin once more, or the other changed its bit later, and will set the pin itself after that.
-	 */
-	do {
-		level = (atomic_load(&nvme->unread[0]) | atomic_load(&nvme->unread[1])) &&
-			!(atomic_load(&nvme->masked) & 1);
-		pci_interrupt_pin(&nvme->device.interrupts, level, notifier);
-		again = level != ((atomic_load(&nvme->unread[0]) | atomic_load(&nvme->unread[1])) &&
-				  !(atomic_load(&nvme->masked) & 1));
-	} while (again);
-}
-
-static void set_unread(struct nvme_cq *cq, bool unread)
-{
-	uint64_t bit = 1ULL << cq->id % 64;
-	_Atomic uint64_t *word = &cq->nvme->unread[cq->id / 64];
-
-	if (unread)
-		atomic_fetch_or(word, bit);
-	else
-		atomic_fetch_and(word, ~bit);
-}
-
-static bool is_unread(const struct nvme_cq *cq)
-{
-	return atomic_load(&cq->nvme->unread[cq->id / 64]) >> cq->id % 64 & 1;
-}
-
-/*
- * A pin that is up with nothing to be taken is worse than a needless interrupt: the driver finds nothing, touches
- * nothing, and a VMM that learns of an interrupt's end by an access to the device (QEMU, without KVM) interrupts it for
- * ever. So both sides look again after they have changed the bit: here, whether the driver has taken everything
- * meanwhile; in nvme_cq_taken(), whether there is more.
- */
-void nvme_cq_level(struct nvme_cq *cq, struct notifier *notifier)
-{
-	bool unread;
-
-	if (!nvme_cq_look(cq))
-		return;
-	unread = cq->interrupts && cq->head != cq->tail;
-	if (unread == is_unread(cq))
-		return;
-	set_unread(cq, unread);
-	if (unread) {
-		/* Pairs with the one in nvme_cq_taken(): its clearing the bit comes after this, or we see its head. */
-		memory_barrier();
-		if (nvme_cq_look(cq) && cq->head == cq->tail)
-			set_unread(cq, false);
-	}
-	if (pci_interrupts_kind(&cq->nvme->device.interrupts) != PCI_INTERRUPT_MSI)
-		nvme_pin_update(cq->nvme, notifier);
-}
-
-void nvme_cq_taken(struct nvme_cq *cq)
-{
-	struct nvme *nvme = cq->nvme;
-	uint32_t head = pci_window_load(&nvme->device.bars[NVME_BAR], nvme_head_doorbell(cq->id)) & 0xffffU;
-
-	/* The tail is stored before an entry can be seen, so it is never behind what the driver has taken. */
-	if (nvme_uses_msix(nvme) || !cq->interrupts || head != __atomic_load_n(&cq->tail, __ATOMIC_ACQUIRE))
-		return;
-	set_unread(cq, false);
-	/* The owner stores the tail and sets the bit: either we see the tail now, or it sets the bit after us. */
-	memory_barrier();
-	if (head != __atomic_load_n(&cq->tail, __ATOMIC_ACQUIRE))
-		set_unread(cq, true);
-	nvme_pin_update(nvme, engine_notifier(nvme->device.engine));
-}
-
-void nvme_cq_interrupt(struct nvme_cq *cq, struct notifier *notifier)
-{
-	struct nvme *nvme = cq->nvme;
-
-	if (!cq->fresh)
-		return;
-	cq->fresh = false;
-	if (!cq->interrupts)
-		return;
-	if (nvme_uses_msix(nvme)) {
-		pci_interrupt_message(&nvme->device.interrupts, cq->vector, notifier);
-		return;
-	}
-	nvme_cq_level(cq, notifier);
-	/* One message for each batch; what comes while it is masked is told when the mask goes: nvme_registers.c. */
-	if (pci_interrupts_kind(&nvme->device.interrupts) == PCI_INTERRUPT_MSI && !(atomic_load(&nvme->masked) & 1))
-		pci_interrupt_message(&nvme->device.interrupts, 0, notifier);
 }
 
 /* ---- queues that stop by themselves --------------------------------------------------------------------------------
@@ -306,7 +213,7 @@ void nvme_report(struct engine_completion *completion)
 			    sq->id, error_names[error]);
 		if (error == NVME_QUEUE_MEMORY)
 			continue; /* the controller's fault, and memory is not to be relied on */
-		nvme_log_error(nvme, sq->id, 0xffffU, 0, 0, 0);
+		nvme_log_error(nvme, 0, &(struct nvme_error){ .sq_id = sq->id, .cid = 0xffff });
 		nvme_event(nvme, NVME_EVENT_ERROR, NVME_EVENT_INVALID_DOORBELL_VALUE, NVME_LOG_ERROR);
 	}
 	/* After a fault of the controller the other queues rest, too. */

@@ -7,7 +7,7 @@
  *
  * Context: control thread.
  */
-#include "device/nvme/nvme_internal.h"
+#include "device/nvme/nvme_admin.h"
 
 /* CAP.TO: how long a driver has to wait for CSTS.RDY. A disk behind a network may need its time to let go of requests.
  */
@@ -199,7 +199,7 @@ void nvme_doorbell(struct pci_device *device, unsigned bar, uint32_t offset, uns
 	 */
 	if (offset & ((4U << NVME_STRIDE) - 1) || id > nvme->queues ||
 	    (number & 1 ? !nvme->cqs[id].present : !nvme->sqs[id])) {
-		nvme_log_error(nvme, 0, 0xffffU, 0, 0, 0);
+		nvme_log_error(nvme, 0, &(struct nvme_error){ .sq_id = 0xffff, .cid = 0xffff });
 		nvme_event(nvme, NVME_EVENT_ERROR, NVME_EVENT_INVALID_DOORBELL_REGISTER, NVME_LOG_ERROR);
 		return;
 	}

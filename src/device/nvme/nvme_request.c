@@ -175,6 +175,35 @@ static uint16_t status_of(const struct nvme_request *request, int error)
 	return NVME_WRITE_FAULT;
 }
 
+uint16_t nvme_sq_error(struct nvme_sq *sq, struct nvme_error *error)
+{
+	unsigned code = error->status & ~NVME_DNR;
+
+	counter_add(&sq->counters->errors, 1);
+	if (code == NVME_READ_ERROR || code == NVME_WRITE_FAULT)
+		counter_add(&sq->counters->media_errors, 1);
+	/* Failures are not held back (Base 5.27.1.6). */
+	sq->cq->fresh += NVME_FRESH_URGENT;
+	error->sq_id = sq->id;
+	return nvme_log_error(sq->nvme, sq->id, error);
+}
+
+/* Not inlined: what goes well is not to make room for it. Return: the status to complete @request with. */
+static __attribute__((noinline)) uint16_t fail(const struct nvme_request *request, uint16_t status)
+{
+	const struct nvme_namespace *namespace = &request->sq->nvme->namespaces[request->namespace];
+	struct nvme_error error = {
+		.cid = request->cid,
+		.status = status,
+		.opcode = request->opcode,
+		.nsid = request->namespace + 1U,
+		/* Of commands in several steps: where the one begins that went wrong. */
+		.lba = request->opcode == NVME_FLUSH ? 0 : request->io.offset >> namespace->shift,
+	};
+
+	return nvme_sq_error(request->sq, &error);
+}
+
 /* Answers, and gives everything back. The interrupt is up to the caller. */
 static void finish(struct nvme_request *request, uint16_t status)
 {
@@ -183,7 +212,7 @@ static void finish(struct nvme_request *request, uint16_t status)
 	if (likely(!status))
 		count_success(request);
 	else
-		counter_add(&sq->counters->errors, 1);
+		status = fail(request, status);
 	if (unlikely(request->plan >= NVME_PLAN_COMPARE))
 		sq->comparing = false;
 	nvme_cq_post(sq->cq, 0, sq->head, sq->id, request->cid, status);

@@ -35,17 +35,18 @@ enum nvme_register {
 #define NVME_CAP_MPSMAX	   52
 #define NVME_CAP_CRWMS	   (1ULL << 59) /* ready with media */
 
-#define NVME_CC_EN	     (1U << 0)
-#define NVME_CC_CSS(cc)	     ((cc) >> 4 & 7U)
-#define NVME_CC_MPS(cc)	     ((cc) >> 7 & 15U)
-#define NVME_CC_AMS(cc)	     ((cc) >> 11 & 7U)
-#define NVME_CC_SHN(cc)	     ((cc) >> 14 & 3U)
-#define NVME_CC_IOSQES(cc)   ((cc) >> 16 & 15U)
-#define NVME_CC_IOCQES(cc)   ((cc) >> 20 & 15U)
-#define NVME_CC_IMPLEMENTED  0x00fffff1U
-#define NVME_CSS_NVM	     0U
-#define NVME_CSS_ALL	     6U
-#define NVME_SHUTDOWN_NOTICE 0x0000c000U
+#define NVME_CC_EN	    (1U << 0)
+#define NVME_CC_CSS(cc)	    ((cc) >> 4 & 7U)
+#define NVME_CC_MPS(cc)	    ((cc) >> 7 & 15U)
+#define NVME_CC_AMS(cc)	    ((cc) >> 11 & 7U)
+#define NVME_CC_SHN(cc)	    ((cc) >> 14 & 3U)
+#define NVME_CC_IOSQES(cc)  ((cc) >> 16 & 15U)
+#define NVME_CC_IOCQES(cc)  ((cc) >> 20 & 15U)
+#define NVME_CC_IMPLEMENTED 0x00fffff1U
+#define NVME_CC_WHILE_OFF   0x00003ff0U /* CSS, MPS, AMS: to be changed only while EN is 0 */
+#define NVME_SHN_NORMAL	    1U
+#define NVME_CSS_NVM	    0U
+#define NVME_CSS_ALL	    6U
 
 #define NVME_CSTS_RDY	      (1U << 0)
 #define NVME_CSTS_CFS	      (1U << 1)
@@ -100,7 +101,8 @@ struct nvme_completion {
 	uint16_t status; /* phase in bit 0 */
 };
 
-_Static_assert(sizeof(struct nvme_command) == 64 && sizeof(struct nvme_completion) == 16 && sizeof(struct nvme_sgl) == 16,
+_Static_assert(sizeof(struct nvme_command) == 64 && sizeof(struct nvme_completion) == 16 &&
+		       sizeof(struct nvme_sgl) == 16,
 	       "as on the wire");
 
 #define NVME_COMMAND_SHIFT    6U
@@ -121,7 +123,6 @@ enum nvme_admin_opcode {
 	NVME_ADMIN_SET_FEATURES = 0x09,
 	NVME_ADMIN_GET_FEATURES = 0x0a,
 	NVME_ADMIN_ASYNC_EVENT = 0x0c,
-	NVME_ADMIN_KEEP_ALIVE = 0x18,
 };
 
 enum nvme_opcode {
@@ -147,7 +148,8 @@ struct nvme_dataset_range {
 
 /* ---- status (Base 4.2.3): code, type << 8, and the flags above; without the phase bit ---- */
 
-#define NVME_DNR 0x4000U /* do not retry */
+#define NVME_DNR  0x4000U /* do not retry */
+#define NVME_MORE 0x2000U /* there is more about it in the error log */
 
 enum nvme_status {
 	NVME_SUCCESS = 0x000,
@@ -163,7 +165,6 @@ enum nvme_status {
 	NVME_SGL_INVALID_LENGTH = 0x00f,
 	NVME_SGL_INVALID_TYPE = 0x011,
 	NVME_INVALID_PRP_OFFSET = 0x013,
-	NVME_KEEP_ALIVE_INVALID = 0x01a,
 	NVME_WRITE_PROTECTED = 0x020,
 	NVME_LBA_OUT_OF_RANGE = 0x080,
 	NVME_CAPACITY_EXCEEDED = 0x081,
@@ -190,15 +191,19 @@ enum nvme_status {
 
 enum nvme_event_type {
 	NVME_EVENT_ERROR = 0,
+	NVME_EVENT_HEALTH = 1,
 	NVME_EVENT_NOTICE = 2,
 	NVME_EVENT_TYPES,
 };
 
 #define NVME_EVENT_INVALID_DOORBELL_REGISTER 0U
 #define NVME_EVENT_INVALID_DOORBELL_VALUE    1U
+#define NVME_EVENT_TEMPERATURE		     1U
 #define NVME_EVENT_NAMESPACE_CHANGED	     0U
 
+#define NVME_EVENT_CONFIG_HEALTH    0xffU     /* feature 0Bh: bits of the critical warning that are reported */
 #define NVME_EVENT_CONFIG_NAMESPACE (1U << 8) /* feature 0Bh and OAES */
+#define NVME_WARNING_TEMPERATURE    (1U << 1) /* critical warning */
 
 /* ---- log pages (Base 5.16) ---- */
 
@@ -210,6 +215,7 @@ enum nvme_log {
 	NVME_LOG_CHANGED_NAMESPACES = 0x04,
 	NVME_LOG_COMMANDS = 0x05,
 	NVME_LOG_FEATURES = 0x12,
+	NVME_LOG_MANAGEMENT = 0x13, /* NVMe-MI commands supported */
 };
 
 struct nvme_error_entry {
@@ -242,7 +248,6 @@ enum nvme_feature_id {
 	NVME_FEATURE_ATOMICITY = 0x0a,
 	NVME_FEATURE_EVENTS = 0x0b,
 	NVME_FEATURE_TIMESTAMP = 0x0e,
-	NVME_FEATURE_KEEP_ALIVE = 0x0f,
 	NVME_FEATURE_COMMAND_SETS = 0x19,
 	NVME_FEATURE_SOFTWARE_PROGRESS = 0x80,
 	NVME_FEATURE_HOST_ID = 0x81,

@@ -77,6 +77,7 @@ enum pci_result {
 	PCI_DEFERRED, /* pci_device_done() follows */
 };
 
+struct parcel;
 struct pci_device;
 
 struct pci_device_ops {
@@ -102,6 +103,14 @@ struct pci_device_ops {
 
 	/** @command_changed: the guest wrote the command register or the power state; may be NULL. */
 	void (*command_changed)(struct pci_device *device);
+
+	/**
+	 * @save, @load: of a device at rest, all that a guest could tell from another one; see device/pci/pci_state.c. Both
+	 * NULL: the device cannot be handed over. What is wrong is told by parcel_fail(). @load gets a device as after
+	 * reset(), with its guest memory, and believes nothing; after a failure the caller resets the device.
+	 */
+	void (*save)(struct pci_device *device, struct parcel *parcel);
+	int (*load)(struct pci_device *device, struct parcel *parcel);
 };
 
 /** struct pci_device_host - what the transport wants to be told. */
@@ -146,6 +155,16 @@ int pci_device_init(struct pci_device *device);
  * Return: 0; errno of memfd_create() and mmap(): the windows are as they were.
  */
 int pci_device_renew_windows(struct pci_device *device);
+
+/**
+ * pci_device_save() - for the transport: put the device, which is at rest, into a parcel. pci_device_load(): make this one,
+ * which is paused and as after a reset, the device that was saved: with its windows, its interrupts and all registers.
+ *
+ * Return: 0 or -EBADMSG: it is another device, or the parcel is not what it should be (parcel->reason); errno of mmap() and
+ * dup(). The device is to be reset then.
+ */
+void pci_device_save(struct pci_device *device, struct parcel *parcel);
+int pci_device_load(struct pci_device *device, struct parcel *parcel);
 
 /** pci_device_release() - frees what pci_device_init() made. The device is paused and has no transport; its completions have
  * run. */

@@ -215,3 +215,14 @@ void pci_interrupts_disable(struct pci_interrupts *interrupts, enum pci_interrup
 	if (left == PCI_INTERRUPT_PIN)
 		pci_interrupt_pin_unmask(interrupts, interrupts->notifier);
 }
+
+void pci_interrupts_restore(struct pci_interrupts *interrupts, enum pci_interrupt_kind kind, unsigned pin)
+{
+	atomic_store(&interrupts->kind, (unsigned char)kind);
+	atomic_store(&interrupts->pin, pin & (PIN_ASSERTED | PIN_MASKED | PIN_DISABLED));
+}
+
+unsigned pci_interrupts_pin_word(const struct pci_interrupts *interrupts)
+{
+	return atomic_load(&interrupts->pin);
+}

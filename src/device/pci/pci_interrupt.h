@@ -82,6 +82,13 @@ void pci_interrupt_pin_unmask(struct pci_interrupts *interrupts, struct notifier
 
 /** pci_interrupt_pin_disable() - control thread: the guest's command register says so. */
 void pci_interrupt_pin_disable(struct pci_interrupts *interrupts, bool disabled, struct notifier *notifier);
+
+/**
+ * pci_interrupts_restore() - control thread, while nobody raises anything: go on where another device's interrupts were:
+ * @kind in use, @pin as pci_interrupts_pin_word() said. The files have been given. Signals nothing.
+ */
+void pci_interrupts_restore(struct pci_interrupts *interrupts, enum pci_interrupt_kind kind, unsigned pin);
+unsigned pci_interrupts_pin_word(const struct pci_interrupts *interrupts);
 bool pci_interrupt_pin_asserted(const struct pci_interrupts *interrupts);
 
 #endif

@@ -34,13 +34,8 @@
  * device uses the new map. Files stay mapped meanwhile (memory.c), so that such a burst costs no mmap().
  *
  * *Server restart.* When the connection ends, the device is reset: a new client finds it as after power-on. QEMU (11.1 and
- * before) never connects again, its device is dead until its machine ends; so a daemon that is restarted loses the emulated
- * devices of running guests. Possible would be: a holder process (or systemd's file descriptor store) that keeps the socket,
- * the files of the client's memory and interrupts, the window's memfds, and for each session a record of what is in this
- * structure: version, DMA mappings, and the model's state at rest (registers and ring positions; no request is in flight
- * after a pause). The new daemon would take all that up and go on reading at the next message, since what QEMU has sent
- * waits in the socket, and QEMU waits for its answer (5 s by default, then the access fails). What it takes is a model
- * interface to save and load, which is that of migration. None of that is built.
+ * before) never connects again, its device is dead until its machine ends. So a daemon that makes room for another one
+ * leaves connections and devices to it: transport/vfio_user/handover.c.
  *
  * Trust boundary: everything that arrives here is hostile: header, payload, file descriptors and their number, order and
  * repetition of messages. A payload has been copied out of the socket once and cannot change. File descriptors that a
@@ -74,7 +69,7 @@
 #define MEMORY_PATIENCE_MICROSECONDS 100000
 
 static void handle_message(struct vfio_user_connection *connection);
-static void close_next(struct vfio_user_connection *connection);
+static void device_done(struct pci_device *device);
 
 static void expect_message(struct vfio_user_connection *connection)
 {
@@ -82,13 +77,16 @@ static void expect_message(struct vfio_user_connection *connection)
 	connection->reason = NULL;
 	if (connection->state == CONNECTION_READING)
 		return; /* within a turn: it goes on by itself */
+	if (connection->leaving) {
+		vfio_user_leave(connection);
+		return;
+	}
 	connection->state = CONNECTION_READING;
 	event_add(connection->readable, NULL);
 	event_add(connection->more, &(struct timeval){ 0 }); /* for what has been read ahead */
 }
 
-/* Stop reading: the message cannot be finished now. */
-static void leave_reading(struct vfio_user_connection *connection, enum vfio_user_connection_state state)
+void vfio_user_leave_reading(struct vfio_user_connection *connection, enum vfio_user_connection_state state)
 {
 	connection->state = state;
 	event_del(connection->readable);
@@ -128,8 +126,10 @@ static void push_reply(struct vfio_user_connection *connection)
 	if (!error) {
 		expect_message(connection);
 	} else if (error == -EAGAIN) {
-		leave_reading(connection, CONNECTION_REPLYING);
+		vfio_user_leave_reading(connection, CONNECTION_REPLYING);
 		event_add(connection->writable, NULL);
+		if (connection->leaving)
+			vfio_user_connection_hand_over(connection); /* which does not wait for ever */
 	} else {
 		vfio_user_connection_close(connection, "client went away");
 	}
@@ -168,9 +168,8 @@ static void answer(struct vfio_user_connection *connection, int error)
 
 /* ---- rest -------------------------------------------------------------------------------------------------------- */
 
-/* Return: does the device take its time for @operation? device_done() goes on then. */
-static bool deferred(struct vfio_user_connection *connection, enum vfio_user_operation operation,
-		     enum pci_result result)
+bool vfio_user_deferred(struct vfio_user_connection *connection, enum vfio_user_operation operation,
+			enum pci_result result)
 {
 	if (result != PCI_DEFERRED)
 		return false;
@@ -222,39 +221,6 @@ static void memory_overdue(evutil_socket_t fd, short what, void *context)
 
 /* ---- dispatch ---------------------------------------------------------------------------------------------------- */
 
-static bool size_fits(const struct vfio_user_row *row, uint32_t size)
-{
-	uint32_t entries;
-
-	if (size < row->size_min)
-		return false;
-	entries = size - row->size_min;
-	if (!row->entry)
-		return !entries;
-	return entries % row->entry == 0 && entries / row->entry <= row->entries;
-}
-
-/* All that can be said without the handler. Return: 0 or the error of the answer. */
-static int check_message(struct vfio_user_connection *connection)
-{
-	const struct vfio_user_message *message = &connection->message;
-	const struct vfio_user_row *row = connection->row;
-
-	if (!row)
-		return vfio_user_refuse(connection, -EINVAL, "unknown command");
-	if (message->header.flags & ~(VFIO_USER_TYPE_MASK | VFIO_USER_NO_REPLY))
-		return vfio_user_refuse(connection, -EINVAL, "flags that a command does not have");
-	if (!connection->agreed && message->header.command != VFIO_USER_VERSION)
-		return vfio_user_refuse(connection, -EPROTO, "no version has been agreed on");
-	if (!row->handler)
-		return -ENOTTY;
-	if (!size_fits(row, message->size))
-		return vfio_user_refuse(connection, -EINVAL, "payload has the wrong size");
-	if (message->fd_count > row->fds_max)
-		return vfio_user_refuse(connection, -EINVAL, "too many file descriptors");
-	return 0;
-}
-
 /* A message is complete. */
 static void dispatch(struct vfio_user_connection *connection)
 {
@@ -267,7 +233,7 @@ static void dispatch(struct vfio_user_connection *connection)
 	connection->kinds[connection->row ? connection->row->kind : KIND_OTHER]++;
 	connection->posted += !!(message->header.flags & VFIO_USER_NO_REPLY);
 	connection->progress = 0;
-	error = check_message(connection);
+	error = vfio_user_check_message(connection);
 	if (error) {
 		vfio_user_release_fds(connection);
 		answer(connection, error);
@@ -277,8 +243,8 @@ static void dispatch(struct vfio_user_connection *connection)
 		resume(connection);
 	} else if (!connection->paused && connection->row->rest(connection, message)) {
 		connection->expected = connection->memory.shared;
-		if (deferred(connection, OPERATION_PAUSE, device->ops->pause(device))) {
-			leave_reading(connection, CONNECTION_WORKING);
+		if (vfio_user_deferred(connection, OPERATION_PAUSE, device->ops->pause(device))) {
+			vfio_user_leave_reading(connection, CONNECTION_WORKING);
 			return;
 		}
 		connection->paused = true;
@@ -291,8 +257,8 @@ static void handle_message(struct vfio_user_connection *connection)
 	int error = connection->row->handler(connection, &connection->message);
 
 	if (error == VFIO_USER_DEFERRED) {
-		deferred(connection, OPERATION_HANDLER, PCI_DEFERRED);
-		leave_reading(connection, CONNECTION_WORKING);
+		vfio_user_deferred(connection, OPERATION_HANDLER, PCI_DEFERRED);
+		vfio_user_leave_reading(connection, CONNECTION_WORKING);
 		return;
 	}
 	vfio_user_release_fds(connection);
@@ -349,7 +315,11 @@ static void finish_closing(struct vfio_user_connection *connection)
 	pci_device_config_reset(device);
 	event_free(connection->readable);
 	event_free(connection->writable);
-	disposal_close(connection->disposal, connection->fd);
+	/* A socket that another daemon has now is neither shut down nor emptied. */
+	if (connection->parcel >= 0)
+		close(connection->fd);
+	else
+		disposal_close(connection->disposal, connection->fd);
 	connection->fd = -1;
 	connection->reply_fd = -1;
 	device->host = NULL;
@@ -360,18 +330,17 @@ static void finish_closing(struct vfio_user_connection *connection)
 	event_active(connection->finished, EV_TIMEOUT, 0);
 }
 
-/* Closing, and the device does nothing for us now. */
-static void close_next(struct vfio_user_connection *connection)
+void vfio_user_close_next(struct vfio_user_connection *connection)
 {
 	struct pci_device *device = connection->device;
 
 	if (!connection->paused) {
-		if (deferred(connection, OPERATION_CLOSE_PAUSE, device->ops->pause(device)))
+		if (vfio_user_deferred(connection, OPERATION_CLOSE_PAUSE, device->ops->pause(device)))
 			return;
 		connection->paused = true;
 	}
 	vfio_user_interrupts_release(connection);
-	if (!deferred(connection, OPERATION_CLOSE_RESET, device->ops->reset(device)))
+	if (!vfio_user_deferred(connection, OPERATION_CLOSE_RESET, device->ops->reset(device)))
 		finish_closing(connection);
 }
 
@@ -382,15 +351,17 @@ static void device_done(struct pci_device *device)
 
 	connection->operation = OPERATION_NONE;
 	event_del(connection->overdue);
-	if (operation == OPERATION_PAUSE || operation == OPERATION_CLOSE_PAUSE)
+	if (operation == OPERATION_PAUSE || operation == OPERATION_CLOSE_PAUSE || operation == OPERATION_LEAVE_PAUSE)
 		connection->paused = true;
 
 	if (operation == OPERATION_CLOSE_RESET)
 		finish_closing(connection);
 	else if (connection->state == CONNECTION_CLOSING)
-		close_next(connection);
+		vfio_user_close_next(connection);
 	else if (operation == OPERATION_OPEN_RESET)
 		opened(connection);
+	else if (operation == OPERATION_LEAVE_PAUSE)
+		vfio_user_leave_paused(connection);
 	else if (operation != OPERATION_NONE)
 		handle_message(connection);
 }
@@ -409,15 +380,16 @@ int vfio_user_connection_init(struct vfio_user_connection *connection, struct pc
 	memset(connection, 0, sizeof(*connection));
 	connection->device = device;
 	connection->base = base;
-	connection->fd = connection->reply_fd = -1;
+	connection->fd = connection->reply_fd = connection->parcel = -1;
 	connection->mask_watch.fd = connection->unmask_watch.fd = -1;
 	connection->overdue = event_new(base, -1, 0, operation_overdue, connection);
 	connection->finished = event_new(base, -1, 0, connection_finished, connection);
 	connection->more = event_new(base, -1, 0, socket_readable, connection);
 	connection->memory_due = event_new(base, -1, 0, memory_overdue, connection);
+	connection->leave_due = event_new(base, -1, 0, vfio_user_leave_overdue, connection);
 	connection->disposal = disposal_create();
 	if (connection->overdue && connection->finished && connection->more && connection->memory_due &&
-	    connection->disposal)
+	    connection->leave_due && connection->disposal)
 		return 0;
 	vfio_user_connection_release(connection);
 	return -ENOMEM;
@@ -426,7 +398,7 @@ int vfio_user_connection_init(struct vfio_user_connection *connection, struct pc
 void vfio_user_connection_release(struct vfio_user_connection *connection)
 {
 	struct event **events[] = { &connection->overdue, &connection->finished, &connection->more,
-				    &connection->memory_due };
+				    &connection->memory_due, &connection->leave_due };
 
 	for (unsigned i = 0; i < array_size(events); i++) {
 		if (*events[i])
@@ -439,16 +411,11 @@ void vfio_user_connection_release(struct vfio_user_connection *connection)
 
 static const struct pci_device_host host = { .done = device_done };
 
-int vfio_user_connection_open(struct vfio_user_connection *connection, int fd)
+int vfio_user_connection_begin(struct vfio_user_connection *connection, int fd)
 {
 	struct pci_device *device = connection->device;
 	int error = vfio_user_memory_init(&connection->memory);
 
-	/* The client before may have kept what it was given: this one must not share it. */
-	if (!error && connection->windows_given)
-		error = pci_device_renew_windows(device);
-	if (!error)
-		connection->windows_given = false;
 	connection->readable = event_new(connection->base, fd, EV_READ | EV_PERSIST, socket_readable, connection);
 	connection->writable = event_new(connection->base, fd, EV_WRITE, socket_writable, connection);
 	if (error || !connection->readable || !connection->writable) {
@@ -458,10 +425,11 @@ int vfio_user_connection_open(struct vfio_user_connection *connection, int fd)
 			event_free(connection->writable);
 		vfio_user_memory_release(&connection->memory);
 		disposal_close(connection->disposal, fd);
-		return error ? error : -ENOMEM;
+		return -ENOMEM;
 	}
 	connection->fd = fd;
 	connection->agreed = false;
+	connection->leaving = false;
 	connection->buffer_start = connection->buffer_end = 0;
 	connection->message.fd_count = 0;
 	connection->row = NULL;
@@ -470,9 +438,34 @@ int vfio_user_connection_open(struct vfio_user_connection *connection, int fd)
 	device->host = &host;
 	device->transport = connection;
 	device->memory = connection->memory.map;
-	if (!deferred(connection, OPERATION_OPEN_RESET, device->ops->reset(device)))
-		opened(connection);
 	return 0;
+}
+
+void vfio_user_connection_go_on(struct vfio_user_connection *connection, bool await_memory)
+{
+	/* From the event loop in any case, when all other devices are there to be sent to. */
+	event_add(connection->memory_due,
+		  &(struct timeval){ .tv_usec = await_memory ? MEMORY_PATIENCE_MICROSECONDS : 0 });
+	expect_message(connection);
+}
+
+int vfio_user_connection_open(struct vfio_user_connection *connection, int fd)
+{
+	struct pci_device *device = connection->device;
+	int error = 0;
+
+	/* The client before may have kept what it was given: this one must not share it. */
+	if (connection->windows_given)
+		error = pci_device_renew_windows(device);
+	if (error) {
+		disposal_close(connection->disposal, fd);
+		return error;
+	}
+	connection->windows_given = false;
+	error = vfio_user_connection_begin(connection, fd);
+	if (!error && !vfio_user_deferred(connection, OPERATION_OPEN_RESET, device->ops->reset(device)))
+		opened(connection);
+	return error;
 }
 
 void vfio_user_connection_close(struct vfio_user_connection *connection, const char *reason)
@@ -481,14 +474,17 @@ void vfio_user_connection_close(struct vfio_user_connection *connection, const c
 		return;
 	log_limited(&connection->lives, LOG_LEVEL_INFO, "%s: client disconnected%s%s", connection->device->name,
 		    reason ? ": " : "", reason ? reason : "");
-	leave_reading(connection, CONNECTION_CLOSING);
+	vfio_user_leave_reading(connection, CONNECTION_CLOSING);
 	event_del(connection->writable);
 	event_del(connection->memory_due);
+	event_del(connection->leave_due);
 	vfio_user_release_fds(connection);
 	vfio_user_release_held_fds(connection);
-	/* Now, not when the device has come to rest: who waits for a reply sees the end at once. */
-	shutdown(connection->fd, SHUT_RDWR);
+	/* Now, not when the device has come to rest: who waits for a reply sees the end at once. Not what is another's
+	 * now. */
+	if (connection->parcel < 0)
+		shutdown(connection->fd, SHUT_RDWR);
 	/* Something that the device is doing for a message ends first; device_done() goes on. */
 	if (connection->operation == OPERATION_NONE)
-		close_next(connection);
+		vfio_user_close_next(connection);
 }

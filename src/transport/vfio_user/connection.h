@@ -19,6 +19,7 @@
 struct disposal;
 struct event;
 struct event_base;
+struct parcel;
 
 /** The most DMA mappings of a session, those that cannot be translated included. */
 #define VFIO_USER_MAPS_MAX 1024U
@@ -32,13 +33,19 @@ struct vfio_user_map {
 	bool translatable; /* there is a region for it */
 };
 
+/** struct vfio_user_file - a file that is mapped, and open still: the daemon after this one will map it, too. */
+struct vfio_user_file {
+	struct guest_mapping *mapping;
+	int fd;
+};
+
 /** struct vfio_user_memory - what the client shares; memory.c. */
 struct vfio_user_memory {
 	struct vfio_user_map *maps; /* VFIO_USER_MAPS_MAX, sorted by address */
 	unsigned map_count;
 	uint64_t shared;				  /* bytes in all of them */
 	uint64_t translatable;				  /* bytes in those that have a region */
-	struct guest_mapping *files[VFIO_USER_FILES_MAX]; /* what regions are windows of, and will be again */
+	struct vfio_user_file files[VFIO_USER_FILES_MAX]; /* what regions are windows of, and will be again */
 	unsigned file_count;
 	struct guest_memory *map; /* of the regions; the device's */
 };
@@ -48,6 +55,7 @@ enum vfio_user_connection_state {
 	CONNECTION_READING,  /* a message is coming in */
 	CONNECTION_WORKING,  /* it is complete; the device has deferred something that it needs */
 	CONNECTION_REPLYING, /* the client does not take its reply yet */
+	CONNECTION_LEAVING,  /* between two messages; the device is being brought to rest, for another daemon */
 	CONNECTION_CLOSING,  /* the device is being brought to rest and reset */
 };
 
@@ -57,6 +65,7 @@ enum vfio_user_operation {
 	OPERATION_OPEN_RESET, /* of a new connection */
 	OPERATION_PAUSE,      /* for the message */
 	OPERATION_HANDLER,    /* within the message's handler */
+	OPERATION_LEAVE_PAUSE,
 	OPERATION_CLOSE_PAUSE,
 	OPERATION_CLOSE_RESET,
 };
@@ -75,6 +84,7 @@ struct vfio_user_connection {
 	struct event *readable, *writable, *overdue, *finished;
 	struct event *more;	   /* messages wait in the buffer, but the turn was over */
 	struct event *memory_due;  /* the device goes on, though not all of its memory has come back */
+	struct event *leave_due;   /* the client did not take its last reply */
 	struct disposal *disposal; /* of what the client gave us; outlives the session */
 
 	/* what has come in: bytes, and the files that came with the last of them */
@@ -93,14 +103,18 @@ struct vfio_user_connection {
 	struct pci_access access; /* the same */
 
 	/* the session */
-	bool agreed;	   /* on a version */
+	bool agreed;	    /* on a version */
 	bool windows_given; /* to this client or to one before it: not to be given to another */
-	bool paused;	   /* the device, by us */
-	uint64_t expected; /* bytes of memory shared when it was paused */
+	bool leaving;	    /* to another daemon, as soon as the message that is under way has been answered */
+	bool await_memory;  /* when leaving: the device was paused until its memory comes back */
+	int parcel;	    /* what the other daemon gets (handover.c); -1: none, or the session just ends */
+	bool paused;	    /* the device, by us */
+	uint64_t expected;  /* bytes of memory shared when it was paused */
 	struct vfio_user_memory memory;
 	struct vfio_user_watch {
 		int fd;
 		struct event *event;
+		bool stale;	    /* the next signal is one that the daemon before has seen */
 	} mask_watch, unmask_watch; /* eventfds by which the client (un)masks the pin */
 
 	/* for status */
@@ -121,6 +135,26 @@ void vfio_user_connection_release(struct vfio_user_connection *connection);
 /** vfio_user_connection_open() - serve the client on socket @fd, which becomes the connection's. Return: 0; -ENOMEM;
  * errors of pci_device_renew_windows(). */
 int vfio_user_connection_open(struct vfio_user_connection *connection, int fd);
+
+/**
+ * vfio_user_connection_begin() - the part of opening that comes before the device is reset, or loaded: @fd becomes the
+ * connection's in any case. The session is in CONNECTION_WORKING, and the device paused. Return: 0; -ENOMEM.
+ *
+ * vfio_user_connection_go_on() - the device has been loaded: resume it, unless @await_memory, and read.
+ */
+int vfio_user_connection_begin(struct vfio_user_connection *connection, int fd);
+void vfio_user_connection_go_on(struct vfio_user_connection *connection, bool await_memory);
+
+/** vfio_user_leave_reading() - stop reading: the message cannot be finished now, or the next one must not begin. */
+void vfio_user_leave_reading(struct vfio_user_connection *connection, enum vfio_user_connection_state state);
+
+/** vfio_user_deferred() - Return: does the device take its time for @operation? If so the connection goes on when it is done.
+ */
+bool vfio_user_deferred(struct vfio_user_connection *connection, enum vfio_user_operation operation,
+			enum pci_result result);
+
+/** vfio_user_close_next() - closing, and the device does nothing for us now: the next step. */
+void vfio_user_close_next(struct vfio_user_connection *connection);
 
 /** vfio_user_connection_close() - bring the device to rest, release everything, then call @closed. Harmless when
  * closing. */
@@ -162,7 +196,29 @@ int vfio_user_memory_init(struct vfio_user_memory *memory);
 void vfio_user_memory_settle(struct vfio_user_memory *memory);
 void vfio_user_memory_release(struct vfio_user_memory *memory);
 
+/* handover.c */
+
+/**
+ * vfio_user_connection_hand_over() - as vfio_user_connection_close(), but the client stays: what it takes to serve it is in
+ * connection->parcel when @closed is called; -1 when that could not be.
+ */
+void vfio_user_connection_hand_over(struct vfio_user_connection *connection);
+
+/**
+ * vfio_user_connection_adopt() - serve the client that another daemon has handed over; instead of
+ * vfio_user_connection_open(), and once. After an error the client is let go, and @closed is called.
+ */
+int vfio_user_connection_adopt(struct vfio_user_connection *connection, struct parcel *parcel);
+
+/** vfio_user_leave() - leaving, and no message is under way; _paused(): and the device is at rest; _overdue(): an event. */
+void vfio_user_leave(struct vfio_user_connection *connection);
+void vfio_user_leave_paused(struct vfio_user_connection *connection);
+void vfio_user_leave_overdue(int fd, short what, void *context);
+
 /* interrupts.c */
+
+/** vfio_user_watch_pin() - @fd (un)masks the pin when it is signalled. Return: 0, and it is ours; -ENOMEM. */
+int vfio_user_watch_pin(struct vfio_user_connection *connection, bool unmask, int fd);
 
 /** vfio_user_interrupts_release() - take away all that the client gave. */
 void vfio_user_interrupts_release(struct vfio_user_connection *connection);

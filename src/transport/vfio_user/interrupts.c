@@ -21,6 +21,7 @@
  */
 #include <errno.h>
 #include <event2/event.h>
+#include <poll.h>
 
 #include "base/checked.h"
 #include "base/disposal.h"
@@ -40,6 +41,10 @@ static void mask_signalled(evutil_socket_t fd, short what, void *context)
 {
 	struct vfio_user_connection *connection = context;
 
+	if (connection->mask_watch.stale) {
+		connection->mask_watch.stale = false;
+		return;
+	}
 	pci_interrupt_pin_mask(&connection->device->interrupts);
 }
 
@@ -71,8 +76,24 @@ static int watch(struct vfio_user_connection *connection, struct vfio_user_watch
 		return -ENOMEM;
 	}
 	unwatch(connection, watch);
-	*watch = (struct vfio_user_watch){ .fd = fd, .event = event };
+	watch->fd = fd;
+	watch->event = event;
 	return 0;
+}
+
+int vfio_user_watch_pin(struct vfio_user_connection *connection, bool unmask, int fd)
+{
+	struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
+
+	if (unmask)
+		return watch(connection, &connection->unmask_watch, fd, unmask_signalled);
+	/*
+	 * The eventfd is never read, so what was signalled to the daemon before is told once more. To unmask in vain
+	 * costs a needless interrupt at most; to mask in vain would be a hang. A signal that came in between is lost
+	 * with it, which again costs an interrupt.
+	 */
+	connection->mask_watch.stale = poll(&poll_fd, 1, 0) == 1;
+	return watch(connection, &connection->mask_watch, fd, mask_signalled);
 }
 
 void vfio_user_interrupts_release(struct vfio_user_connection *connection)
@@ -187,6 +208,7 @@ static int mask(struct vfio_user_connection *connection, const struct vfio_user_
 			unwatch(connection, place);
 			return 0;
 		}
+		place->stale = false;
 		error = watch(connection, place, message->fds[0], unmask ? unmask_signalled : mask_signalled);
 		if (!error)
 			message->fds[0] = -1;

@@ -15,15 +15,17 @@
  * over, and is let go then (vfio_user_memory_settle()): memory that was unplugged must not be kept. A file that has
  * grown past what is mapped of it is mapped once more, beside the old mapping, which goes with its windows; so is one
  * that had shrunk and damaged its mapping. A file that is larger than the quota allows is mapped in the pieces that are
- * asked for.
+ * asked for. The file's descriptor is kept beside its mapping, for the daemon after this one (handover.c).
  *
  * Every change makes a new map beside the old one; only when it is complete does it take its place. The device is
  * paused, so nobody else holds the old one.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/checked.h"
 #include "base/file_kind.h"
@@ -47,15 +49,22 @@ int vfio_user_memory_init(struct vfio_user_memory *memory)
 	return memory->maps && memory->map ? 0 : -ENOMEM;
 }
 
+/* Neither waits: it is memory (guest_mapping_create() has seen to that). */
+static void release_file(struct vfio_user_file *file)
+{
+	guest_mapping_put(file->mapping);
+	close(file->fd);
+}
+
 void vfio_user_memory_settle(struct vfio_user_memory *memory)
 {
 	unsigned kept = 0;
 
 	for (unsigned i = 0; i < memory->file_count; i++) {
-		if (memory->files[i]->references > 1)
+		if (memory->files[i].mapping->references > 1)
 			memory->files[kept++] = memory->files[i];
 		else
-			guest_mapping_put(memory->files[i]);
+			release_file(&memory->files[i]);
 	}
 	memory->file_count = kept;
 }
@@ -64,7 +73,7 @@ void vfio_user_memory_release(struct vfio_user_memory *memory)
 {
 	guest_memory_free(memory->map);
 	for (unsigned i = 0; i < memory->file_count; i++)
-		guest_mapping_put(memory->files[i]);
+		release_file(&memory->files[i]);
 	free(memory->maps);
 	*memory = (struct vfio_user_memory){ 0 };
 }
@@ -111,7 +120,7 @@ static bool within_quota(const struct vfio_user_connection *connection, uint64_t
 	uint64_t sum = more;
 
 	for (unsigned i = 0; i < memory->file_count; i++) {
-		if (!checked_add(sum, memory->files[i]->size, &sum))
+		if (!checked_add(sum, memory->files[i].mapping->size, &sum))
 			return false;
 	}
 	return sum <= (connection->memory_max ? connection->memory_max : MEMORY_MAX_DEFAULT);
@@ -136,7 +145,7 @@ static int map_file(struct vfio_user_connection *connection, int fd, const struc
 {
 	struct vfio_user_memory *memory = &connection->memory;
 	uint64_t whole = (uint64_t)status->st_size;
-	int error;
+	int error, own;
 
 	/* What nothing is a window of makes room first. */
 	if (memory->file_count == VFIO_USER_FILES_MAX || !within_quota(connection, whole))
@@ -151,7 +160,13 @@ static int map_file(struct vfio_user_connection *connection, int fd, const struc
 		return vfio_user_refuse(connection, -EDQUOT, "more guest memory than this device may map");
 	if (error)
 		return file_refuse(connection, error);
-	memory->files[memory->file_count++] = *result;
+	own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (own < 0) {
+		error = -errno;
+		guest_mapping_put(*result);
+		return error;
+	}
+	memory->files[memory->file_count++] = (struct vfio_user_file){ .mapping = *result, .fd = own };
 	return 0;
 }
 
@@ -175,7 +190,7 @@ static int make_region(struct vfio_user_connection *connection, const struct vfi
 	if (!checked_add(wanted->offset, wanted->size, &end) || status.st_size < 0 || end > (uint64_t)status.st_size)
 		return file_refuse(connection, -EINVAL);
 	for (unsigned i = 0; i < memory->file_count && !mapping; i++) {
-		struct guest_mapping *file = memory->files[i];
+		struct guest_mapping *file = memory->files[i].mapping;
 
 		if (file->file_device == status.st_dev && file->file_inode == status.st_ino &&
 		    range_inside(wanted->offset - file->file_offset, wanted->size, file->size) &&

@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The one table of vfio-user messages. Everything that can be said of a message without looking into its payload is said
- * here and checked by connection.c before a handler sees it.
+ * here and checked (vfio_user_check_message()) before a handler sees it.
  *
  * Rows without a handler are messages that are known and not served: migration, and those that only a server sends. They
  * are answered with ENOTTY, as the kernel's VFIO answers features that a device has not: clients ask, and go on.
  */
 #include "transport/vfio_user/messages.h"
 
+#include <errno.h>
 #include <stddef.h>
 
 #include "base/checked.h"
+#include "transport/vfio_user/connection.h"
 #include "transport/vfio_user/handlers.h"
 
 #define SIZE(size)		   .size_min = (size)
@@ -68,4 +70,36 @@ const struct vfio_user_row *vfio_user_row(uint16_t command)
 	if (command >= array_size(rows) || !rows[command].name)
 		return NULL;
 	return &rows[command];
+}
+
+static bool size_fits(const struct vfio_user_row *row, uint32_t size)
+{
+	uint32_t entries;
+
+	if (size < row->size_min)
+		return false;
+	entries = size - row->size_min;
+	if (!row->entry)
+		return !entries;
+	return entries % row->entry == 0 && entries / row->entry <= row->entries;
+}
+
+int vfio_user_check_message(struct vfio_user_connection *connection)
+{
+	const struct vfio_user_message *message = &connection->message;
+	const struct vfio_user_row *row = connection->row;
+
+	if (!row)
+		return vfio_user_refuse(connection, -EINVAL, "unknown command");
+	if (message->header.flags & ~(VFIO_USER_TYPE_MASK | VFIO_USER_NO_REPLY))
+		return vfio_user_refuse(connection, -EINVAL, "flags that a command does not have");
+	if (!connection->agreed && message->header.command != VFIO_USER_VERSION)
+		return vfio_user_refuse(connection, -EPROTO, "no version has been agreed on");
+	if (!row->handler)
+		return -ENOTTY;
+	if (!size_fits(row, message->size))
+		return vfio_user_refuse(connection, -EINVAL, "payload has the wrong size");
+	if (message->fd_count > row->fds_max)
+		return vfio_user_refuse(connection, -EINVAL, "too many file descriptors");
+	return 0;
 }

@@ -43,6 +43,10 @@ struct vfio_user_row {
 	enum vfio_user_kind kind;
 };
 
+/** vfio_user_check_message() - all that can be said of connection->message without its handler. Return: 0 or the error of the
+ * answer. */
+int vfio_user_check_message(struct vfio_user_connection *connection);
+
 /** vfio_user_row() - Return: NULL for a number that the specification does not know. */
 const struct vfio_user_row *vfio_user_row(uint16_t command);
 

@@ -18,6 +18,7 @@
 
 #include "base/disposal.h"
 #include "base/log.h"
+#include "base/parcel.h"
 #include "transport/listener.h"
 #include "transport/vfio_user/connection.h"
 
@@ -32,8 +33,9 @@ struct vfio_user_server {
 	struct event *accept_event;
 	struct event *retry_event; /* time to accept again */
 	struct event *destroy_event;
-	bool destroying;
+	bool destroying, adopted;
 	void (*destroyed)(void *context);
+	void (*handed_over)(void *context, int parcel); /* instead */
 	void *destroyed_context;
 	uint64_t connections;
 	struct vfio_user_connection connection;
@@ -148,10 +150,14 @@ static void finish_destroy(evutil_socket_t unused, short what, void *context)
 {
 	struct vfio_user_server *server = context;
 	void (*destroyed)(void *) = server->destroyed;
+	void (*handed_over)(void *, int) = server->handed_over;
 	void *destroyed_context = server->destroyed_context;
+	int parcel = server->connection.parcel;
 
 	free_server(server);
-	if (destroyed)
+	if (handed_over)
+		handed_over(destroyed_context, parcel);
+	else if (destroyed)
 		destroyed(destroyed_context);
 }
 
@@ -163,6 +169,19 @@ static void connection_closed(struct vfio_user_connection *connection)
 		finish_destroy(-1, 0, server);
 	else
 		event_add(server->accept_event, NULL);
+}
+
+/* A client that another daemon has left to us: one that cannot be served is let go, and another may come. */
+static void adopt(struct vfio_user_server *server, struct parcel *parcel)
+{
+	if (vfio_user_connection_adopt(&server->connection, parcel)) {
+		log_warning("%s: the client of the daemon before this one cannot be served: %s", server->device->name,
+			    parcel->reason);
+		return;
+	}
+	server->connections++;
+	server->adopted = true;
+	log_info("%s: client taken over from the daemon before this one", server->device->name);
 }
 
 int vfio_user_server_create(const struct vfio_user_options *options, struct pci_device *device, struct event_base *base,
@@ -196,6 +215,8 @@ int vfio_user_server_create(const struct vfio_user_options *options, struct pci_
 		free_server(server);
 		return error;
 	}
+	if (options->parcel)
+		adopt(server, options->parcel);
 	*result = server;
 	return 0;
 }
@@ -213,6 +234,19 @@ void vfio_user_server_destroy(struct vfio_user_server *server, void (*done)(void
 		vfio_user_connection_close(&server->connection, "the device is being removed");
 }
 
+void vfio_user_server_hand_over(struct vfio_user_server *server, void (*done)(void *context, int parcel), void *context)
+{
+	server->destroying = true;
+	server->handed_over = done;
+	server->destroyed_context = context;
+	stop_listening(server);
+	event_del(server->retry_event);
+	if (idle(server))
+		event_active(server->destroy_event, EV_TIMEOUT, 0);
+	else
+		vfio_user_connection_hand_over(&server->connection);
+}
+
 void vfio_user_server_read_status(const struct vfio_user_server *server, struct vfio_user_status *status)
 {
 	const struct vfio_user_connection *connection = &server->connection;
@@ -220,6 +254,7 @@ void vfio_user_server_read_status(const struct vfio_user_server *server, struct 
 	*status = (struct vfio_user_status){
 		.connected = connection->state != CONNECTION_CLOSED && connection->state != CONNECTION_CLOSING,
 		.connections = server->connections,
+		.adopted = server->adopted,
 		.messages = connection->messages,
 		.region_reads = connection->kinds[KIND_REGION_READ],
 		.region_writes = connection->kinds[KIND_REGION_WRITE],

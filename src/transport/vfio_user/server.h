@@ -10,14 +10,16 @@
 #include "device/pci/pci_device.h"
 
 struct event_base;
+struct parcel;
 struct vfio_user_server;
 
 struct vfio_user_options {
 	const char *path;
-	uint32_t mode;	     /* permissions of the socket; 0: 0660 */
-	uint64_t memory_max; /* quota: bytes of guest memory mapped at a time; 0: 1 TiB */
-	bool trap_windows;   /* let the client map none of the device's windows: doorbells come as messages, posted by
+	uint32_t mode;	       /* permissions of the socket; 0: 0660 */
+	uint64_t memory_max;   /* quota: bytes of guest memory mapped at a time; 0: 1 TiB */
+	bool trap_windows;     /* let the client map none of the device's windows: doorbells come as messages, posted by
 				QEMU */
+	struct parcel *parcel; /* a client that another daemon has handed over (handover.c); NULL: none */
 };
 
 struct vfio_user_status {
@@ -28,6 +30,7 @@ struct vfio_user_status {
 	uint64_t posted;	/* of all messages: those that wanted no reply */
 	uint64_t errors;	/* messages that were refused, and the connection went on */
 	uint64_t refused;	/* connections ended because of a bad message */
+	bool adopted;		/* the client was handed over by another daemon */
 	const char *last_error; /* the last reason; NULL: none */
 	unsigned regions;	/* of guest memory */
 	uint64_t memory;	/* bytes */
@@ -39,6 +42,13 @@ int vfio_user_server_create(const struct vfio_user_options *options, struct pci_
 
 /** vfio_user_server_destroy() - pause the device, close, unlink the socket; @done at the end. */
 void vfio_user_server_destroy(struct vfio_user_server *server, void (*done)(void *context), void *context);
+
+/**
+ * vfio_user_server_hand_over() - as vfio_user_server_destroy(), but the client that is connected stays, for another daemon.
+ * @done:	at the end; @parcel is the caller's: -1 when there is no client, or it could not be handed over
+ */
+void vfio_user_server_hand_over(struct vfio_user_server *server, void (*done)(void *context, int parcel),
+				void *context);
 
 void vfio_user_server_read_status(const struct vfio_user_server *server, struct vfio_user_status *status);
 

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The successor in a restart.
+ *
+ * A daemon that has stopped cannot be asked back, so before it stops, the program that is to take its place is asked:
+ * it is started with --check, by its own rules for the configuration as it is on disk now. What it says against it is
+ * in the log. Guests wait meanwhile, so it has a few seconds only, less than any VMM's patience.
+ */
+#include "cli/serve_restart.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+#define CHECK_MILLISECONDS 3000
+
+extern char **environ;
+
+void successor_note(struct successor *successor, int argc, char **argv)
+{
+	ssize_t length = readlink("/proc/self/exe", successor->path, sizeof(successor->path) - 1);
+
+	memset(successor->arguments, 0, sizeof(successor->arguments));
+	successor->path[length < 0 || argc + 1 >= SERVE_ARGUMENTS_MAX ? 0 : length] = '\0';
+	if (!successor->path[0])
+		return;
+	successor->arguments[0] = successor->path;
+	successor->arguments[1] = "serve";
+	for (int i = 1; i < argc; i++)
+		successor->arguments[i + 1] = argv[i];
+}
+
+/* Wait for @process, and no longer than that. Return: its status; negative: it does not end. */
+static int await(pid_t process)
+{
+	int fd = (int)syscall(SYS_pidfd_open, process, 0), status = -1;
+	struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
+
+	if (fd < 0 || poll(&poll_fd, 1, CHECK_MILLISECONDS) <= 0)
+		kill(process, SIGKILL);
+	if (fd >= 0)
+		close(fd);
+	while (waitpid(process, &status, 0) < 0 && errno == EINTR)
+		;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+int successor_check(struct successor *successor, const char **reason)
+{
+	const char *arguments[SERVE_ARGUMENTS_MAX + 1] = { successor->path, "serve", "--check" };
+	posix_spawn_file_actions_t actions;
+	pid_t process;
+	int error;
+
+	*reason = "the program that this is is not known, or was given too many options";
+	if (!successor->path[0])
+		return -ENOENT;
+	for (unsigned i = 2; successor->arguments[i]; i++)
+		arguments[i + 1] = successor->arguments[i];
+	error = posix_spawn_file_actions_init(&actions);
+	if (!error)
+		error = posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+	if (!error)
+		error = posix_spawn(&process, successor->path, &actions, NULL, (char *const *)(uintptr_t)arguments,
+				    environ);
+	posix_spawn_file_actions_destroy(&actions);
+	if (error) {
+		*reason = "the program cannot be started";
+		log_warning("restart: %s: %s", successor->path, strerror(error));
+		return -error;
+	}
+	if (!await(process))
+		return 0;
+	*reason = "the program does not take the configuration as it is now";
+	return -EINVAL;
+}
