@@ -23,12 +23,13 @@ def net(model, mode, size):
     return run
 
 
-def segmentation(models):
-    """Long TCP segments from one card to another, whole as far as the receiver takes them so."""
+def segmentation(models, coalescing=False):
+    """Long TCP segments from one card to another, whole as far as the receiver takes them so. @coalescing: see
+    receive_coalescing of the configuration."""
     size = 65000
 
     def run(machine, seconds):
-        with processes.our_net_server(machine, "forward", size, models) as server:
+        with processes.our_net_server(machine, "forward", size, models, coalescing=coalescing) as server:
             return processes.light_net(machine, server, "forward", size, False, seconds, gso=True, models=models)
     return run
 
@@ -87,6 +88,9 @@ def cases(make, light, directions):
         for models in ((model, "virtio"), (model, model), ("virtio", model)):
             found.append(make(f"{models[0]}->{models[1]} 64 KiB TSO", "GB/s", PEER_NET, segmentation(models),
                               segmentation(("virtio", "virtio")), client=light, layout=model, size=65000))
+    for models in (("igb", "igb"), ("virtio", "igb")):
+        found.append(make(f"{models[0]}->{models[1]} 64 KiB TSO coalesced", "GB/s", PEER_NET, segmentation(models, True),
+                          segmentation(("virtio", "virtio")), client=light, layout="igb", size=65000))
     for backend in ("null", "ram"):
         for depth in (1, 128):
             found.append(make(f"nvme 4 KiB random read {backend} depth {depth}", "kIOPS", PEER_BLOCK,

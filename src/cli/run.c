@@ -91,6 +91,8 @@ static int write_configuration(const struct run *run, const char *path)
 			guest->name, config_nic_model_name(guest->nic), guest->name, guest->mac);
 		if (guest->nic == CONFIG_NIC_VIRTIO)
 			fprintf(file, "    queue_pairs: %u\n", options->queues);
+		if (guest->nic == CONFIG_NIC_IGB && options->receive_coalescing)
+			fprintf(file, "    receive_coalescing: true\n");
 	}
 	fprintf(file, "disks:\n");
 	for (unsigned i = 0; i < options->guests; i++) {

@@ -142,6 +142,7 @@ struct run_options {
 	int console;	  /* guest whose console is ours; -1: none */
 	bool keep;	  /* boot, then wait; no tour */
 	bool packed;
+	bool receive_coalescing;
 };
 
 struct run {

@@ -35,6 +35,8 @@ static const char help[] =
 	"  --nic MODEL,...     network cards: virtio, or emulated, for guests that cannot be changed: igb, e1000e, e1000.\n"
 	"                      Guests take them in turn (default virtio,igb; with your own guests virtio)\n"
 	"  --disk MODEL,...    disks: virtio or nvme (default virtio,nvme; with your own guests virtio)\n"
+	"  --receive-coalescing\n"
+	"                      igb cards deliver several TCP segments as one frame; limits: sidecore.yaml(5)\n"
 	"  --queues N          queue pairs of the virtio card and queues of the virtio disk (default 1, at most 8)\n"
 	"  --packed            packed virtqueues\n"
 	"  --guest-folder DIR  built-in guest, as made by guest/build.sh (default build/guest)\n"
@@ -83,6 +85,7 @@ enum option_id {
 	QUEUES,
 	NIC,
 	DISK,
+	RECEIVE_COALESCING,
 	PACKED,
 	FOLDER,
 	IMAGE,
@@ -105,6 +108,7 @@ static const struct option long_options[] = {
 	{ "queues", required_argument, NULL, QUEUES },
 	{ "nic", required_argument, NULL, NIC },
 	{ "disk", required_argument, NULL, DISK },
+	{ "receive-coalescing", no_argument, NULL, RECEIVE_COALESCING },
 	{ "packed", no_argument, NULL, PACKED },
 	{ "guest-folder", required_argument, NULL, FOLDER },
 	{ "image", required_argument, NULL, IMAGE },
@@ -172,6 +176,17 @@ static void choose_models(struct run_options *options)
 	}
 }
 
+/* Is there a card that --receive-coalescing is for? */
+static bool check_coalescing(const struct run_options *options)
+{
+	for (unsigned i = 0; options->receive_coalescing && i < options->guests; i++) {
+		if (options->nics[i % options->nic_count] == CONFIG_NIC_IGB)
+			return true;
+	}
+	return !options->receive_coalescing ||
+	       complain("--receive-coalescing", "no guest has a card of model igb; add --nic igb");
+}
+
 /* Return: false: a complaint has been printed. */
 static bool take_option(struct run_options *options, int option)
 {
@@ -195,6 +210,9 @@ static bool take_option(struct run_options *options, int option)
 		options->disk_count =
 			parse_models("--disk", optarg, config_disk_model_name, CONFIG_DISK_NVME + 1, options->disks);
 		return options->disk_count;
+	case RECEIVE_COALESCING:
+		options->receive_coalescing = true;
+		return true;
 	case PACKED:
 		options->packed = true;
 		return true;
@@ -369,6 +387,8 @@ bool run_parse_options(int argc, char **argv, struct run_options *options, int *
 	if (!check_options(options))
 		return false;
 	choose_models(options);
+	if (!check_coalescing(options))
+		return false;
 	*status = EXIT_FAILURE;
 	return check_files(options) && check_host(options) && check_guest_image(options) && check_json(options);
 }

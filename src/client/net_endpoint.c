@@ -430,22 +430,23 @@ static inline void receive_frame(struct net_endpoint *endpoint, const struct dri
 }
 
 /*
- * One buffer of a frame that lies in several, or one segment of it: only the first is looked at. Counted when the last
- * one is there.
+ * One buffer of a frame that lies in several, or of a packet with segments of it: only the first is looked at. Counted
+ * when the last one is there.
  */
 static void receive_part(struct net_endpoint *endpoint, const struct driver_buffer *buffer)
 {
 	const uint8_t *data = receive_buffer(endpoint, buffer->id);
 	uint32_t length = buffer->length & ~DRIVER_BUFFER_MORE;
 	bool segment = endpoint->options.gso && endpoint->driver->ops->segments;
-	bool last = !(buffer->length & DRIVER_BUFFER_MORE);
+	bool more = buffer->length & DRIVER_BUFFER_MORE, begins = segment && !endpoint->continued;
 
-	if (segment) {
+	endpoint->continued = more;
+	if (begins) {
 		if (length <= HEADERS_LEN) {
 			endpoint->counters.unexpected++;
 			return;
 		}
-		last = data[TCP_FLAGS] & TCP_PSH;
+		endpoint->last_packet = data[TCP_FLAGS] & TCP_PSH;
 	}
 	if (!endpoint->partial) {
 		endpoint->partial = true;
@@ -454,11 +455,11 @@ static void receive_part(struct net_endpoint *endpoint, const struct driver_buff
 		if (endpoint->options.check && length > endpoint->probe_offset + sizeof(struct probe) &&
 		    length <= endpoint->options.frame_size && --endpoint->check_in == 0)
 			endpoint->check_in = check_frame(endpoint, data, length);
-	} else if (segment) {
+	} else if (begins) {
 		length -= HEADERS_LEN;
 	}
 	endpoint->partial_length += length;
-	if (!last)
+	if (more || (segment && !endpoint->last_packet))
 		return;
 
 	endpoint->partial = false;

@@ -102,6 +102,8 @@ struct net_endpoint_counters {
  * @idle_count:		how many
  * @probe_offset:	where the probe lies in a frame
  * @partial:		a frame has begun and not ended
+ * @continued:		so does the last packet that was received of it, which is a segment or several
+ * @last_packet:	that is the frame's last one
  * @partial_length:	its bytes so far; of all segments, headers once
  * @check_in:		frames until the next one is looked at
  * @next_sequence:	the lowest sequence number that may come next
@@ -121,6 +123,8 @@ struct net_endpoint {
 	uint32_t idle_count;
 	uint32_t probe_offset;
 	bool partial;
+	bool continued;
+	bool last_packet;
 	uint32_t partial_length;
 	uint32_t check_in;
 	uint64_t next_sequence;

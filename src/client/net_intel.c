@@ -70,6 +70,7 @@
 #define TDH	   0x3810u
 #define TDT	   0x3818u
 #define TXDCTL	   0x3828u
+#define RLPML	   0x5004u
 #define RFCTL	   0x5008u
 #define RAL0	   0x5400u
 #define RAH0	   0x5404u
@@ -86,8 +87,10 @@
 #define TIPG_SETTING   0x00602008u
 #define RFCTL_EXTENDED (1u << 15)
 #define DCTL_ENABLE    (1u << 25)
-#define SRRCTL_SETTING (RX_BUFFER >> 10 | 1u << 25) /* advanced, one buffer */
-#define RAH_VALID      (1u << 31)
+#define SRRCTL_SETTING                                                                                                 \
+	(RX_BUFFER >> 10 | 256u << 2 | 1u << 25) /* advanced, one buffer; a size for headers, which Linux's igb gives */
+#define RLPML_SETTING 1648u			 /* Linux's igb at an MTU of 1500 */
+#define RAH_VALID     (1u << 31)
 #define GPIE_SETTING                                                                                                   \
 	(1u << 31 | 1u << 30 | 1u << 4 | 1u) /* PBA, EIAME, MSI-X with several vectors, non-selective clear */
 #define IVAR_VALID	   0x80u
@@ -309,6 +312,9 @@ static int configure(struct net_intel *intel)
 		error = write_settings(&intel->client, first, sizeof(first) / sizeof(first[0]));
 	if (!error)
 		error = intel->variant->configure(&intel->client);
+	/* Segments have the MTU's length, or come several together: then it is asked how much a buffer may get. */
+	if (!error && queue_enable && intel->driver.options->gso)
+		error = vfio_user_client_write32(&intel->client, RLPML, RLPML_SETTING);
 	if (!error && queue_enable)
 		error = write_settings(&intel->client, last, sizeof(last) / sizeof(last[0]));
 	if (!error)

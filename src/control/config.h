@@ -19,6 +19,7 @@
  *	    network: lan
  *	    model: virtio                       # vhost-user; or igb, e1000e, e1000: emulated, vfio-user
  *	    doorbells: mapped                   # igb, e1000e: mapped | posted
+ *	    receive_coalescing: false           # igb: for guests with Linux that do not forward
  *	    socket: web-net.sock                # relative paths: to the configuration file
  *	    mode: server                        # server (we listen) | client (we connect)
  *	    mac: 52:54:00:00:00:01              # left out: derived from the name, locally administered
@@ -121,6 +122,7 @@ struct config_interface {
 	char *network;
 	int model;     /* enum config_nic_model */
 	int doorbells; /* enum config_doorbells */
+	bool receive_coalescing;
 	char *socket;
 	int mode; /* enum config_mode */
 	char *mac;

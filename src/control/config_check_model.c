@@ -46,6 +46,7 @@ int config_check_nic_model(const struct config *config, struct config_document *
 {
 	static const struct model_key keys[] = {
 		{ "doorbells", BIT(CONFIG_NIC_IGB) | BIT(CONFIG_NIC_E1000E) },
+		{ "receive_coalescing", BIT(CONFIG_NIC_IGB) },
 		{ "queue_pairs", BIT(CONFIG_NIC_VIRTIO) },
 		{ "queue_size", BIT(CONFIG_NIC_VIRTIO) },
 		{ "mtu", BIT(CONFIG_NIC_VIRTIO) },
@@ -53,6 +54,12 @@ int config_check_nic_model(const struct config *config, struct config_document *
 	const struct config_interface *interface = &config->interfaces[index];
 	const char *name = config_nic_model_name(interface->model);
 
+	/* Two models that one might expect it of; virtio has large frames anyway. */
+	if (interface->receive_coalescing &&
+	    (interface->model == CONFIG_NIC_E1000E || interface->model == CONFIG_NIC_E1000))
+		return FAIL(PLACE("interfaces", (int)index, "receive_coalescing"),
+			    "drivers of %s throw away frames that take several descriptors; use model igb, or remove it",
+			    name);
 	if (check_keys(document, "interfaces", index, "an interface", keys, array_size(keys), interface->model, name))
 		return -EINVAL;
 	return interface->model == CONFIG_NIC_VIRTIO ? 0

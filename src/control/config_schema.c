@@ -93,6 +93,7 @@ static const cyaml_schema_field_t interface_fields[] = {
 	TEXT("network", struct config_interface, network),
 	CHOICE("model", CYAML_FLAG_OPTIONAL, struct config_interface, model, nic_model_words),
 	CHOICE("doorbells", CYAML_FLAG_OPTIONAL, struct config_interface, doorbells, doorbells_words),
+	OPTIONAL_BOOL("receive_coalescing", struct config_interface, receive_coalescing),
 	TEXT("socket", struct config_interface, socket),
 	CHOICE("mode", CYAML_FLAG_OPTIONAL, struct config_interface, mode, mode_words),
 	OPTIONAL_TEXT("mac", struct config_interface, mac),

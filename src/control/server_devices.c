@@ -112,6 +112,7 @@ static int make_intel_nic(struct server *server, struct server_interface *interf
 		.name = config->name,
 		.model = models[config->model],
 		.posted = config->doorbells == CONFIG_DOORBELLS_POSTED,
+		.coalescing = config->receive_coalescing,
 		.isolated = config->isolated,
 		.check_mac = config->check_mac,
 		.ipv4_count = (uint8_t)config->ipv4_count,

@@ -44,6 +44,7 @@ static void describe_port(json_t *object, const struct port *port)
 	status_set_count(object, "out_bytes", sum.out_bytes);
 	status_set_count(object, "flooded", sum.flooded);
 	status_set_count(object, "segmented", sum.segmented);
+	status_set_count(object, "coalesced", sum.coalesced);
 	status_set_count(object, "checksummed", sum.checksummed);
 	status_set_count(object, "waits", sum.waits);
 	for (unsigned reason = 0; reason < PORT_DROPS; reason++) {

@@ -2,9 +2,11 @@
 /*
  * The internet checksum over what may be guest memory.
  *
- * The inner loop adds 32 bytes at a time in four 64-bit lanes, low and high halves of each word apart, so that there
- * are no carries to take care of: a lane overflows after 2^32 additions, and a piece is at most 2^32 bytes. The
- * compiler makes SSE2 or NEON of it. Bytes may change while they are read (the sender's own loss); each is read once.
+ * The inner loop adds 32 bytes at a time in 64-bit lanes, low and high halves of each word apart, so that there are no
+ * carries to take care of: a lane overflows after 2^32 additions, and a piece is at most 2^32 bytes. Vectors are as
+ * wide as those of SSE2 and NEON, and there are two of each: of one that is twice as wide the compiler makes stores
+ * and loads instead (3.4 times slower). Bytes may change while they are read (the sender's own loss); each is read
+ * once.
  *
  * Context: pure functions.
  */
@@ -12,7 +14,7 @@
 
 #include <string.h>
 
-typedef uint64_t lanes __attribute__((vector_size(32)));
+typedef uint64_t lanes __attribute__((vector_size(16)));
 
 uint16_t checksum_sum(const void *bytes, size_t length)
 {
@@ -20,19 +22,23 @@ uint16_t checksum_sum(const void *bytes, size_t length)
 	uint64_t sum = 0, word;
 
 	if (length >= 32) {
-		lanes low = { 0 }, high = { 0 };
+		lanes low[2] = { 0 }, high[2] = { 0 };
 
 		do {
-			lanes value;
+			lanes value[2];
 
-			memcpy(&value, at, 32);
-			low += value & 0xffffffffULL;
-			high += value >> 32;
+			memcpy(value, at, 32);
+			low[0] += value[0] & 0xffffffffULL;
+			high[0] += value[0] >> 32;
+			low[1] += value[1] & 0xffffffffULL;
+			high[1] += value[1] >> 32;
 			at += 32;
 			length -= 32;
 		} while (length >= 32);
-		low = (low & 0xffffffffULL) + (low >> 32) + (high & 0xffffffffULL) + (high >> 32);
-		sum = low[0] + low[1] + low[2] + low[3];
+		low[0] += low[1];
+		high[0] += high[1];
+		low[0] = (low[0] & 0xffffffffULL) + (low[0] >> 32) + (high[0] & 0xffffffffULL) + (high[0] >> 32);
+		sum = low[0][0] + low[0][1];
 	}
 	for (; length >= 8; at += 8, length -= 8) {
 		memcpy(&word, at, 8);

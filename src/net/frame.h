@@ -65,6 +65,8 @@ struct frame_offload {
  * @vlan:		set by the switch: VLAN that the frame is in, 0: none
  * @priority:		set by the switch: PCP and DEI bits of the tag that came with the frame, for the one it leaves
  *			with
+ * @coalesced:		set by the switch: several segments of TCP as one, longer than the link's frames are, for a port
+ *			that asked for it (port_ops.coalesce_max)
  * @tagged:		set by the switch: @header has the tag of @vlan at FRAME_TAG_OFFSET
  * @segments_done:	a GSO frame that was cut for its receiver, and left at its sender half way because the receiver
  *			was full: segments that are delivered already. The sender keeps it with the frame and gives it
@@ -80,6 +82,7 @@ struct frame {
 	uint16_t priority;
 	struct frame_offload offload;
 	uint16_t segments_done;
+	bool coalesced;
 	bool tagged;
 };
 
@@ -137,7 +140,7 @@ static inline void frame_set_plain(struct frame *frame, uint32_t length, uint16_
 
 	frame->length = length;
 	frame->header_length = header_length;
-	/* vlan, priority, offload, segments_done and tagged, with fewer stores than fields */
+	/* vlan, priority, offload, segments_done, coalesced and tagged, with fewer stores than fields */
 	memset((uint8_t *)frame + first, 0, end - first);
 }
 

@@ -31,7 +31,8 @@
  *
  * What a receiver cannot take (net/segment.c) is finished just before delivery, in scratch memory of the sidecore. When
  * the receiver becomes full half way through the segments of a frame, the frame stays, and remembers how many it has
- * sent.
+ * sent. A port may take several segments of TCP as one packet (port_ops.coalesce_max): it is asked anew for each frame,
+ * and what is remembered are segments, however they went.
  *
  * Ports come and go on the control thread: the table holds atomic pointers, and a port is freed only after
  * engine_barrier(), so what a sidecore read from the table is good until its round ends.
@@ -262,11 +263,18 @@ static bool deliver_finished(struct batch *batch, struct port *to, struct frame 
 		return true;
 	}
 	segment_skip(plan, frame->segments_done);
+	if (to->ops->coalesce_max && plan->count > 1)
+		segment_coalesce(plan, to->ops->coalesce_max(to, frame, batch->turn));
 	while ((built = segment_next(plan, &room)) > 0) {
 		taken = to->ops->transmit(to, worker->frames, built, batch->turn);
-		frame->segments_done = (uint16_t)(frame->segments_done + taken);
-		if (taken < built)
+		if (plan->together > 1)
+			counter_add(&counters->coalesced, taken);
+		if (taken < built) {
+			/* All that were taken were full ones: only the last of the frame has fewer segments. */
+			frame->segments_done = (uint16_t)(frame->segments_done + taken * plan->together);
 			return false;
+		}
+		frame->segments_done = (uint16_t)plan->index;
 	}
 	counter_add(frame->offload.gso == FRAME_GSO_NONE ? &counters->checksummed : &counters->segmented, 1);
 	frame->segments_done = 0;

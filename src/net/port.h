@@ -52,6 +52,7 @@ struct port_counters {
 	uint64_t out_frames, out_bytes;
 	uint64_t flooded;	 /* frames from this port that were flooded */
 	uint64_t segmented;	 /* GSO frames that had to be cut for this receiver */
+	uint64_t coalesced;	 /* frames that came of these with several segments each (coalesce_max) */
 	uint64_t checksummed;	 /* checksums computed for this receiver */
 	uint64_t waits;		 /* times that a sender was held back because this receiver was full */
 	uint64_t drops[PORT_DROPS];
@@ -76,6 +77,13 @@ struct port_ops {
 	 * full.
 	 */
 	unsigned (*transmit)(struct port *port, const struct frame *frames, unsigned count, const struct turn *turn);
+
+	/**
+	 * @coalesce_max: NULL, or: how long frames may be that carry several segments of @frame, a TCP segment larger
+	 * than the port's frames, as one packet; 0: it is to be cut as its sender said. The caller holds the claim, and
+	 * delivers under the same one.
+	 */
+	uint32_t (*coalesce_max)(struct port *port, const struct frame *frame, const struct turn *turn);
 
 	/** @flush: make the batch visible to the receiver and notify it once. The caller holds the claim. */
 	void (*flush)(struct port *port, const struct turn *turn);

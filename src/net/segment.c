@@ -19,6 +19,12 @@
  *			checksum over the whole datagram, is in the first fragment only
  *	none		the frame as it is, with its checksum
  *
+ * Segments of TCP may go several as one packet (segment_coalesce()), which is to the receiver as if its card had put
+ * them together: cut where they would have been cut, with the headers of the first, flags of first and last, and a
+ * checksum of its own. Identifications count packets then, so that a receiver that goes on coalescing (GRO) finds them
+ * consecutive; they stay distinct within the frame, and below its sender's next one, also when some of it was cut in
+ * another way before.
+ *
  * TCP and UDP checksums are computed over a segment (its payload is in the cache for the copy that follows), or left
  * partial when the receiver does that itself.
  *
@@ -321,7 +327,8 @@ int segment_plan(struct segment_plan *plan, const struct frame *frame, bool part
 	int error;
 
 	*plan = (struct segment_plan){
-		.frame = frame, .partial = partial, .gso = frame->offload.gso, .identification = identification
+		.frame = frame, .partial = partial, .gso = frame->offload.gso, .identification = identification,
+		.together = 1
 	};
 	if (!frame_read(frame, 0, plan->headers, have))
 		return -EINVAL;
@@ -366,7 +373,7 @@ static void ipv4_header(const struct segment_plan *plan, uint8_t *headers, uint3
 	if (plan->gso == FRAME_GSO_UDP_FRAGMENT)
 		store16(ip + 6, plan->index * plan->payload / 8 | (last ? 0 : IPV4_MORE_FRAGMENTS));
 	else
-		store16(ip + 4, load16(ip + 4) + plan->index);
+		store16(ip + 4, load16(ip + 4) + plan->packet);
 	store16(ip + 10, 0);
 	checksum_add(&checksum, ip, header_length);
 	result = checksum_finish(&checksum);
@@ -419,13 +426,14 @@ static void transport_checksum(const struct segment_plan *plan, struct frame *ou
 	memcpy(field, &result, sizeof(result));
 }
 
-/* One segment. Return: guest segments used. */
+/* One packet: a segment, or several. Return: guest segments used. */
 static unsigned build(struct segment_plan *plan, struct frame *out, uint8_t *headers, struct guest_segment *segments)
 {
-	bool fragment = plan->gso == FRAME_GSO_UDP_FRAGMENT, last = plan->index + 1 == plan->count;
+	uint32_t next = min(plan->index + plan->together, plan->count);
+	bool fragment = plan->gso == FRAME_GSO_UDP_FRAGMENT, last = next == plan->count;
 	uint32_t own = plan->index == 0 ? plan->first : plan->repeated; /* header bytes that come from the plan */
 	uint32_t inserted = fragment && plan->ipv6 && plan->count > 1 ? FRAGMENT_LENGTH : 0;
-	uint32_t end = last ? plan->frame->length : plan->repeated + (plan->index + 1) * plan->payload;
+	uint32_t end = last ? plan->frame->length : plan->repeated + next * plan->payload;
 	uint32_t payload = end - plan->position, length = own + inserted + payload, beyond;
 	/* The first segment of the room is kept for headers beyond the frame's own copy. */
 	unsigned count = plan_slice(plan, payload, segments + 1);
@@ -434,7 +442,7 @@ static unsigned build(struct segment_plan *plan, struct frame *out, uint8_t *hea
 	memcpy(headers + plan->repeated + inserted, plan->headers + plan->repeated, own - plan->repeated);
 
 	*out = (struct frame){ .length = length, .vlan = plan->frame->vlan, .priority = plan->frame->priority,
-			       .tagged = plan->frame->tagged };
+			       .coalesced = next - plan->index > 1, .tagged = plan->frame->tagged };
 	if (plan->gso != FRAME_GSO_NONE) {
 		if (inserted)
 			ipv6_fragment_header(plan, headers, last);
@@ -467,7 +475,8 @@ static unsigned build(struct segment_plan *plan, struct frame *out, uint8_t *hea
 		segments[0] = (struct guest_segment){ guest_bytes_of(headers + out->header_length), beyond };
 	out->segments = beyond ? segments : segments + 1;
 	out->segment_count = (uint16_t)(count + (beyond ? 1 : 0));
-	plan->index++;
+	plan->index = next;
+	plan->packet++;
 	return count + 1;
 }
 
@@ -487,12 +496,23 @@ unsigned segment_next(struct segment_plan *plan, const struct segment_room *room
 	return built;
 }
 
+void segment_coalesce(struct segment_plan *plan, uint32_t longest)
+{
+	if (plan->gso != FRAME_GSO_TCPV4 && plan->gso != FRAME_GSO_TCPV6)
+		return;
+	/* Length fields have 16 bits. */
+	longest = min(longest, (uint32_t)UINT16_MAX + plan->network);
+	if (longest > plan->repeated)
+		plan->together = max((longest - plan->repeated) / plan->payload, 1U);
+}
+
 void segment_skip(struct segment_plan *plan, uint32_t count)
 {
 	count = min(count, plan->count);
 	if (count <= plan->index)
 		return;
 	plan->index = count;
+	plan->packet = count;
 	plan_seek(plan, min(plan->repeated + count * plan->payload, plan->frame->length));
 }
 

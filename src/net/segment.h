@@ -33,6 +33,8 @@ struct segment_plan {
 	uint32_t payload;    /* bytes of each segment after @repeated */
 	uint32_t count;	     /* segments */
 	uint32_t index;	     /* of the next one */
+	uint32_t together;   /* segments that go as one packet; 1 but for segment_coalesce() */
+	uint32_t packet;     /* number of the next packet, for its IPv4 identification */
 	uint32_t identification; /* IPv6 fragments */
 
 	/* where the payload of the next segment begins */
@@ -81,6 +83,13 @@ static inline bool segment_needed(const struct frame_offload *offload, const str
  * Return: 0; -EINVAL when the headers are not what the offload state says, tunnels and fragments included.
  */
 int segment_plan(struct segment_plan *plan, const struct frame *frame, bool partial, uint32_t identification);
+
+/**
+ * segment_coalesce() - let packets of TCP carry as many segments as go into frames of @longest bytes, one at least.
+ *
+ * They begin and end where segments do. What is counted (segment_skip(), plan->index) remains segments.
+ */
+void segment_coalesce(struct segment_plan *plan, uint32_t longest);
 
 /**
  * segment_next() - build the next segments, as many as there is room for.

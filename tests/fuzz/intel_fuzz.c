@@ -156,10 +156,11 @@ static void set_ring(bool receive, struct fuzz_input *input)
 	write_register(at + RING_TAIL, 0);
 	tails[receive][queue] = 0;
 	if (receive && nic->variant->generation == INTEL_82576)
-		write_register(at + RING_SRRCTL, form & 0x10 ? fuzz_u32(input) : 1U << 25 | 1);
+		write_register(at + RING_SRRCTL, form & 0x10 ? fuzz_u32(input) : 1U << 25 | 4U << 8 | 1);
 	write_register(at + RING_CONTROL, RING_CONTROL_ENABLE);
 	write_register(receive ? RCTL : TCTL,
-		       receive ? RCTL_EN | RCTL_UPE | RCTL_MPE | RCTL_BAM | (form & 8 ? RCTL_LPE : 0) : TCTL_EN);
+		       receive ? RCTL_EN | (form & 4 ? 0 : RCTL_UPE) | RCTL_MPE | RCTL_BAM | (form & 8 ? RCTL_LPE : 0)
+			       : TCTL_EN);
 }
 
 static uint32_t put16(uint8_t *to, uint32_t at, uint16_t value)
@@ -292,6 +293,18 @@ static void send_to_card(struct fuzz_input *input)
 		frames.frame.offload.checksum_partial = true;
 		frames.frame.offload.checksum_start = form & 4 ? 54 : 34;
 		frames.frame.offload.checksum_offset = 6;
+	} else if (!(form & 8)) { /* a TCP segment that is to be cut, or comes coalesced */
+		uint32_t tcp = form & 4 ? 54 : 34;
+
+		frames.bytes[tcp + 12] |= 0x50;
+		test_frame_build(&frames, form & 0x40 ? 1000 : 0);
+		frames.frame.offload = (struct frame_offload){
+			.checksum_partial = true,
+			.gso = form & 4 ? FRAME_GSO_TCPV6 : FRAME_GSO_TCPV4,
+			.gso_size = (uint16_t)(64 + frames.length / 20),
+			.checksum_start = (uint16_t)tcp,
+			.checksum_offset = 16,
+		};
 	}
 	for (unsigned i = 0; i < count; i++)
 		batch[i] = frames.frame;
@@ -304,7 +317,12 @@ static void start_card(struct fuzz_input *input)
 {
 	uint8_t form = fuzz_u8(input);
 	struct intel_nic_options options = {
-		.name = "nic", .model = form % 3, .posted = form & 4, .check_mac = true, .sidecore = -1
+		.name = "nic",
+		.model = form % 3,
+		.posted = form & 4,
+		.coalescing = form & 0x80,
+		.check_mac = true,
+		.sidecore = -1,
 	};
 	const uint16_t master = 6;
 	enum pci_interrupt_kind kind = (form >> 3) % PCI_INTERRUPT_KINDS;

@@ -101,6 +101,13 @@ def intel_seeds():
 			yield seed
 
 
+	# Receive coalescing: an igb that is not promiscuous and takes long frames, with segments of IPv4 and IPv6.
+	seed = bytes([0, 0x80, 3, 0x00, 4, 0x0c])
+	for size in (12000, 3000, 20000):
+		seed += bytes([9, 15, 10, 0x40]) + u16(size) + bytes([9, 5, 10, 0x44]) + u16(size) + turn
+	yield seed
+
+
 def vhost_user_seeds():
 	for device in range(3):
 		for session in range(0, 64, 3):

@@ -147,6 +147,12 @@ static const struct {
 	  "9: \"doorbells\" means nothing to an interface of model e1000; remove it" },
 	{ NIC "    doorbells: posted\n",
 	  "8: \"doorbells\" means nothing to an interface of model virtio; remove it" },
+	{ NIC "    receive_coalescing: true\n",
+	  "8: \"receive_coalescing\" means nothing to an interface of model virtio; remove it" },
+	{ NIC "    model: e1000e\n    receive_coalescing: true\n",
+	  "9: drivers of e1000e throw away frames that take several descriptors; use model igb, or remove it" },
+	{ NIC "    receive_coalescing: true\n    model: e1000\n",
+	  "8: drivers of e1000 throw away frames that take several descriptors; use model igb, or remove it" },
 	{ NIC "    model: igb\n    doorbells: trapped\n",
 	  "9: unknown doorbells \"trapped\" of interface; did you mean \"mapped\"?" },
 	{ NIC "    model: igb\n    mode: client\n",
@@ -364,7 +370,8 @@ static void test_models(void **state)
 	struct config *config = load(
 		HEAD "interfaces:\n"
 		     "  - { name: a, network: lan, socket: /a }\n"
-		     "  - { name: b, network: lan, socket: /b, model: igb, mode: server, vlan: 7, memory_max: 1G }\n"
+		     "  - { name: b, network: lan, socket: /b, model: igb, mode: server, vlan: 7, memory_max: 1G,\n"
+		     "      receive_coalescing: true }\n"
 		     "  - { name: c, network: lan, socket: /c, model: e1000e, doorbells: posted }\n"
 		     "  - { name: d, network: lan, socket: /d, model: e1000, isolated: true, sidecore: 0 }\n"
 		     "disks:\n"
@@ -379,6 +386,8 @@ static void test_models(void **state)
 	assert_int_equal(config->interfaces[0].model, CONFIG_NIC_VIRTIO);
 	assert_int_equal(config->interfaces[1].model, CONFIG_NIC_IGB);
 	assert_int_equal(config->interfaces[1].doorbells, CONFIG_DOORBELLS_MAPPED);
+	assert_true(config->interfaces[1].receive_coalescing);
+	assert_false(config->interfaces[2].receive_coalescing);
 	assert_int_equal(config->interfaces[1].memory_max_bytes, 1 << 30);
 	assert_int_equal(config->interfaces[2].model, CONFIG_NIC_E1000E);
 	assert_int_equal(config->interfaces[2].doorbells, CONFIG_DOORBELLS_POSTED);

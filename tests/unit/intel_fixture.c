@@ -12,6 +12,7 @@
 #include "engine/sidecore.h"
 
 struct intel_fixture intel;
+struct intel_nic_options intel_fixture_options;
 
 const uint8_t intel_mac[6] = { 2, 0, 0, 0, 0, 1 }, intel_peer_mac[6] = { 2, 0, 0, 0, 0, 9 };
 
@@ -136,11 +137,15 @@ static struct guest_memory *make_memory(void)
 
 void intel_fixture_start(enum intel_nic_model model, bool posted, enum pci_interrupt_kind kind)
 {
-	struct intel_nic_options options = { .name = "nic", .model = model, .posted = posted, .sidecore = -1 };
+	struct intel_nic_options options = intel_fixture_options;
 	const uint16_t master = 6; /* memory, bus master */
 	unsigned count;
 
 	memset(&intel, 0, sizeof(intel));
+	options.name = "nic";
+	options.model = model;
+	options.posted = posted;
+	options.sidecore = -1;
 	memcpy(options.mac, intel_mac, 6);
 	net_fixture_start(&intel.net, 1, &(struct network_config){ .name = "test" });
 	require(!intel_nic_create(&options, intel.net.engine, intel.net.network, &intel.device));

@@ -35,6 +35,9 @@ struct intel_fixture {
 
 extern struct intel_fixture intel;
 
+/** intel_fixture_options - of the next card, in addition to what intel_fixture_start() is told. */
+extern struct intel_nic_options intel_fixture_options;
+
 /** intel_fixture_start() - a card that the guest has given memory and bus mastering to, with interrupts of @kind. */
 void intel_fixture_start(enum intel_nic_model model, bool posted, enum pci_interrupt_kind kind);
 void intel_fixture_stop(void);

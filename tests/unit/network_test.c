@@ -737,6 +737,54 @@ static void segments_cross_whole_or_cut(void **state)
 	stop();
 }
 
+static uint32_t coalesce_max_now;
+
+static uint32_t coalesce_max(struct port *port, const struct frame *frame, const struct turn *turn)
+{
+	return coalesce_max_now;
+}
+
+/* A receiver of long frames that is full now and then, and whose limit changes: each byte once, in order. */
+static void coalesced_segments_wait_for_room(void **state)
+{
+	static const uint32_t limits[] = { 8100, 0, 3100, 60000, 5000 };
+	struct port_ops ops;
+	struct port_counters sum;
+	uint32_t at = 0;
+
+	start();
+	add_ports(2);
+	introduce(1);
+	memset(&ports[1].port.abilities, 0, sizeof(ports[1].port.abilities));
+	ops = *ports[1].port.ops;
+	ops.coalesce_max = coalesce_max;
+	ports[1].port.ops = &ops;
+	make_gso(64000);
+	for (unsigned turn = 0;; turn++) {
+		coalesce_max_now = limits[turn % array_size(limits)];
+		ports[1].room = turn % 3;
+		assert_true(turn < 100);
+		if (forward(&ports[0], 1))
+			break;
+		fixture.turn.now += MILLISECOND / 1000;
+	}
+	for (unsigned i = 0; i < ports[1].count; i++) {
+		const struct fake_frame *frame = &ports[1].frames[i];
+
+		assert_true(naive_transport_good(frame->bytes + 14, frame->length - 14));
+		assert_true(naive_ipv4_good(frame->bytes + 14));
+		assert_int_equal((frame->length - 54) % 1000, 0);
+		assert_memory_equal(frame->bytes + 54, sent[0].bytes + 54 + at, frame->length - 54);
+		at += frame->length - 54;
+	}
+	assert_int_equal(at, 64000);
+	assert_int_equal(all_drops(), 0);
+	port_read_counters(&ports[1].port, &sum);
+	assert_int_equal(sum.segmented, 1);
+	assert_in_range(sum.coalesced, 2, ports[1].count);
+	stop();
+}
+
 /* Full half way: nothing is lost, nothing comes twice. */
 static void cut_segments_wait_for_room(void **state)
 {
@@ -963,6 +1011,7 @@ int main(void)
 		cmocka_unit_test(a_claimed_receiver_is_not_waited_for),
 		cmocka_unit_test(segments_cross_whole_or_cut),
 		cmocka_unit_test(cut_segments_wait_for_room),
+		cmocka_unit_test(coalesced_segments_wait_for_room),
 		cmocka_unit_test(plain_checksums_are_completed),
 		cmocka_unit_test(ports_come_and_go),
 		cmocka_unit_test(two_sidecores_share_receivers),

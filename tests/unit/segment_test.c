@@ -210,8 +210,8 @@ static void check_tcp(const struct recipe *recipe, const struct output *output, 
 	assert_memory_equal(tcp + 18, was + 18, 2U + recipe->tcp_options);
 }
 
-/* TCP and USO: every segment is a packet of its own. */
-static void check_packets(const struct recipe *recipe, bool partial)
+/* TCP and USO: every segment is a packet of its own, or @together segments are one. */
+static void check_packets(const struct recipe *recipe, bool partial, uint32_t together)
 {
 	uint32_t at = 0;
 
@@ -237,7 +237,7 @@ static void check_packets(const struct recipe *recipe, bool partial)
 		}
 		assert_true(naive_transport_good(output->bytes + network_of(recipe), output->length - network_of(recipe)));
 		if (i + 1 < output_count)
-			assert_int_equal(payload, recipe->gso_size);
+			assert_int_equal(payload, recipe->gso_size * together);
 		assert_memory_equal(output->bytes + payload_of(recipe), input.bytes + payload_of(recipe) + at, payload);
 		at += payload;
 	}
@@ -335,7 +335,7 @@ static void every_kind_is_cut(void **state)
 			if (recipe->gso == FRAME_GSO_UDP_FRAGMENT)
 				check_fragments(recipe);
 			else
-				check_packets(recipe, partial);
+				check_packets(recipe, partial, 1);
 		}
 	}
 }
@@ -369,6 +369,72 @@ static void skipping_leaves_the_rest_alike(void **state)
 		assert_int_equal(segment_next(&plan, &room), 0);
 	}
 	free(all);
+}
+
+/* Packets of TCP carry as many segments as are allowed to, and all others one. */
+static void several_go_as_one(void **state)
+{
+	static const uint32_t longest[] = { 0, 100, 3000, 9000, 26304, 65535, UINT32_MAX };
+	struct segment_plan plan;
+
+	for (unsigned i = 0; i < array_size(recipes) * array_size(longest); i++) {
+		const struct recipe *recipe = &recipes[i / array_size(longest)];
+		uint32_t length = longest[i % array_size(longest)], headers_length = payload_of(recipe), together = 1;
+
+		print_message("case %zu, frames of %u\n", i / array_size(longest), length);
+		build(recipe, 1024);
+		assert_int_equal(segment_plan(&plan, &input.frame, false, 1), 0);
+		segment_coalesce(&plan, length);
+		collect(&plan);
+		if (recipe->gso == FRAME_GSO_UDP_FRAGMENT) {
+			check_fragments(recipe);
+			continue;
+		}
+		/* A packet has 65535 bytes at most. */
+		if (length > network_of(recipe) + 65535)
+			length = network_of(recipe) + 65535;
+		if (is_tcp(recipe) && length >= headers_length + recipe->gso_size)
+			together = (length - headers_length) / recipe->gso_size;
+		assert_int_equal(output_count, (recipe->segments + together - 1) / together);
+		check_packets(recipe, false, together);
+		for (unsigned j = 0; j < output_count; j++)
+			assert_true(together == 1 || outputs[j].length <= length);
+	}
+}
+
+/* Left half way and taken up again with another limit: each byte once, and no identification twice. */
+static void limits_may_change_between(void **state)
+{
+	static const uint32_t limits[] = { 26304, 0, 9000, 3000, 65535 };
+	const struct recipe *recipe = &recipes[0];
+	uint32_t at = 0, done = 0, identification = 0;
+	struct segment_plan plan;
+
+	build(recipe, 2000);
+	for (unsigned turn = 0; at < recipe->payload; turn++) {
+		const struct segment_room one = { frames, 1, headers, segments, SEGMENTS };
+		struct output *output = &outputs[turn];
+		uint32_t payload, here;
+
+		assert_int_equal(segment_plan(&plan, &input.frame, false, 1), 0);
+		segment_skip(&plan, done);
+		segment_coalesce(&plan, limits[turn % array_size(limits)]);
+		assert_int_equal(segment_next(&plan, &one), 1);
+		done = plan.index;
+		output->length = frames[0].length;
+		assert_int_equal(frames[0].coalesced, output->length > payload_of(recipe) + recipe->gso_size);
+		assert_true(frame_read(&frames[0], 0, output->bytes, output->length));
+		payload = output->length - payload_of(recipe);
+		assert_memory_equal(output->bytes + payload_of(recipe), input.bytes + payload_of(recipe) + at, payload);
+		assert_int_equal(get32(output->bytes + transport_of(recipe) + 4), 0xfffffff0 + at);
+		here = (uint16_t)(get16(output->bytes + network_of(recipe) + 4) - 0xfffe);
+		assert_true(!turn || here > identification);
+		assert_true(here < recipe->segments);
+		identification = here;
+		at += payload;
+	}
+	assert_int_equal(at, recipe->payload);
+	assert_int_equal(done, recipe->segments);
 }
 
 /* Plain frames: in place when the field is in the copy, else by a plan of one. */
@@ -558,6 +624,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_kind_is_cut),	   cmocka_unit_test(skipping_leaves_the_rest_alike),
+		cmocka_unit_test(several_go_as_one),	   cmocka_unit_test(limits_may_change_between),
 		cmocka_unit_test(checksum_alone),	   cmocka_unit_test(zero_is_sent_as_ones),
 		cmocka_unit_test(bad_headers_are_refused), cmocka_unit_test(bad_offloads_are_refused),
 		cmocka_unit_test(truncated_and_random),

@@ -246,6 +246,7 @@ struct intel_nic {
 	struct network *network;
 	uint8_t mac[6];
 	int sidecore;
+	bool coalescing; /* options.coalescing; constant */
 	uint32_t *registers;
 	uint8_t *pages;
 	uint32_t *vectors; /* memory of the MSI-X BAR; NULL: there is none */

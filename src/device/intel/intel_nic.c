@@ -406,6 +406,7 @@ int intel_nic_create(const struct intel_nic_options *options, struct engine *eng
 	nic->variant = variant;
 	nic->network = network;
 	nic->sidecore = options->sidecore;
+	nic->coalescing = options->coalescing;
 	nic->resting = true;
 	nic->link = true;
 	nic->attach.done = attach_lanes;

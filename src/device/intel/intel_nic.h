@@ -18,8 +18,9 @@ struct intel_nic_options {
 	const char *name;
 	enum intel_nic_model model;
 	uint8_t mac[6];
-	bool posted;   /* do not offer doorbell pages for mapping */
-	bool isolated; /* of the port, likewise below: net/port.h */
+	bool posted;	 /* do not offer doorbell pages for mapping */
+	bool coalescing; /* 82576: TCP segments may come several as one frame: intel_coalesce.c */
+	bool isolated;	 /* of the port, likewise below: net/port.h */
 	bool check_mac;
 	uint8_t ipv4_count;
 	uint32_t ipv4[PORT_IPV4_MAX]; /* network byte order */

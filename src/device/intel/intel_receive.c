@@ -15,6 +15,9 @@
  * (intel_receive_run.c). Whatever is unusual, a ring without buffers included, is left
  * to the general way (receive_frame()), which fetches the descriptor anew, makes every check, and alone stops the card.
  *
+ * *Coalesced frames*, longer than the driver has allowed, come only when it was asked for and intel_coalesce.c has said
+ * how long they may be. They take the general way, too, with limits of their own.
+ *
  * Each descriptor is fetched once, into a local copy; addresses are translated by guest_memory_segments(). A null
  * address makes a descriptor without a buffer: it is used up and holds nothing. A frame never takes more than
  * INTEL_WRITE_BACKS_MAX descriptors, so buffers that hold nothing do not keep anybody busy: the card stops, by name.
@@ -82,7 +85,7 @@ static void set_form(const struct intel_nic *nic, struct intel_ring *ring)
 	switch (nic->variant->generation) {
 	case INTEL_82576:
 		own = intel_page_load(nic, ring->registers + RING_SRRCTL);
-		if (own >> 25 & 7)
+		if (own >> SRRCTL_DESCTYPE_SHIFT & 7)
 			ring->form = INTEL_RECEIVE_ADVANCED;
 		if (own & 0x7f)
 			ring->buffer_sizes[0] = (own & 0x7f) * 1024;
@@ -123,6 +126,22 @@ static bool load_tail(struct intel_nic *nic, struct intel_ring *ring)
 		return false;
 	}
 	ring->tail = tail;
+	return true;
+}
+
+bool intel_receive_available(struct intel_nic *nic, unsigned queue, uint32_t enough, uint32_t *available)
+{
+	struct intel_ring *ring = &nic->receive[queue];
+
+	if (!touch(nic, ring, queue))
+		return false;
+	for (unsigned look = 0; look < 2; look++) {
+		*available = ring->tail - ring->head + (ring->tail < ring->head ? ring->count : 0);
+		if (*available >= enough)
+			break;
+		if (!look && !load_tail(nic, ring))
+			return false;
+	}
 	return true;
 }
 
@@ -201,6 +220,8 @@ static void note(struct intel_nic *nic, struct intel_ring *ring, unsigned queue,
 
 /* struct collected - descriptors from the ring's head on, for one frame. */
 struct collected {
+	unsigned descriptors_max;
+	uint32_t buffer_max; /* bytes of each buffer that are used */
 	unsigned descriptors, segments;
 	uint32_t room;
 	uint32_t rooms[INTEL_WRITE_BACKS_MAX][4]; /* of each descriptor: bytes of its buffers */
@@ -216,20 +237,22 @@ static bool append(struct intel_nic *nic, struct intel_ring *ring, uint32_t inde
 	memset(rooms, 0, sizeof(collected->rooms[0]));
 	guest_fetch(addresses, ring->descriptors + (size_t)index * size, 8 * buffers);
 	for (unsigned i = 0; i < buffers; i++) {
-		if (unlikely(!addresses[i] || !ring->buffer_sizes[i]))
+		uint32_t room = min(ring->buffer_sizes[i], collected->buffer_max);
+
+		if (unlikely(!addresses[i] || !room))
 			continue;
-		if (unlikely(guest_memory_segments(nic->device.memory, &ring->hint, addresses[i], ring->buffer_sizes[i],
-						   nic->segments, INTEL_SEGMENTS_MAX, &collected->segments))) {
+		if (unlikely(guest_memory_segments(nic->device.memory, &ring->hint, addresses[i], room, nic->segments,
+						   INTEL_SEGMENTS_MAX, &collected->segments))) {
 			pci_device_fault(&nic->device, "receive buffer outside of memory");
 			return false;
 		}
-		rooms[i] = ring->buffer_sizes[i];
-		collected->room += ring->buffer_sizes[i];
+		rooms[i] = room;
+		collected->room += room;
 	}
 	return true;
 }
 
-/* Descriptors for @need bytes. */
+/* Descriptors for @need bytes, within the limits that @collected says. */
 static enum receive_result collect(struct intel_nic *nic, struct intel_ring *ring, uint32_t need,
 				   struct collected *collected)
 {
@@ -245,7 +268,10 @@ static enum receive_result collect(struct intel_nic *nic, struct intel_ring *rin
 			if (index == ring->tail)
 				return RECEIVE_FULL;
 		}
-		if (unlikely(collected->descriptors == INTEL_WRITE_BACKS_MAX)) {
+		if (unlikely(collected->descriptors == collected->descriptors_max)) {
+			/* Of a coalesced frame: descriptors without a buffer, which nobody could foresee. */
+			if (collected->descriptors_max < INTEL_WRITE_BACKS_MAX)
+				return RECEIVE_OVERSIZE;
 			pci_device_fault(&nic->device, "receive buffers too small for a frame");
 			return RECEIVE_BROKEN;
 		}
@@ -276,14 +302,23 @@ static void pad(const struct guest_segment *segments, uint32_t from, uint32_t to
 	}
 }
 
-/* Into the ring: @need bytes with padding and check sequence. */
-static enum receive_result put_frame(struct intel_nic *nic, struct intel_ring *ring, unsigned queue,
-				     const struct frame *frame, uint32_t need, const struct intel_report *report)
+/* Into the ring, with padding and check sequence. @oversize: a coalesced frame */
+static enum receive_result put_frame(struct intel_nic *nic, const struct intel_terms *terms, unsigned queue,
+				     const struct frame *frame, bool oversize, const struct intel_report *report)
 {
+	uint32_t need = max(frame->length, INTEL_FRAME_MIN) + terms->check_sequence, left = need;
+	struct intel_ring *ring = &nic->receive[queue];
 	struct collected collected;
 	enum receive_result result;
-	uint32_t left = need;
 
+	collected.descriptors_max = INTEL_WRITE_BACKS_MAX;
+	collected.buffer_max = UINT32_MAX;
+	if (unlikely(oversize)) {
+		collected.descriptors_max = INTEL_COALESCE_DESCRIPTORS;
+		collected.buffer_max = intel_coalesce_room(nic, terms, ring);
+		if (!collected.buffer_max) /* the driver has changed its mind since it was asked */
+			return RECEIVE_OVERSIZE;
+	}
 	result = collect(nic, ring, need, &collected);
 	if (unlikely(result != RECEIVE_DONE))
 		return result;
@@ -309,27 +344,19 @@ static enum receive_result put_frame(struct intel_nic *nic, struct intel_ring *r
 
 /* ---- any frame ---- */
 
-/* The tag of a frame as VET says. Return: -1: none. */
-static int tag_of(const struct intel_terms *terms, const struct frame *frame)
-{
-	if (likely(frame_load16(frame, FRAME_TAG_OFFSET) != terms->tag_type) ||
-	    frame->header_length < FRAME_LENGTH_MIN + FRAME_TAG_LENGTH)
-		return -1;
-	return frame_load16(frame, FRAME_TAG_OFFSET + 2);
-}
-
-/* Any frame. @queue: out: where it went to; a frame of a VLAN, or none, may not begin a run: INTEL_QUEUES_MAX */
+/* Any frame. @queue: out: where it went to; of a VLAN or coalesced, so that it may not begin a run: INTEL_QUEUES_MAX */
 static enum receive_result receive_frame(struct intel_nic *nic, const struct intel_terms *terms,
 					 const struct frame *frame, unsigned *run_queue)
 {
-	int tag = tag_of(terms, frame);
+	int tag = intel_tag_of(terms, frame);
+	bool oversize = frame->length > terms->length_max[tag >= 0];
 	struct intel_report report = { 0 };
 	enum receive_result result;
 	struct frame untagged;
 	unsigned queue;
 
 	*run_queue = INTEL_QUEUES_MAX;
-	if (unlikely(frame->length > terms->length_max[tag >= 0])) {
+	if (unlikely(oversize && !frame->coalesced)) {
 		counter_add(&nic->received.oversize, 1);
 		return RECEIVE_OVERSIZE;
 	}
@@ -347,12 +374,14 @@ static enum receive_result receive_frame(struct intel_nic *nic, const struct int
 	queue = intel_describe(nic, terms, frame, &report);
 	if (unlikely(!touch(nic, &nic->receive[queue], queue)))
 		return RECEIVE_BROKEN;
-	result = put_frame(nic, &nic->receive[queue], queue, frame,
-			   max(frame->length, INTEL_FRAME_MIN) + terms->check_sequence, &report);
-	if (unlikely(result != RECEIVE_DONE))
+	result = put_frame(nic, terms, queue, frame, oversize, &report);
+	if (unlikely(result != RECEIVE_DONE)) {
+		if (result == RECEIVE_OVERSIZE)
+			counter_add(&nic->received.oversize, 1);
 		return result;
+	}
 	intel_count(&nic->received, frame->header, frame->length);
-	if (tag < 0)
+	if (tag < 0 && !oversize)
 		*run_queue = queue;
 	return result;
 }
@@ -430,5 +459,6 @@ static void receive_flush(struct port *port, const struct turn *turn)
 const struct port_ops intel_port_ops = {
 	.kind = "intel",
 	.transmit = receive_transmit,
+	.coalesce_max = intel_coalesce_max,
 	.flush = receive_flush,
 };

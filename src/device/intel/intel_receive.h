@@ -8,6 +8,9 @@
 #define INTEL_FRAME_MIN	 60U /* shorter ones are padded */
 #define INTEL_FCS_LENGTH 4U
 
+/** Descriptors of a coalesced frame at most; see intel_coalesce.c. */
+#define INTEL_COALESCE_DESCRIPTORS 16U
+
 /**
  * struct intel_terms - what registers say, for one call of receive_transmit(): it is as if all frames had come at once.
  * @length_max:		the longest frame without its check sequence: untagged, and with one tag
@@ -50,6 +53,25 @@ static inline uint64_t intel_first_word(const struct intel_report *report)
 	return report->info | (uint64_t)report->hash << 32;
 }
 
+/** intel_tag_of() - the tag of a frame as VET says. Return: -1: none. */
+static inline int intel_tag_of(const struct intel_terms *terms, const struct frame *frame)
+{
+	if (likely(frame_load16(frame, FRAME_TAG_OFFSET) != terms->tag_type) ||
+	    frame->header_length < FRAME_LENGTH_MIN + FRAME_TAG_LENGTH)
+		return -1;
+	return frame_load16(frame, FRAME_TAG_OFFSET + 2);
+}
+
+/* intel_receive.c */
+
+/**
+ * intel_receive_available() - how many descriptors the driver has given for @queue.
+ * @enough:	if there are as many, the tail need not be looked at again
+ *
+ * Return: false: the ring is not in use, or nonsense.
+ */
+bool intel_receive_available(struct intel_nic *nic, unsigned queue, uint32_t enough, uint32_t *available);
+
 /* intel_receive_report.c */
 
 void intel_terms_load(const struct intel_nic *nic, struct intel_terms *terms);
@@ -71,5 +93,14 @@ unsigned intel_describe(struct intel_nic *nic, const struct intel_terms *terms, 
  */
 unsigned intel_receive_run(struct intel_nic *nic, const struct intel_terms *terms, unsigned queue,
 			   const struct frame *first, unsigned count, uint64_t *bytes);
+
+/* intel_coalesce.c */
+
+/** intel_coalesce_max() - struct port_ops */
+uint32_t intel_coalesce_max(struct port *port, const struct frame *frame, const struct turn *turn);
+
+/** intel_coalesce_room() - bytes of each buffer that a coalesced frame may fill. Return: 0: there may be none. */
+uint32_t intel_coalesce_room(const struct intel_nic *nic, const struct intel_terms *terms,
+			     const struct intel_ring *ring);
 
 #endif

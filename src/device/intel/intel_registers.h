@@ -122,6 +122,8 @@
 #define RING_BASE_HIGH		  0x04U
 #define RING_LENGTH		  0x08U
 #define RING_SRRCTL		  0x0cU /* 82576, receive */
+#define SRRCTL_BSIZEHEADER	  0x3f00U
+#define SRRCTL_DESCTYPE_SHIFT	  25
 #define RING_HEAD		  0x10U
 #define RING_TAIL		  0x18U
 #define RING_CONTROL		  0x28U	     /* RXDCTL, TXDCTL */
