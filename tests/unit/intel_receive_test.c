@@ -2,6 +2,10 @@
 /* Intel's network cards: receive descriptors of every form, filters, tags, checksums, RSS, nonsense. */
 #include "test.h"
 
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+
 #include "intel_fixture.h"
 
 static const enum intel_nic_model models[] = { INTEL_NIC_E1000, INTEL_NIC_E1000E, INTEL_NIC_IGB };
@@ -555,6 +559,60 @@ static void test_pause(void **state)
 	intel_fixture_stop();
 }
 
+/* ---- a ring that moves ---- */
+
+#define MOVES 100000U
+
+struct mover {
+	atomic_bool stop;
+	atomic_uint looks;
+};
+
+/*
+ * As Linux's igb does it with the receiver on: disabled, one register after the other, enabled; and no more than one
+ * move in a look.
+ */
+static void *move_ring(void *context)
+{
+	static const uint32_t bases[2] = { INTEL_MEMORY - 128, 0x1000 }, lengths[2] = { 128, 0x80000 };
+	struct mover *mover = context;
+
+	for (unsigned i = 0; i < MOVES; i++) {
+		unsigned looks = atomic_load(&mover->looks);
+
+		while (atomic_load(&mover->looks) - looks < 2)
+			sched_yield();
+		intel_store_mapped(RING_RECEIVE + RING_CONTROL, 0);
+		intel_store_mapped(RING_RECEIVE + RING_BASE_LOW, bases[i & 1]);
+		intel_store_mapped(RING_RECEIVE + RING_BASE_HIGH, 0);
+		intel_store_mapped(RING_RECEIVE + RING_LENGTH, lengths[i & 1]);
+		intel_store_mapped(RING_RECEIVE + RING_CONTROL, RING_CONTROL_ENABLE);
+	}
+	atomic_store(&mover->stop, true);
+	return NULL;
+}
+
+/* Somebody who looks at the registers meanwhile takes up the one ring or the other, never a half of each. */
+static void test_ring_moves(void **state)
+{
+	struct mover mover = { 0 };
+	struct intel_ring *ring;
+	pthread_t driver;
+
+	start(INTEL_NIC_IGB);
+	ring = &intel.nic->receive[0];
+	assert_int_equal(pthread_create(&driver, NULL, move_ring, &mover), 0);
+	for (; !atomic_load(&mover.stop); atomic_fetch_add(&mover.looks, 1)) {
+		if (intel_ring_ready(intel.nic, ring, 16))
+			assert_true(ring->count == 8 || ring->count == 0x8000 || ring->count == INTEL_RING_SIZE);
+	}
+	pthread_join(driver, NULL);
+	assert_null(atomic_load(&intel.device->fault));
+	assert_true(intel_ring_ready(intel.nic, ring, 16));
+	assert_int_equal(ring->count, 0x8000);
+	intel_fixture_stop();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -565,6 +623,7 @@ int main(void)
 		cmocka_unit_test(test_checksums),   cmocka_unit_test(test_bad_ip_checksum),
 		cmocka_unit_test(test_hash),	    cmocka_unit_test(test_steering),
 		cmocka_unit_test(test_nonsense),    cmocka_unit_test(test_pause),
+		cmocka_unit_test(test_ring_moves),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
