@@ -613,6 +613,53 @@ static void test_ring_moves(void **state)
 	intel_fixture_stop();
 }
 
+/* What was accepted before is filtered, described and measured anew as soon as a register says so. */
+static void test_habit(void **state)
+{
+	for (unsigned i = 0; i < 3; i++) {
+		uint32_t length, high, control;
+		uint64_t words[2];
+
+		start(models[i]);
+		intel_offer(0, 100);
+		length = intel_frame(bytes, intel_mac, 17, 1000);
+		for (unsigned n = 0; n < 3; n++) {
+			assert_int_equal(intel_send(bytes, length, NULL), 1);
+			assert_true(intel_received(0, words));
+		}
+		/* Another address. */
+		high = intel_read(RAL0 + 4);
+		intel_write(RAL0 + 4, high ^ 0x100);
+		assert_int_equal(intel_send(bytes, length, NULL), 1);
+		assert_false(intel_received(0, words));
+		intel_write(RAL0 + 4, high);
+		assert_int_equal(intel_send(bytes, length, NULL), 1);
+		assert_true(intel_received(0, words));
+		/* With the check sequence. */
+		control = intel_read(RCTL);
+		intel_write(RCTL, control & ~RCTL_SECRC);
+		assert_int_equal(intel_send(bytes, length, NULL), 1);
+		assert_true(intel_received(0, words));
+		assert_int_equal(length_of(words), length + 4);
+		intel_write(RCTL, control);
+		/* Longer than it may be: 1514 bytes, unless long ones are wanted. */
+		length = intel_frame(bytes, intel_mac, 17, 1514 - 42);
+		assert_int_equal(intel_send(bytes, length, NULL), 1);
+		assert_true(intel_received(0, words));
+		length = intel_frame(bytes, intel_mac, 17, 1515 - 42);
+		assert_int_equal(intel_send(bytes, length, NULL), 1);
+		assert_false(intel_received(0, words));
+		/* A type that becomes that of tags. */
+		intel_write(VET, 0x0800);
+		length = intel_frame(bytes, intel_mac, 17, 1000);
+		intel_write(CTRL, intel_read(CTRL) | CTRL_VME);
+		assert_int_equal(intel_send(bytes, length, NULL), 1);
+		assert_true(intel_received(0, words));
+		assert_int_equal(length_of(words), length - 4);
+		intel_fixture_stop();
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -623,7 +670,7 @@ int main(void)
 		cmocka_unit_test(test_checksums),   cmocka_unit_test(test_bad_ip_checksum),
 		cmocka_unit_test(test_hash),	    cmocka_unit_test(test_steering),
 		cmocka_unit_test(test_nonsense),    cmocka_unit_test(test_pause),
-		cmocka_unit_test(test_ring_moves),
+		cmocka_unit_test(test_ring_moves),  cmocka_unit_test(test_habit),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
