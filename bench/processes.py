@@ -267,18 +267,18 @@ def sidecore_seconds(server):
     return total / 1e9
 
 
-def our_interface(name, mac, model="virtio", posted=False):
-    """An entry of the configuration. @posted: doorbells are not offered for mapping."""
+def our_interface(name, mac, model="virtio", doorbells=None):
+    """An entry of the configuration. @doorbells: mapped or posted; else as the model has them by itself."""
     interface = {"name": name, "network": "lan", "socket": f"{name}.sock", "mac": mac}
     if model == "virtio":
         return {**interface, "queue_pairs": 1}
-    return {**interface, "model": model, **({"doorbells": "posted"} if posted else {})}
+    return {**interface, "model": model, **({"doorbells": doorbells} if doorbells else {})}
 
 
-def our_net_server(machine, mode, size, models=("virtio", "virtio"), posted=False):
+def our_net_server(machine, mode, size, models=("virtio", "virtio"), doorbells=None):
     uplink = {"tx": {"type": "null"}, "rx": {"type": "source", "size": size}, "forward": {"type": "none"}}[mode]
     macs = [MAC_A, MAC_B] if mode == "forward" else [MAC_A]
-    interfaces = [our_interface(name, mac, model, posted) for name, mac, model in zip("ab", macs, models)]
+    interfaces = [our_interface(name, mac, model, doorbells) for name, mac, model in zip("ab", macs, models)]
     return our_server(machine, f"net-{mode}", [{"name": "lan", "uplink": uplink}], interfaces, [])
 
 
