@@ -16,9 +16,9 @@ PEER_NET = "sidecore virtio-net"
 PEER_BLOCK = "sidecore virtio-blk"
 
 
-def net(model, mode, size):
+def net(model, mode, size, doorbells=None):
     def run(machine, seconds):
-        with processes.our_net_server(machine, mode, size, (model, model)) as server:
+        with processes.our_net_server(machine, mode, size, (model, model), doorbells) as server:
             return processes.light_net(machine, server, mode, size, False, seconds, models=(model, model))
     return run
 
@@ -84,6 +84,10 @@ def cases(make, light, directions):
             for size in (64, 1518):
                 found.append(make(f"{model} {directions[mode]} {size} B", "Mpps", PEER_NET, net(model, mode, size),
                                   net("virtio", mode, size), client=light, layout=model, size=size))
+    for size in (64, 1518):
+        found.append(make(f"e1000 mapped {directions['forward']} {size} B", "Mpps", PEER_NET,
+                          net("e1000", "forward", size, "mapped"), net("virtio", "forward", size), client=light, layout="e1000",
+                          size=size))
     for model in NICS:
         for models in ((model, "virtio"), (model, model), ("virtio", model)):
             found.append(make(f"{models[0]}->{models[1]} 64 KiB TSO", "GB/s", PEER_NET, segmentation(models),
@@ -167,7 +171,8 @@ class Count:
 
 def net_count(model, posted, burst):
     def server(machine):
-        return processes.our_net_server(machine, "tx" if burst else "forward", 64, (model, model), posted)
+        return processes.our_net_server(machine, "tx" if burst else "forward", 64, (model, model),
+                                        "posted" if posted else None)
 
     def load(server):
         shape = ["--mode", "tx"] if burst else ["--mode", "forward", "--window", "1", "--batch", "1"]

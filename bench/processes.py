@@ -267,20 +267,20 @@ def sidecore_seconds(server):
     return total / 1e9
 
 
-def our_interface(name, mac, model="virtio", posted=False, coalescing=False):
-    """An entry of the configuration. @posted: doorbells are not offered for mapping. @coalescing: TCP segments may come
-    several as one frame (igb)."""
+def our_interface(name, mac, model="virtio", doorbells=None, coalescing=False):
+    """An entry of the configuration. @doorbells: mapped or posted; else as the model has them by itself. @coalescing: TCP
+    segments may come several as one frame (igb)."""
     interface = {"name": name, "network": "lan", "socket": f"{name}.sock", "mac": mac}
     if model == "virtio":
         return {**interface, "queue_pairs": 1}
-    return {**interface, "model": model, **({"doorbells": "posted"} if posted else {}),
+    return {**interface, "model": model, **({"doorbells": doorbells} if doorbells else {}),
             **({"receive_coalescing": True} if coalescing else {})}
 
 
-def our_net_server(machine, mode, size, models=("virtio", "virtio"), posted=False, coalescing=False):
+def our_net_server(machine, mode, size, models=("virtio", "virtio"), doorbells=None, coalescing=False):
     uplink = {"tx": {"type": "null"}, "rx": {"type": "source", "size": size}, "forward": {"type": "none"}}[mode]
     macs = [MAC_A, MAC_B] if mode == "forward" else [MAC_A]
-    interfaces = [our_interface(name, mac, model, posted, coalescing and model == "igb")
+    interfaces = [our_interface(name, mac, model, doorbells, coalescing and model == "igb")
                   for name, mac, model in zip("ab", macs, models)]
     return our_server(machine, f"net-{mode}", [{"name": "lan", "uplink": uplink}], interfaces, [])
 

@@ -18,7 +18,7 @@
  *	  - name: web-net
  *	    network: lan
  *	    model: virtio                       # vhost-user; or igb, e1000e, e1000: emulated, vfio-user
- *	    doorbells: mapped                   # igb, e1000e: mapped | posted
+ *	    doorbells: mapped                   # igb, e1000e, e1000 (posted): mapped | posted
  *	    receive_coalescing: false           # igb: for guests with Linux that do not forward
  *	    socket: web-net.sock                # relative paths: to the configuration file
  *	    mode: server                        # server (we listen) | client (we connect)

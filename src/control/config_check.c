@@ -356,6 +356,8 @@ static int check_interface(struct config *config, struct config_document *docume
 	if (find_network(config, document, index) || check_vlans(interface, document, index) ||
 	    check_addresses(config, document, index))
 		return -EINVAL;
+	if (interface->model == CONFIG_NIC_E1000 && !config_document_has(document, PLACE("interfaces", i, "doorbells")))
+		interface->doorbells = CONFIG_DOORBELLS_POSTED;
 	if (!config_document_has(document, PLACE("interfaces", i, "queue_pairs")))
 		interface->queue_pairs = 1;
 	if (interface->queue_pairs < 1 || interface->queue_pairs > CONFIG_QUEUE_PAIRS_MAX)

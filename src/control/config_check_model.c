@@ -45,7 +45,7 @@ static int check_mode(struct config_document *document, const char *section, uns
 int config_check_nic_model(const struct config *config, struct config_document *document, unsigned index)
 {
 	static const struct model_key keys[] = {
-		{ "doorbells", BIT(CONFIG_NIC_IGB) | BIT(CONFIG_NIC_E1000E) },
+		{ "doorbells", BIT(CONFIG_NIC_IGB) | BIT(CONFIG_NIC_E1000E) | BIT(CONFIG_NIC_E1000) },
 		{ "receive_coalescing", BIT(CONFIG_NIC_IGB) },
 		{ "queue_pairs", BIT(CONFIG_NIC_VIRTIO) },
 		{ "queue_size", BIT(CONFIG_NIC_VIRTIO) },

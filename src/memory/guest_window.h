@@ -51,6 +51,20 @@ static inline guest_byte *guest_window_translate(const struct guest_window *wind
 }
 
 /**
+ * guest_window_places() - for loops over pieces of the same @length, which is not zero: those at @address for which
+ * @address - start is less than this lie in the window, and are at guest_window_place().
+ */
+static inline uint64_t guest_window_places(const struct guest_window *window, uint32_t length)
+{
+	return window->size >= length ? window->size - length + 1 : 0;
+}
+
+static inline guest_byte *guest_window_place(const struct guest_window *window, uint64_t address)
+{
+	return (guest_byte *)(uintptr_t)(address + window->host);
+}
+
+/**
  * guest_window_move() - to the region that holds @address, and the translator's hint with it.
  *
  * Return: as guest_window_translate(); then the window is where it was, or not.

@@ -184,7 +184,10 @@ void frame_scatter(const struct frame *frame, const struct guest_segment *to, ui
 /** frame_copy_inside() - frame_copy_out() to where there is room for all of it in one piece. */
 static inline void frame_copy_inside(const struct frame *frame, guest_byte *at)
 {
-	frame_copy_short(at, frame->header, frame->header_length);
+	if (likely(frame->header_length == FRAME_HEADER_MAX))
+		memcpy(at, frame->header, FRAME_HEADER_MAX);
+	else
+		frame_copy_short(at, frame->header, frame->header_length);
 	if (likely(!frame->segment_count))
 		return;
 	at += frame->header_length;

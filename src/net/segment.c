@@ -26,7 +26,8 @@
  * another way before.
  *
  * TCP and UDP checksums are computed over a segment (its payload is in the cache for the copy that follows), or left
- * partial when the receiver does that itself.
+ * partial when the receiver does that itself. What segments have in common is summed once, with the plan: all of the
+ * headers but for some fields, which are added to that for each.
  *
  * What is refused (-EINVAL): other protocols than the offload state says, tunnels, fragments, authentication headers,
  * routing headers that are not used up (their pseudo-header has another destination), headers above the limit, a
@@ -41,6 +42,7 @@
  */
 #include "net/segment.h"
 
+#include <endian.h>
 #include <errno.h>
 
 #include "net/checksum.h"
@@ -269,6 +271,43 @@ static void pseudo_header(const struct segment_plan *plan, struct checksum *chec
 	checksum_add(checksum, rest, sizeof(rest));
 }
 
+/* A word of a header as sums have it. */
+static uint32_t sum_word(uint32_t value)
+{
+	return htobe16((uint16_t)value);
+}
+
+/*
+ * Sums of the headers with zeroes in the fields that segments do not have in common: of IPv4, lengths, identification,
+ * fragmentation; of the pseudo-header, the length; of TCP, sequence number and the word with the flags; of UDP, the
+ * length; and the checksums themselves.
+ */
+static void plan_sums(struct segment_plan *plan)
+{
+	bool tcp = plan->gso == FRAME_GSO_TCPV4 || plan->gso == FRAME_GSO_TCPV6;
+	uint8_t copy[SEGMENT_HEADER_MAX], *transport = copy + plan->transport;
+	struct checksum pseudo = { 0 };
+
+	memcpy(copy, plan->headers, plan->first);
+	if (!plan->ipv6) {
+		uint8_t *ip = copy + plan->network;
+
+		memset(ip + 2, 0, 6);
+		memset(ip + 10, 0, 2);
+		plan->network_sum = checksum_sum(ip, (ip[0] & 15U) * 4);
+	}
+	pseudo_header(plan, &pseudo, 0);
+	plan->pseudo_sum = checksum_fold(pseudo.sum);
+	if (tcp) {
+		memset(transport + 4, 0, 4);
+		memset(transport + 12, 0, 2);
+	} else {
+		memset(transport + 4, 0, 2);
+	}
+	memset(transport + transport_checksum_offset(plan->gso), 0, 2);
+	plan->transport_sum = plan->pseudo_sum + checksum_sum(transport, (size_t)(plan->first - plan->transport));
+}
+
 /* UDP fragments: the datagram's checksum goes into the header that the first fragment takes along. */
 static int plan_fragments(struct segment_plan *plan)
 {
@@ -358,6 +397,7 @@ int segment_plan(struct segment_plan *plan, const struct frame *frame, bool part
 	largest = min(frame->length, plan->repeated + plan->payload + FRAGMENT_LENGTH);
 	if (plan->count > SEGMENT_COUNT_MAX || largest - plan->network > UINT16_MAX)
 		return -EINVAL;
+	plan_sums(plan);
 	plan_seek(plan, plan->first);
 	return 0;
 }
@@ -365,18 +405,19 @@ int segment_plan(struct segment_plan *plan, const struct frame *frame, bool part
 static void ipv4_header(const struct segment_plan *plan, uint8_t *headers, uint32_t length, bool last)
 {
 	uint8_t *ip = headers + plan->network;
-	uint32_t header_length = (ip[0] & 15U) * 4;
-	struct checksum checksum = { 0 };
+	uint32_t identification = load16(ip + 4), fragment = load16(ip + 6);
 	uint16_t result;
 
-	store16(ip + 2, length - plan->network);
 	if (plan->gso == FRAME_GSO_UDP_FRAGMENT)
-		store16(ip + 6, plan->index * plan->payload / 8 | (last ? 0 : IPV4_MORE_FRAGMENTS));
+		fragment = plan->index * plan->payload / 8 | (last ? 0 : IPV4_MORE_FRAGMENTS);
 	else
-		store16(ip + 4, load16(ip + 4) + plan->packet);
-	store16(ip + 10, 0);
-	checksum_add(&checksum, ip, header_length);
-	result = checksum_finish(&checksum);
+		identification += plan->packet;
+	length -= plan->network;
+	store16(ip + 2, length);
+	store16(ip + 4, identification);
+	store16(ip + 6, fragment);
+	result = (uint16_t)~checksum_fold((uint64_t)plan->network_sum + sum_word(length) + sum_word(identification) +
+					  sum_word(fragment));
 	memcpy(ip + 10, &result, sizeof(result));
 }
 
@@ -400,30 +441,48 @@ static void tcp_header(const struct segment_plan *plan, uint8_t *tcp, bool last)
 		tcp[13] &= (uint8_t)~(TCP_FIN | TCP_PSH);
 }
 
+/* Sum of a segment's headers: of the plan's, and the fields that are its own. */
+static uint64_t header_sum(const struct segment_plan *plan, const uint8_t *transport, uint32_t length)
+{
+	uint64_t sum = plan->transport_sum + sum_word(length);
+
+	if (plan->gso == FRAME_GSO_UDP_SEGMENT)
+		return sum + sum_word(length);
+	return sum + sum_word(load16(transport + 4)) + sum_word(load16(transport + 6)) +
+	       sum_word(load16(transport + 12));
+}
+
 /* Checksum of a segment that has a transport header of its own, or the seed of one that the receiver completes. */
 static void transport_checksum(const struct segment_plan *plan, struct frame *out, uint8_t *headers,
 			       const struct guest_segment *slices, unsigned count, uint32_t length)
 {
 	uint32_t offset = transport_checksum_offset(plan->gso);
-	uint8_t *field = headers + plan->transport + offset;
+	uint8_t *transport = headers + plan->transport;
 	struct checksum checksum = { 0 };
 	uint16_t result;
 
-	store16(field, 0);
-	pseudo_header(plan, &checksum, length - plan->transport);
+	length -= plan->transport;
 	if (plan->partial) {
-		result = checksum_fold(checksum.sum);
+		result = checksum_fold((uint64_t)plan->pseudo_sum + sum_word(length));
 		out->offload.checksum_partial = true;
 		out->offload.checksum_start = plan->transport;
 		out->offload.checksum_offset = (uint16_t)offset;
 	} else {
-		checksum_add(&checksum, headers + plan->transport, (size_t)(plan->first - plan->transport));
+		/* Headers have an even length. */
+		checksum.sum = header_sum(plan, transport, length);
 		for (unsigned i = 0; i < count; i++)
 			checksum_add(&checksum, slices[i].base, slices[i].length);
 		result = checksum_nonzero(checksum_finish(&checksum));
 		out->offload.checksum_valid = true;
 	}
-	memcpy(field, &result, sizeof(result));
+	memcpy(transport + offset, &result, sizeof(result));
+}
+
+/* Whole lines, for which both have room: SEGMENT_HEADER_MAX is some of them. No call for a few bytes. */
+static void copy_lines(uint8_t *to, const uint8_t *from, uint32_t length)
+{
+	for (uint32_t at = 0; at < length; at += CACHE_LINE)
+		memcpy(to + at, from + at, CACHE_LINE);
 }
 
 /* One packet: a segment, or several. Return: guest segments used. */
@@ -438,11 +497,15 @@ static unsigned build(struct segment_plan *plan, struct frame *out, uint8_t *hea
 	/* The first segment of the room is kept for headers beyond the frame's own copy. */
 	unsigned count = plan_slice(plan, payload, segments + 1);
 
-	memcpy(headers, plan->headers, plan->repeated);
-	memcpy(headers + plan->repeated + inserted, plan->headers + plan->repeated, own - plan->repeated);
+	copy_lines(headers, plan->headers, plan->repeated);
+	if (own > plan->repeated)
+		memcpy(headers + plan->repeated + inserted, plan->headers + plan->repeated, own - plan->repeated);
 
-	*out = (struct frame){ .length = length, .vlan = plan->frame->vlan, .priority = plan->frame->priority,
-			       .coalesced = next - plan->index > 1, .tagged = plan->frame->tagged };
+	frame_set_plain(out, length, (uint16_t)min(own + inserted, FRAME_HEADER_MAX));
+	out->coalesced = next - plan->index > 1;
+	out->vlan = plan->frame->vlan;
+	out->priority = plan->frame->priority;
+	out->tagged = plan->frame->tagged;
 	if (plan->gso != FRAME_GSO_NONE) {
 		if (inserted)
 			ipv6_fragment_header(plan, headers, last);
@@ -468,8 +531,7 @@ static unsigned build(struct segment_plan *plan, struct frame *out, uint8_t *hea
 		break;
 	}
 
-	out->header_length = (uint16_t)min(own + inserted, FRAME_HEADER_MAX);
-	memcpy(out->header, headers, out->header_length);
+	memcpy(out->header, headers, FRAME_HEADER_MAX); /* all of it: what is behind header_length means nothing */
 	beyond = own + inserted - out->header_length;
 	if (beyond)
 		segments[0] = (struct guest_segment){ guest_bytes_of(headers + out->header_length), beyond };

@@ -36,6 +36,8 @@ struct segment_plan {
 	uint32_t together;   /* segments that go as one packet; 1 but for segment_coalesce() */
 	uint32_t packet;     /* number of the next packet, for its IPv4 identification */
 	uint32_t identification; /* IPv6 fragments */
+	/* sums of what is the same in all segments, so that a segment adds what is its own; see plan_sums() */
+	uint32_t network_sum, pseudo_sum, transport_sum;
 
 	/* where the payload of the next segment begins */
 	uint32_t segment;	/* in frame->segments */

@@ -25,6 +25,7 @@ MODELS = {
     "e1000e-msi": ("e1000e", "IntMode=1", "PCI-MSI", "model: e1000e", 1),
     "e1000e-pin": ("e1000e", "IntMode=0", "IO-APIC", "model: e1000e, doorbells: posted", 1),
     "e1000": ("e1000", "", "IO-APIC", "model: e1000", 1),
+    "e1000-mapped": ("e1000", "", "IO-APIC", "model: e1000, doorbells: mapped", 1),
 }
 # The others are variants of these, left to make test-long.
 EVERY_TIME = ("igb", "e1000")

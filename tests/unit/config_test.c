@@ -143,8 +143,6 @@ static const struct {
 	  "8: \"queue_size\" means nothing to an interface of model e1000; remove it" },
 	{ NIC "    model: e1000e\n    mtu: 9000\n",
 	  "9: \"mtu\" means nothing to an interface of model e1000e; remove it" },
-	{ NIC "    model: e1000\n    doorbells: mapped\n",
-	  "9: \"doorbells\" means nothing to an interface of model e1000; remove it" },
 	{ NIC "    doorbells: posted\n",
 	  "8: \"doorbells\" means nothing to an interface of model virtio; remove it" },
 	{ NIC "    receive_coalescing: true\n",
@@ -374,6 +372,7 @@ static void test_models(void **state)
 		     "      receive_coalescing: true }\n"
 		     "  - { name: c, network: lan, socket: /c, model: e1000e, doorbells: posted }\n"
 		     "  - { name: d, network: lan, socket: /d, model: e1000, isolated: true, sidecore: 0 }\n"
+		     "  - { name: e, network: lan, socket: /e, model: e1000, doorbells: mapped }\n"
 		     "disks:\n"
 		     "  - { name: first, controller: ctl, backend: { type: null, size: 1M } }\n"
 		     "  - { name: ctl, socket: /ctl, model: nvme, backend: { type: null, size: 1M } }\n"
@@ -392,6 +391,8 @@ static void test_models(void **state)
 	assert_int_equal(config->interfaces[2].model, CONFIG_NIC_E1000E);
 	assert_int_equal(config->interfaces[2].doorbells, CONFIG_DOORBELLS_POSTED);
 	assert_int_equal(config->interfaces[3].model, CONFIG_NIC_E1000);
+	assert_int_equal(config->interfaces[3].doorbells, CONFIG_DOORBELLS_POSTED);
+	assert_int_equal(config->interfaces[4].doorbells, CONFIG_DOORBELLS_MAPPED);
 	assert_string_equal(config_nic_model_name(CONFIG_NIC_E1000E), "e1000e");
 	assert_string_equal(config_disk_model_name(CONFIG_DISK_NVME), "nvme");
 

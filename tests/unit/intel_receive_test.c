@@ -2,6 +2,10 @@
 /* Intel's network cards: receive descriptors of every form, filters, tags, checksums, RSS, nonsense. */
 #include "test.h"
 
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+
 #include "intel_fixture.h"
 
 static const enum intel_nic_model models[] = { INTEL_NIC_E1000, INTEL_NIC_E1000E, INTEL_NIC_IGB };
@@ -555,6 +559,107 @@ static void test_pause(void **state)
 	intel_fixture_stop();
 }
 
+/* ---- a ring that moves ---- */
+
+#define MOVES 100000U
+
+struct mover {
+	atomic_bool stop;
+	atomic_uint looks;
+};
+
+/*
+ * As Linux's igb does it with the receiver on: disabled, one register after the other, enabled; and no more than one
+ * move in a look.
+ */
+static void *move_ring(void *context)
+{
+	static const uint32_t bases[2] = { INTEL_MEMORY - 128, 0x1000 }, lengths[2] = { 128, 0x80000 };
+	struct mover *mover = context;
+
+	for (unsigned i = 0; i < MOVES; i++) {
+		unsigned looks = atomic_load(&mover->looks);
+
+		while (atomic_load(&mover->looks) - looks < 2)
+			sched_yield();
+		intel_store_mapped(RING_RECEIVE + RING_CONTROL, 0);
+		intel_store_mapped(RING_RECEIVE + RING_BASE_LOW, bases[i & 1]);
+		intel_store_mapped(RING_RECEIVE + RING_BASE_HIGH, 0);
+		intel_store_mapped(RING_RECEIVE + RING_LENGTH, lengths[i & 1]);
+		intel_store_mapped(RING_RECEIVE + RING_CONTROL, RING_CONTROL_ENABLE);
+	}
+	atomic_store(&mover->stop, true);
+	return NULL;
+}
+
+/* Somebody who looks at the registers meanwhile takes up the one ring or the other, never a half of each. */
+static void test_ring_moves(void **state)
+{
+	struct mover mover = { 0 };
+	struct intel_ring *ring;
+	pthread_t driver;
+
+	start(INTEL_NIC_IGB);
+	ring = &intel.nic->receive[0];
+	assert_int_equal(pthread_create(&driver, NULL, move_ring, &mover), 0);
+	for (; !atomic_load(&mover.stop); atomic_fetch_add(&mover.looks, 1)) {
+		if (intel_ring_ready(intel.nic, ring, 16))
+			assert_true(ring->count == 8 || ring->count == 0x8000 || ring->count == INTEL_RING_SIZE);
+	}
+	pthread_join(driver, NULL);
+	assert_null(atomic_load(&intel.device->fault));
+	assert_true(intel_ring_ready(intel.nic, ring, 16));
+	assert_int_equal(ring->count, 0x8000);
+	intel_fixture_stop();
+}
+
+/* What was accepted before is filtered, described and measured anew as soon as a register says so. */
+static void test_habit(void **state)
+{
+	for (unsigned i = 0; i < 3; i++) {
+		uint32_t length, high, control;
+		uint64_t words[2];
+
+		start(models[i]);
+		intel_offer(0, 100);
+		length = intel_frame(bytes, intel_mac, 17, 1000);
+		for (unsigned n = 0; n < 3; n++) {
+			assert_int_equal(intel_send(bytes, length, NULL), 1);
+			assert_true(intel_received(0, words));
+		}
+		/* Another address. */
+		high = intel_read(RAL0 + 4);
+		intel_write(RAL0 + 4, high ^ 0x100);
+		assert_int_equal(intel_send(bytes, length, NULL), 1);
+		assert_false(intel_received(0, words));
+		intel_write(RAL0 + 4, high);
+		assert_int_equal(intel_send(bytes, length, NULL), 1);
+		assert_true(intel_received(0, words));
+		/* With the check sequence. */
+		control = intel_read(RCTL);
+		intel_write(RCTL, control & ~RCTL_SECRC);
+		assert_int_equal(intel_send(bytes, length, NULL), 1);
+		assert_true(intel_received(0, words));
+		assert_int_equal(length_of(words), length + 4);
+		intel_write(RCTL, control);
+		/* Longer than it may be: 1514 bytes, unless long ones are wanted. */
+		length = intel_frame(bytes, intel_mac, 17, 1514 - 42);
+		assert_int_equal(intel_send(bytes, length, NULL), 1);
+		assert_true(intel_received(0, words));
+		length = intel_frame(bytes, intel_mac, 17, 1515 - 42);
+		assert_int_equal(intel_send(bytes, length, NULL), 1);
+		assert_false(intel_received(0, words));
+		/* A type that becomes that of tags. */
+		intel_write(VET, 0x0800);
+		length = intel_frame(bytes, intel_mac, 17, 1000);
+		intel_write(CTRL, intel_read(CTRL) | CTRL_VME);
+		assert_int_equal(intel_send(bytes, length, NULL), 1);
+		assert_true(intel_received(0, words));
+		assert_int_equal(length_of(words), length - 4);
+		intel_fixture_stop();
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -565,6 +670,7 @@ int main(void)
 		cmocka_unit_test(test_checksums),   cmocka_unit_test(test_bad_ip_checksum),
 		cmocka_unit_test(test_hash),	    cmocka_unit_test(test_steering),
 		cmocka_unit_test(test_nonsense),    cmocka_unit_test(test_pause),
+		cmocka_unit_test(test_ring_moves),  cmocka_unit_test(test_habit),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

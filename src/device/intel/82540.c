@@ -2,8 +2,9 @@
 /*
  * 82540EM (e1000): one queue each way and the pin; what is different from the others.
  *
- * Nothing is offered for mapping: with the pin, a VMM that handles it itself takes mappings away at the first
- * interrupt. I/O ports are, since drivers reset the card by these.
+ * Unless the operator wants it, nothing is offered for mapping (options.posted): with the pin, a VMM that handles it
+ * itself takes mappings away at the first interrupt, and never posts a write again. One whose kernel handles the pin
+ * (KVM) keeps them. I/O ports are there, since drivers reset the card by these.
  */
 #include "device/intel/intel_internal.h"
 
@@ -35,7 +36,7 @@ const struct intel_variant intel_82540 = {
 		.class_code = 2, .pin = true,
 	},
 	.bars = {
-		[0] = { .size = INTEL_BAR_SIZE },
+		[0] = { .size = INTEL_BAR_SIZE, .window_count = 1, .windows = { { 0x2000, 0x2000 } } },
 		[1] = { .size = 0x40, .io = true },
 	},
 	.io_bar = 1,

@@ -9,8 +9,8 @@
  * writes. Whole words only are written, as the data sheets demand; parts of words can be read.
  *
  * Registers of the pages that can be mapped ("windows") are memory: ring registers, for the 82576 also those of
- * interrupts. Their values are looked at by whoever uses them. When nothing is offered for mapping (options.posted,
- * 82540EM), the same memory is @registers, and a write arrives here, which does what a mapped page cannot: it wakes the
+ * interrupts. Their values are looked at by whoever uses them. When nothing is offered for mapping (options.posted),
+ * the same memory is @registers, and a write arrives here, which does what a mapped page cannot: it wakes the
  * lane.
  *
  * IOADDR and IODATA (8254x 13.2.2) are another way to all of it. The MSI-X table's BAR is the VMM's affair; here it is

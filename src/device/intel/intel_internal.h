@@ -133,6 +133,7 @@ struct intel_ring {
 	uint32_t tail;
 	uint8_t form; /* enum intel_receive_form */
 	uint32_t buffer_sizes[4];
+	unsigned run_length;		       /* of the last run: buffers that are taken at first */
 	uint32_t written_first, written_count; /* descriptors that wait to be written back, one behind the other */
 	bool used;			       /* since the last flush */
 } __attribute__((aligned(CACHE_LINE)));
@@ -235,6 +236,54 @@ struct intel_rest {
 };
 
 /**
+ * struct intel_terms - what registers say, of what is received.
+ * @length_max:		the longest frame without its check sequence: untagged, and with one tag
+ * @check_sequence:	bytes of it that buffers have
+ * @queue:		of frames that are not hashed
+ */
+struct intel_terms {
+	uint32_t control, checksums, tag_type;
+	uint32_t length_max[2];
+	uint32_t check_sequence;
+	unsigned queue;
+	bool strips_tags, hashes, hash_reported, packet_types;
+};
+
+/**
+ * struct intel_described - what the descriptor says of the last frame whose headers were looked into, and what others
+ * have the same of which it says that, too.
+ * @protocol:	of IPv4; INTEL_NO_PROTOCOL: there is no such frame
+ * @verified:	the checksum behind the header was
+ * @ports, @addresses:	for hashes
+ * @form:	of the ring, when the words were made
+ */
+struct intel_described {
+	uint32_t protocol;
+	uint32_t ports;
+	uint64_t addresses;
+	bool verified;
+	uint8_t form;
+	uint64_t first_word, second_word; /* of the write-back, but for the length */
+};
+
+#define INTEL_NO_PROTOCOL 256U
+
+/**
+ * struct intel_habit - the last frame that was received, and registers as they were: others with its destination and
+ * type pass the same filters for as long as these stay. Under the port's claim.
+ * @version:	nic->version of all of it
+ * @queue:	INTEL_QUEUES_MAX: there is none
+ */
+struct intel_habit {
+	uint32_t version;
+	struct intel_terms terms;
+	unsigned queue;
+	uint32_t destination_low; /* all three as in memory */
+	uint16_t destination_high, type;
+	struct intel_described last;
+};
+
+/**
  * struct intel_nic - the card.
  * @registers:	what is remembered of each trapped register; stored by the control thread, loaded by anybody, relaxed
  * @pages:	where ring registers and the like are: the window's memory, or @registers when nothing is offered for
@@ -265,6 +314,7 @@ struct intel_nic {
 	struct engine_completion *removed;
 
 	/* control thread writes, sidecores read */
+	atomic_uint version; /* of @registers */
 	atomic_bool transmitting, receiving, loopback;
 	atomic_uint key_version; /* of RSSRK */
 
@@ -285,6 +335,7 @@ struct intel_nic {
 	uint32_t hash_version;
 	uint32_t hash_nibbles[72][16]; /* Toeplitz: of each nibble of the input */
 	struct intel_traffic received;
+	struct intel_habit habit;
 	struct guest_segment segments[INTEL_SEGMENTS_MAX];
 	struct intel_write_back written[INTEL_QUEUES_MAX][INTEL_WRITE_BACKS_MAX];
 
@@ -304,7 +355,11 @@ static inline uint32_t intel_load(const struct intel_nic *nic, uint32_t offset)
 
 static inline void intel_store(struct intel_nic *nic, uint32_t offset, uint32_t value)
 {
+	uint32_t version = atomic_load_explicit(&nic->version, memory_order_relaxed) + 1;
+
 	__atomic_store_n(&nic->registers[offset / 4], value, __ATOMIC_RELAXED);
+	/* Release: who sees the version sees the register. There is one writer. */
+	atomic_store_explicit(&nic->version, version, memory_order_release);
 }
 
 /** intel_page_load() - a register of the pages that a guest may have mapped; any thread; hostile. */

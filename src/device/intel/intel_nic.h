@@ -18,7 +18,7 @@ struct intel_nic_options {
 	const char *name;
 	enum intel_nic_model model;
 	uint8_t mac[6];
-	bool posted;	 /* do not offer doorbell pages for mapping */
+	bool posted;	 /* do not offer doorbell pages for mapping; for 82540EM it is better so */
 	bool coalescing; /* 82576: TCP segments may come several as one frame: intel_coalesce.c */
 	bool isolated;	 /* of the port, likewise below: net/port.h */
 	bool check_mac;

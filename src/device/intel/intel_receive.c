@@ -10,10 +10,11 @@
  * the sender for a while. flush writes the descriptors back, publishes the head and raises the queue's cause, once a
  * batch.
  *
- * *Runs.* Frames that follow one that was received, and have its destination and type, so pass the same filters, and
- * whose buffer each lies in one region of memory and holds all of it, are received in a loop of their own
- * (intel_receive_run.c). Whatever is unusual, a ring without buffers included, is left
- * to the general way (receive_frame()), which fetches the descriptor anew, makes every check, and alone stops the card.
+ * *Runs.* Frames with the destination and type of the last one that was received, while registers stay as they are,
+ * pass the same filters. Those whose buffer each lies in one region of memory and holds all of it are received in a
+ * loop of their own (intel_receive_run.c). Whatever is unusual, a ring without buffers included, is left to the general
+ * way (receive_frame()), which fetches the descriptor anew, makes every check, and alone stops the card. What is known
+ * of the last frame (nic->habit) is forgotten when the control thread has stored a register (nic->version).
  *
  * *Coalesced frames*, longer than the driver has allowed, come only when it was asked for and intel_coalesce.c has said
  * how long they may be. They take the general way, too, with limits of their own.
@@ -171,12 +172,13 @@ static void write_back_piece(const struct intel_ring *ring, guest_byte *at, cons
 static __attribute__((noinline)) void write_back_words(guest_byte *at, const struct intel_write_back *write,
 						       unsigned count)
 {
-	for (const struct intel_write_back *end = write + count; write < end; write++, at += 16) {
-		uint64_t *to = (uint64_t *)(void *)at;
+#pragma GCC unroll 4
+	for (unsigned i = 0; i < count; i++) {
+		uint64_t *to = (uint64_t *)(void *)(at + (size_t)16 * i);
 
-		__atomic_store_n(&to[0], write->words[0], __ATOMIC_RELAXED);
+		__atomic_store_n(&to[0], write[i].words[0], __ATOMIC_RELAXED);
 		/* Release: as above. */
-		__atomic_store_n(&to[1], write->words[1], __ATOMIC_RELEASE);
+		__atomic_store_n(&to[1], write[i].words[1], __ATOMIC_RELEASE);
 	}
 }
 
@@ -388,23 +390,71 @@ static enum receive_result receive_frame(struct intel_nic *nic, const struct int
 
 /* ---- port operations ---- */
 
+/* Registers as they are now; when they have changed, nothing is as before. */
+static const struct intel_terms *look_at_registers(struct intel_nic *nic)
+{
+	/* Acquire: these registers or newer ones; then the version will be, too. */
+	uint32_t version = atomic_load_explicit(&nic->version, memory_order_acquire);
+
+	if (unlikely(nic->habit.version != version)) {
+		nic->habit.version = version;
+		nic->habit.queue = INTEL_QUEUES_MAX;
+		intel_terms_load(nic, &nic->habit.terms);
+	}
+	return &nic->habit.terms;
+}
+
+static void remember(struct intel_habit *habit, const struct frame *frame, unsigned queue)
+{
+	habit->queue = queue;
+	habit->destination_low = intel_destination_low(frame);
+	habit->destination_high = intel_destination_high(frame);
+	habit->type = intel_type(frame);
+	habit->last.protocol = INTEL_NO_PROTOCOL;
+}
+
+static bool is_as_before(const struct intel_habit *habit, const struct frame *frame)
+{
+	return likely(habit->queue != INTEL_QUEUES_MAX) &&
+	       likely(intel_destination_low(frame) == habit->destination_low &&
+		      intel_destination_high(frame) == habit->destination_high && intel_type(frame) == habit->type);
+}
+
+/* Frames from one on that is as before. Return: how many were received; the general way goes on. */
+static unsigned receive_as_before(struct intel_nic *nic, const struct frame *frames, unsigned count, uint64_t *bytes)
+{
+	unsigned queue = nic->habit.queue;
+	struct intel_ring *ring = &nic->receive[queue];
+
+	if (unlikely(!touch(nic, ring, queue)))
+		return 0;
+	if (ring->head == ring->tail && (!load_tail(nic, ring) || ring->head == ring->tail))
+		return 0;
+	return intel_receive_run(nic, queue, frames, count, bytes);
+}
+
 static unsigned receive_transmit(struct port *port, const struct frame *frames, unsigned count, const struct turn *turn)
 {
 	struct intel_nic *nic = container_of(port, struct intel_nic, port);
 	struct port_counters *counters = port_counters(port, turn);
-	unsigned done = 0, dropped = 0, queue, more;
-	struct intel_terms terms;
+	unsigned done = 0, dropped = 0, queue, run;
+	const struct intel_terms *terms;
 	uint64_t bytes = 0;
 
 	if (unlikely(!atomic_load_explicit(&nic->receiving, memory_order_acquire) || intel_faulted(nic))) {
 		port_drop(port, turn, PORT_DROP_LINK_DOWN, count);
 		return count;
 	}
-	intel_terms_load(nic, &terms);
+	terms = look_at_registers(nic);
 	while (done < count) {
 		const struct frame *frame = &frames[done];
-		enum receive_result result = receive_frame(nic, &terms, frame, &queue);
+		enum receive_result result;
 
+		run = is_as_before(&nic->habit, frame) ? receive_as_before(nic, frame, count - done, &bytes) : 0;
+		done += run;
+		if (likely(run))
+			continue;
+		result = receive_frame(nic, terms, frame, &queue);
 		if (unlikely(result == RECEIVE_FULL))
 			break;
 		done++;
@@ -416,10 +466,8 @@ static unsigned receive_transmit(struct port *port, const struct frame *frames, 
 			continue;
 		}
 		bytes += frame->length;
-		if (done == count || queue == INTEL_QUEUES_MAX)
-			continue;
-		more = intel_receive_run(nic, &terms, queue, frame, count - done, &bytes);
-		done += more;
+		if (likely(queue != INTEL_QUEUES_MAX))
+			remember(&nic->habit, frame, queue);
 	}
 	counter_add(&counters->out_frames, done - dropped);
 	counter_add(&counters->out_bytes, bytes);

@@ -11,20 +11,6 @@
 /** Descriptors of a coalesced frame at most; see intel_coalesce.c. */
 #define INTEL_COALESCE_DESCRIPTORS 16U
 
-/**
- * struct intel_terms - what registers say, for one call of receive_transmit(): it is as if all frames had come at once.
- * @length_max:		the longest frame without its check sequence: untagged, and with one tag
- * @check_sequence:	bytes of it that buffers have
- * @queue:		of frames that are not hashed
- */
-struct intel_terms {
-	uint32_t control, checksums, tag_type;
-	uint32_t length_max[2];
-	uint32_t check_sequence;
-	unsigned queue;
-	bool strips_tags, hashes, hash_reported, packet_types;
-};
-
 /** struct intel_report - what a frame's last descriptor says of it. */
 struct intel_report {
 	uint32_t status; /* RXD_..., with the errors of the extended forms */
@@ -62,6 +48,31 @@ static inline int intel_tag_of(const struct intel_terms *terms, const struct fra
 	return frame_load16(frame, FRAME_TAG_OFFSET + 2);
 }
 
+/** intel_destination_low(), _high(), intel_type() - of a frame, as in memory. */
+static inline uint32_t intel_destination_low(const struct frame *frame)
+{
+	uint32_t word;
+
+	memcpy(&word, frame->header, sizeof(word));
+	return word;
+}
+
+static inline uint16_t intel_destination_high(const struct frame *frame)
+{
+	uint16_t word;
+
+	memcpy(&word, frame->header + 4, sizeof(word));
+	return word;
+}
+
+static inline uint16_t intel_type(const struct frame *frame)
+{
+	uint16_t type;
+
+	memcpy(&type, frame->header + FRAME_TAG_OFFSET, sizeof(type));
+	return type;
+}
+
 /* intel_receive.c */
 
 /**
@@ -83,16 +94,16 @@ unsigned intel_describe(struct intel_nic *nic, const struct intel_terms *terms, 
 /* intel_receive_run.c */
 
 /**
- * intel_receive_run() - frames behind @first, as far as they are like it.
- * @queue:	into which @first was received just now
- * @first:	has no tag
- * @count:	of frames behind it
+ * intel_receive_run() - frames, as far as they are like the first, and as a run of them is received.
+ * @queue:	of the first; its ring is ready, and has a tail
+ * @frames:	the first has no tag, and passes the filters
+ * @count:	of frames, at least one
  * @bytes:	those of frames that were received are added
  *
  * Return: how many were received.
  */
-unsigned intel_receive_run(struct intel_nic *nic, const struct intel_terms *terms, unsigned queue,
-			   const struct frame *first, unsigned count, uint64_t *bytes);
+unsigned intel_receive_run(struct intel_nic *nic, unsigned queue, const struct frame *frames, unsigned count,
+			   uint64_t *bytes);
 
 /* intel_coalesce.c */
 

@@ -6,7 +6,7 @@
  * -------------------
  * The switch delivers runs of frames with the same addresses. When one of them was received in the general way
  * (intel_receive.c), those that follow it with the same destination and type, none of them tagged, pass the same
- * filters for as long as the same registers are looked at, which is for one call. Two loops: the first translates as
+ * filters for as long as registers stay as they are (struct intel_habit). Two loops: the first translates as
  * many buffers as may be needed, and fetches their first lines; the second copies frames into them and notes what will
  * be written back. A descriptor is read once, by one load, as only its address counts; if its buffer is not used in the
  * end, it is as if it had not been looked at.
@@ -24,84 +24,75 @@
 #define ETHERTYPE_IPV4 0x0800U
 #define ETHERTYPE_IPV6 0x86ddU
 #define IPV4	       FRAME_LENGTH_MIN
-#define IPV4_PLAIN     0x45U	   /* version, and length of a header without options */
-#define NO_KEY	       0x00ff0000U /* ipv4_key() is something else */
+#define IPV4_PLAIN     0x45U   /* version, and length of a header without options */
+#define IPV4_FRAGMENT  0xff3fU /* more fragments, or an offset: of the field as it is in memory */
+#define IPV4_END       24U     /* of header and ports */
 
-/** Buffers that are taken at first, and how many times more the next time: frames may go elsewhere from any on. */
+/**
+ * Buffers that are taken at first, unless the last run was longer, and how many times more the next time: frames may go
+ * elsewhere from any on.
+ */
 #define TAKEN_FIRST  4U
 #define TAKEN_FACTOR 8U
 
 /* What a run needs: in locals, since stores to guest memory may alias anything. */
 struct run {
 	struct intel_nic *nic;
-	const struct intel_terms *terms;
 	struct intel_ring *ring;
 	unsigned queue;
 	uint32_t length_max;
 	bool described; /* frames have to be looked into */
 	bool ipv4;
-	/* The last frame that was described, and what all frames are told by which have the same: */
-	uint32_t key, ports;
-	uint64_t addresses;
-	uint64_t first_word, second_word;
-	uint64_t destination;	 /* in the first six bytes */
-	uint16_t type;		 /* as in memory */
+	bool hashed;
+	struct intel_described last;
+	uint64_t first_word, second_word; /* those, or of frames that are not looked into */
+	uint64_t length_unit;		  /* of the second word */
+	uint32_t padded;		  /* frames shorter than that have something behind them */
+	uint32_t destination_low;	  /* all three as in memory */
+	uint16_t destination_high, type;
 	uint32_t length, unlike; /* of the first frame; bits in which others differ */
 	uint64_t bytes;
 };
 
-#define DESTINATION_BYTES 0x0000ffffffffffffULL
-
-static inline uint64_t load_destination(const struct frame *frame)
+/* Is it right? A sum of words is if it is a multiple of 0xffff; so is 2^64 - 1, and carries come back. */
+static inline bool has_good_checksum(const struct frame *frame)
 {
-	uint64_t word;
+	uint64_t first, second, sum;
+	uint32_t third;
+	bool carry;
 
-	memcpy(&word, frame->header, sizeof(word));
-	return word & DESTINATION_BYTES;
+	memcpy(&first, frame->header + IPV4, sizeof(first));
+	memcpy(&second, frame->header + IPV4 + 8, sizeof(second));
+	memcpy(&third, frame->header + IPV4 + 16, sizeof(third));
+	carry = __builtin_add_overflow(first, second, &sum);
+	sum += carry; /* which cannot carry again */
+	carry = __builtin_add_overflow(sum, third, &sum);
+	sum += carry;
+	return sum % 0xffff == 0;
 }
 
-static inline uint16_t load_type(const struct frame *frame)
-{
-	uint16_t type;
-
-	memcpy(&type, frame->header + FRAME_TAG_OFFSET, sizeof(type));
-	return type;
-}
-
-/*
- * What intel_describe() looks at in a header of IPv4 without options whose checksum is good, but for addresses and
- * ports: fragmentation, protocol, and whether the checksum behind it was verified, in the place of the time to live.
- */
-static inline uint32_t ipv4_key(const struct frame *frame)
-{
-	uint32_t word;
-
-	memcpy(&word, frame->header + IPV4 + 6, sizeof(word));
-	return (word & 0xff00ff3f) | (uint32_t)frame->offload.checksum_valid << 16;
-}
-
-/* Is it such a header, with ports or the like behind it? A sum is that of a good one if it is a multiple of 0xffff. */
+/* Is it a header of IPv4 without options, whole, and with what may be ports behind it? */
 static inline bool is_plain_ipv4(const struct frame *frame)
 {
-	uint32_t words[5];
+	uint16_t fragment;
 
-	if (unlikely(frame->header[IPV4] != IPV4_PLAIN || frame->header_length < IPV4 + 24))
-		return false;
-	for (unsigned i = 0; i < 5; i++)
-		memcpy(&words[i], frame->header + IPV4 + 4 * i, sizeof(words[i]));
-	return likely(((uint64_t)words[0] + words[1] + words[2] + words[3] + words[4]) % 0xffff == 0);
+	memcpy(&fragment, frame->header + IPV4 + 6, sizeof(fragment));
+	return likely(frame->header[IPV4] == IPV4_PLAIN) && likely(!(fragment & IPV4_FRAGMENT)) &&
+	       likely(frame->header_length >= IPV4 + IPV4_END) && likely(has_good_checksum(frame));
 }
 
-/* Addresses and ports, or what is in their place. */
 static inline bool is_same_flow(const struct run *run, const struct frame *frame)
 {
-	return !memcmp(&run->addresses, frame->header + IPV4 + 12, 8) &&
-	       !memcmp(&run->ports, frame->header + IPV4 + 20, 4);
+	return !memcmp(&run->last.addresses, frame->header + IPV4 + 12, 8) &&
+	       !memcmp(&run->last.ports, frame->header + IPV4 + 20, 4);
 }
 
+/* Does intel_describe() say of this frame what it said of the last one? It looks at nothing else. */
 static inline bool is_remembered(const struct run *run, const struct frame *frame)
 {
-	return ipv4_key(frame) == run->key && is_plain_ipv4(frame) && (!run->terms->hashes || is_same_flow(run, frame));
+	return likely(frame->header[IPV4 + 9] == run->last.protocol) &&
+	       likely(frame->offload.checksum_valid == run->last.verified) && is_plain_ipv4(frame) &&
+	       (likely(!run->hashed) || likely(is_same_flow(run, frame)));
 }
 
 /* Words of a write-back by intel_describe(); remembered, if others may be told by them. Return: false: another queue.
@@ -110,15 +101,16 @@ static __attribute__((noinline)) bool describe(struct run *run, const struct fra
 {
 	struct intel_report report = { 0 };
 
-	run->key = NO_KEY;
-	if (intel_describe(run->nic, run->terms, frame, &report) != run->queue)
+	run->last.protocol = INTEL_NO_PROTOCOL;
+	if (intel_describe(run->nic, &run->nic->habit.terms, frame, &report) != run->queue)
 		return false;
-	run->first_word = intel_first_word(&report);
-	run->second_word = intel_second_word(run->ring, report.status | RXD_DD | RXD_EOP, 0);
+	run->first_word = run->last.first_word = intel_first_word(&report);
+	run->second_word = run->last.second_word = intel_second_word(run->ring, report.status | RXD_DD | RXD_EOP, 0);
 	if (run->ipv4 && is_plain_ipv4(frame)) {
-		run->key = ipv4_key(frame);
-		memcpy(&run->addresses, frame->header + IPV4 + 12, 8);
-		memcpy(&run->ports, frame->header + IPV4 + 20, 4);
+		run->last.protocol = frame->header[IPV4 + 9];
+		run->last.verified = frame->offload.checksum_valid;
+		memcpy(&run->last.addresses, frame->header + IPV4 + 12, 8);
+		memcpy(&run->last.ports, frame->header + IPV4 + 20, 4);
 	}
 	return true;
 }
@@ -134,20 +126,36 @@ static __attribute__((noinline)) unsigned take_buffers(struct intel_nic *nic, st
 	const guest_byte *at = ring->descriptors + (size_t)16 * ring->head;
 	struct guest_segment *segment = nic->segments, *end = segment + count;
 	uint32_t size = ring->buffer_sizes[0];
+	uint64_t places = guest_window_places(&window, size);
 
 	for (; segment < end; segment++, at += 16) {
 		uint64_t address = guest_load64(at);
-		guest_byte *base = guest_window_translate(&window, address, size);
+		guest_byte *base;
 
-		if (unlikely(!base))
-			base = guest_window_move(&window, nic->device.memory, &ring->hint, address, size);
 		/* A null address is no buffer, wherever it may lie. */
-		if (unlikely(!base || !address))
+		if (unlikely(!address))
 			break;
+		if (likely(address - window.start < places)) {
+			base = guest_window_place(&window, address);
+		} else {
+			base = guest_window_move(&window, nic->device.memory, &ring->hint, address, size);
+			if (!base)
+				break;
+			places = guest_window_places(&window, size);
+		}
 		guest_prefetch_write(base);
 		segment->base = base;
 	}
 	return (unsigned)(segment - nic->segments);
+}
+
+/* Zeroes behind a frame at @base: padding, and in the place of a check sequence. Return: bytes with them. */
+static __attribute__((noinline)) uint32_t pad(const struct run *run, guest_byte *base, uint32_t length)
+{
+	uint32_t need = max(length, INTEL_FRAME_MIN) + run->nic->habit.terms.check_sequence;
+
+	memset(base + length, 0, need - length);
+	return need;
 }
 
 /* Into buffers that are taken, @count at most. @described: as in @state, a constant. */
@@ -156,39 +164,35 @@ static inline __attribute__((always_inline)) unsigned fill_buffers(struct run *s
 {
 	struct run run = *state;
 	struct intel_write_back *write = &run.nic->written[run.queue][run.ring->written_count];
-	const unsigned shift = intel_length_shift(run.ring);
-	const uint32_t check_sequence = run.terms->check_sequence;
 	const struct guest_segment *segment = run.nic->segments;
-	unsigned done;
+	const struct frame *frame = frames;
 
-	for (done = 0; done < count; done++, segment++, write++) {
-		const struct frame *frame = &frames[done];
-		uint32_t length = frame->length, need = max(length, INTEL_FRAME_MIN) + check_sequence;
+	for (const struct frame *end = frames + count; frame < end; frame++, segment++, write++) {
+		uint32_t length = frame->length, need = length;
 
-		if (unlikely(load_destination(frame) != run.destination || load_type(frame) != run.type))
+		if (unlikely(intel_destination_low(frame) != run.destination_low ||
+			     intel_destination_high(frame) != run.destination_high || intel_type(frame) != run.type))
 			break;
 		if (unlikely(length > run.length_max))
 			break;
 		if (described && unlikely(!is_remembered(&run, frame))) {
 			if (unlikely(!describe(state, frame)))
 				break;
-			run.key = state->key;
-			run.ports = state->ports;
-			run.addresses = state->addresses;
+			run.last = state->last;
 			run.first_word = state->first_word;
 			run.second_word = state->second_word;
 		}
 		frame_copy_inside(frame, segment->base);
-		if (unlikely(need > length))
-			memset(segment->base + length, 0, need - length);
+		if (unlikely(length < run.padded))
+			need = pad(state, segment->base, length);
 		write->words[0] = run.first_word;
-		write->words[1] = run.second_word | (uint64_t)need << shift;
+		write->words[1] = run.second_word + need * run.length_unit;
 		run.bytes += length;
 		run.unlike |= length ^ run.length;
 	}
 	state->bytes = run.bytes;
 	state->unlike = run.unlike;
-	return done;
+	return (unsigned)(frame - frames);
 }
 
 /* Two functions, or the compiler makes one loop of them that asks for each frame. */
@@ -218,23 +222,27 @@ static void count_run(struct intel_nic *nic, const struct run *run, const struct
 		intel_count(&nic->received, frames[i].header, frames[i].length);
 }
 
-unsigned intel_receive_run(struct intel_nic *nic, const struct intel_terms *terms, unsigned queue,
-			   const struct frame *first, unsigned count, uint64_t *bytes)
+unsigned intel_receive_run(struct intel_nic *nic, unsigned queue, const struct frame *frames, unsigned count,
+			   uint64_t *bytes)
 {
-	const struct frame *frames = first + 1;
+	const struct intel_terms *terms = &nic->habit.terms;
 	struct intel_ring *ring = &nic->receive[queue];
 	struct run run = {
 		.nic = nic,
-		.terms = terms,
 		.ring = ring,
 		.queue = queue,
-		.destination = load_destination(first),
-		.type = load_type(first),
-		.length = first->length,
-		.key = NO_KEY,
+		.destination_low = intel_destination_low(frames),
+		.destination_high = intel_destination_high(frames),
+		.type = intel_type(frames),
+		.length = frames->length,
+		.hashed = terms->hashes,
+		.last = nic->habit.last,
+		.length_unit = 1ULL << intel_length_shift(ring),
+		.padded = terms->check_sequence ? UINT32_MAX : INTEL_FRAME_MIN,
 		.second_word = intel_second_word(ring, RXD_DD | RXD_EOP | RXD_IXSM, 0), /* not described */
 	};
-	uint32_t type = frame_load16(first, FRAME_TAG_OFFSET), end = ring->tail < ring->head ? ring->count : ring->tail;
+	uint32_t end = ring->tail < ring->head ? ring->count : ring->tail;
+	uint16_t type = frame_load16(frames, FRAME_TAG_OFFSET);
 	unsigned done = 0;
 
 	if (unlikely(ring->form == INTEL_RECEIVE_SPLIT || ring->buffer_sizes[0] < INTEL_FRAME_MIN + INTEL_FCS_LENGTH ||
@@ -242,12 +250,19 @@ unsigned intel_receive_run(struct intel_nic *nic, const struct intel_terms *term
 		return 0;
 	run.ipv4 = type == ETHERTYPE_IPV4;
 	run.described = type == ETHERTYPE_IPV4 || type == ETHERTYPE_IPV6;
+	if (run.last.form != ring->form)
+		run.last.protocol = INTEL_NO_PROTOCOL;
+	run.last.form = ring->form;
+	if (run.described) {
+		run.first_word = run.last.first_word;
+		run.second_word = run.last.second_word;
+	}
 	run.length_max = min(terms->length_max[0], ring->buffer_sizes[0] - terms->check_sequence);
 	count = min(count, end - ring->head);
 	count = min(count, INTEL_WRITE_BACKS_MAX - ring->written_count);
 	if (!ring->written_count)
 		ring->written_first = ring->head;
-	for (unsigned want = TAKEN_FIRST; done < count; want *= TAKEN_FACTOR) {
+	for (unsigned want = max(ring->run_length, TAKEN_FIRST); done < count; want *= TAKEN_FACTOR) {
 		unsigned taken = take_buffers(nic, ring, min(want, count - done)), filled = 0;
 
 		if (taken)
@@ -260,6 +275,11 @@ unsigned intel_receive_run(struct intel_nic *nic, const struct intel_terms *term
 	}
 	if (ring->head == ring->count)
 		ring->head = 0;
+	nic->habit.last = run.last;
+	ring->run_length = done;
+	if (!done)
+		return 0;
+	ring->used = true;
 	count_run(nic, &run, frames, done);
 	*bytes += run.bytes;
 	return done;

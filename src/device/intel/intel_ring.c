@@ -6,7 +6,8 @@
  * -------------------
  * The registers of a ring lie in one cache line, most of them in pages that the driver may write without telling. So
  * nobody is told that a ring was set up: its user looks at the registers before each use (intel_ring_ready()), which
- * costs loads of a line that it needs for the tail anyhow, and takes the ring up when they have changed. A ring that
+ * costs loads of a line that it needs for the tail anyhow, and takes the ring up when they have changed, and are
+ * settled. A ring that
  * the driver disables (82576: RXDCTL and TXDCTL) is let alone from the next use on; what must have ended before the
  * driver goes on, is ended by trapped registers: RCTL.EN, TCTL.EN, CTRL.RST.
  *
@@ -63,31 +64,59 @@ static __attribute__((noinline)) bool take_up(struct intel_nic *nic, struct inte
 	return true;
 }
 
+/* struct place - where registers say that a ring is. */
+struct place {
+	uint32_t low, high, length;
+};
+
+static inline struct place load_place(const struct intel_nic *nic, const struct intel_ring *ring)
+{
+	return (struct place){
+		.low = intel_page_load(nic, ring->registers + RING_BASE_LOW),
+		.high = intel_page_load(nic, ring->registers + RING_BASE_HIGH),
+		.length = intel_page_load(nic, ring->registers + RING_LENGTH) & LENGTH_MASK,
+	};
+}
+
+static bool is_same_place(struct place one, struct place other)
+{
+	return one.low == other.low && one.high == other.high && one.length == other.length;
+}
+
+/*
+ * Is the place, which was loaded before, one that the driver meant? An 82576's driver may move a ring while the
+ * receiver is on: it disables the ring, writes one register after the other, and enables it. If it was enabled at some
+ * time after these were loaded, and they are the same after that time, they are not half written: while they are, the
+ * ring is disabled, and when it is enabled again, they are whole and so different. Loads are acquires, so in this
+ * order. (A driver that moves a ring several times within these few loads deceives itself only: it is checked anyway.)
+ */
+static bool is_settled(const struct intel_nic *nic, const struct intel_ring *ring, struct place place)
+{
+	return is_enabled(nic, ring) && is_same_place(load_place(nic, ring), place);
+}
+
 bool intel_ring_ready(struct intel_nic *nic, struct intel_ring *ring, unsigned size)
 {
-	uint32_t low, high, length;
+	struct place place, before = { ring->base_low, ring->base_high, ring->length };
+	bool same;
 
 	if (unlikely(!is_enabled(nic, ring))) {
 		ring->descriptors = NULL;
 		ring->known = false;
 		return false;
 	}
-	low = intel_page_load(nic, ring->registers + RING_BASE_LOW);
-	high = intel_page_load(nic, ring->registers + RING_BASE_HIGH);
-	length = intel_page_load(nic, ring->registers + RING_LENGTH) & LENGTH_MASK;
-	if (likely(ring->descriptors && low == ring->base_low && high == ring->base_high && length == ring->length &&
-		   size == ring->size))
+	place = load_place(nic, ring);
+	same = is_same_place(place, before) && size == ring->size;
+	if (likely(ring->descriptors && same))
 		return true;
-	if (!length || intel_faulted(nic)) { /* not set up */
-		ring->descriptors = NULL;
-		return false;
-	}
 	ring->descriptors = NULL;
-	if (low != ring->base_low || high != ring->base_high || length != ring->length || size != ring->size)
+	if (!place.length || intel_faulted(nic) || !is_settled(nic, ring, place)) /* not set up, or not yet */
+		return false;
+	if (!same)
 		ring->known = false;
-	ring->base_low = low;
-	ring->base_high = high;
-	ring->length = length;
+	ring->base_low = place.low;
+	ring->base_high = place.high;
+	ring->length = place.length;
 	return take_up(nic, ring, size);
 }
 

@@ -430,6 +430,7 @@ int vfio_user_connection_begin(struct vfio_user_connection *connection, int fd)
 	connection->fd = fd;
 	connection->agreed = false;
 	connection->leaving = false;
+	connection->drained = false;
 	connection->buffer_start = connection->buffer_end = 0;
 	connection->message.fd_count = 0;
 	connection->row = NULL;

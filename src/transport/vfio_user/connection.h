@@ -90,6 +90,7 @@ struct vfio_user_connection {
 	/* what has come in: bytes, and the files that came with the last of them */
 	uint8_t buffer[2 * sizeof(struct vfio_user_message)];
 	size_t buffer_start, buffer_end;
+	bool drained; /* the last read took all that there was: the next one would be in vain */
 	int held[VFIO_USER_FDS_MAX];
 	unsigned held_count;
 

@@ -42,6 +42,7 @@ void vfio_user_release_held_fds(struct vfio_user_connection *connection)
 static int fill(struct vfio_user_connection *connection, size_t length)
 {
 	struct stream_files files = { connection->held, &connection->held_count, VFIO_USER_FDS_MAX };
+	unsigned held = connection->held_count;
 	ssize_t got = stream_receive(connection->fd, connection->buffer + connection->buffer_end, length, files,
 				     connection->disposal);
 
@@ -50,6 +51,8 @@ static int fill(struct vfio_user_connection *connection, size_t length)
 	if (got < 0)
 		return (int)got;
 	connection->buffer_end += (size_t)got;
+	/* Less than there was room for, and not because of files, at which a read ends, too. */
+	connection->drained = got && (size_t)got < length && connection->held_count == held;
 	return got ? 0 : -ECONNRESET;
 }
 
@@ -105,6 +108,11 @@ int vfio_user_receive(struct vfio_user_connection *connection)
 		if (have >= HEADER_SIZE && have >= wanted) {
 			take_message(connection, &header);
 			return 0;
+		}
+		/* Once: if something has come since, the event loop is back at once, and a flood is read in one piece. */
+		if (connection->drained) {
+			connection->drained = false;
+			return -EAGAIN;
 		}
 		/* Make room for any message: the buffer has twice as much as the largest. */
 		if (connection->buffer_start) {
