@@ -141,11 +141,10 @@ void intel_fixture_start(enum intel_nic_model model, bool posted, enum pci_inter
 	const uint16_t master = 6; /* memory, bus master */
 	unsigned count;
 
-	options.posted |= model == INTEL_NIC_E1000; /* as the daemon has it unless it is told otherwise */
 	memset(&intel, 0, sizeof(intel));
 	options.name = "nic";
 	options.model = model;
-	options.posted = posted;
+	options.posted = posted || model == INTEL_NIC_E1000; /* as the daemon has it unless it is told otherwise */
 	options.sidecore = -1;
 	memcpy(options.mac, intel_mac, 6);
 	net_fixture_start(&intel.net, 1, &(struct network_config){ .name = "test" });
