@@ -84,6 +84,9 @@ static void slow_submit(struct block_channel *channel, struct block_request *req
 
 void slow_release(struct nvme_driver *driver, struct slow_disk *slow, unsigned count)
 {
+	/* Nothing of the worker's may be touched from here while a sidecore runs (threaded_engine.c), which holds nothing. */
+	if (!slow->held_count)
+		return;
 	if (!count)
 		count = slow->held_count;
 	while (count-- && slow->held_count) {
@@ -298,14 +301,23 @@ uint32_t driver_enable(struct nvme_driver *driver, uint32_t entries)
 
 /* ---- queues ------------------------------------------------------------------------------------------------------ */
 
+/* As the driver of a guest does, which knows nothing of it: a store, or a message where the page was not offered. */
+static void ring(struct nvme_driver *driver, uint32_t doorbell, uint32_t value)
+{
+	if (driver->nvme->posted)
+		driver_write(driver, doorbell, 4, value);
+	else
+		pci_window_store(&driver->device->bars[0], doorbell, value);
+}
+
 void driver_ring_tail(struct nvme_driver *driver, unsigned id, uint32_t value)
 {
-	pci_window_store(&driver->device->bars[0], nvme_tail_doorbell(id), value);
+	ring(driver, nvme_tail_doorbell(id), value);
 }
 
 void driver_ring_head(struct nvme_driver *driver, unsigned cq, uint32_t value)
 {
-	pci_window_store(&driver->device->bars[0], nvme_head_doorbell(cq), value);
+	ring(driver, nvme_head_doorbell(cq), value);
 }
 
 uint16_t driver_submit(struct nvme_driver *driver, unsigned id, const struct nvme_command *command)
