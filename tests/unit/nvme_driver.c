@@ -9,6 +9,9 @@
 
 #define require fuzz_require
 
+/* Requests that one command can lead to: 256 ranges of 4 MiB, in pieces of 64 KiB. */
+#define PIECES_MAX 16384U
+
 /* ---- the disk ---------------------------------------------------------------------------------------------------- */
 
 static struct slow_disk *slow_of(struct disk *disk)
@@ -265,10 +268,13 @@ static void access_register(struct nvme_driver *driver, uint32_t offset, unsigne
 
 	driver->done = false;
 	while (pci_device_access(driver->device, &access) == PCI_DEFERRED) {
-		for (unsigned i = 0; i < 2; i++)
-			slow_release(driver, &driver->slow[i], 0);
-		fuzz_engine_settle(&driver->engine);
-		require(driver->done);
+		/* Again and again: a command may have several requests, one after the other. */
+		for (unsigned pieces = 0; !driver->done; pieces++) {
+			require(pieces < PIECES_MAX);
+			for (unsigned i = 0; i < 2; i++)
+				slow_release(driver, &driver->slow[i], 0);
+			fuzz_engine_settle(&driver->engine);
+		}
 	}
 }
 
