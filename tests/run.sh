@@ -31,7 +31,7 @@ known=("${suites[@]}" guest-long guest-newer lint)
 # Lint takes minutes and tells a user nothing: by name, and in CI.
 [ -z "${CI-}" ] || suites+=(lint)
 # Unit tests that make sense with ThreadSanitizer: several threads meet in them.
-threaded=(engine engine_wake frame_ring address_table device_queue pci_interrupt nvme_error)
+threaded=(engine engine_wake frame_ring address_table device_queue pci_interrupt intel_threads nvme_error nvme_threads)
 # No suite takes that long; something that hangs must not take the others with it.
 suite_seconds=3600
 

@@ -38,7 +38,7 @@ struct device_queue {
 	struct sidecore *home; /* polls the queue while it is not stopped; NULL: nobody does */
 	uint8_t state;	       /* enum device_queue_state; control thread */
 	bool draining;	       /* sidecore: call device_queue_drained() when in_flight becomes 0 */
-	uint32_t in_flight;    /* sidecore: requests that a backend holds */
+	uint32_t in_flight;    /* sidecore: requests that a backend holds; of virtio, status reads it */
 	atomic_bool armed;     /* for device_queue_kick() */
 	int kick_fd;	       /* our own eventfd for it; -1: device_queue_init() was told that there is no need */
 
@@ -69,6 +69,12 @@ int device_queue_start(struct device_queue *queue, struct sidecore *home);
 
 /** device_queue_stop() - running -> stopped. @stopped: at once when the queue was stopped already. Not while one is under way. */
 void device_queue_stop(struct device_queue *queue, void (*stopped)(struct device_queue *queue, void *context), void *context);
+
+/** device_queue_count() - sidecore: @change requests more in flight, with one store, since others read the number. */
+static inline void device_queue_count(struct device_queue *queue, int change)
+{
+	__atomic_store_n(&queue->in_flight, queue->in_flight + (uint32_t)change, __ATOMIC_RELAXED);
+}
 
 /** device_queue_drained() - sidecore: in_flight became 0 while queue->draining. */
 void device_queue_drained(struct device_queue *queue);

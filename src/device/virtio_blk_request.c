@@ -118,8 +118,8 @@ void blk_queue_destroy(struct blk_queue *blk_queue)
 static bool take_segments(struct blk_request *request, unsigned count)
 {
 	enum segment_class kind = count <= INLINE_SEGMENTS   ? SEGMENTS_INLINE
-				   : count <= MEDIUM_SEGMENTS ? SEGMENTS_MEDIUM
-							      : SEGMENTS_LARGE;
+				  : count <= MEDIUM_SEGMENTS ? SEGMENTS_MEDIUM
+							     : SEGMENTS_LARGE;
 	void **list;
 
 	request->io.segments = request->inline_segments;
@@ -267,7 +267,7 @@ static void finish(struct blk_request *request, uint8_t status)
 		counter_add(&ring->counters.bytes, request->io.length);
 	give_segments(request);
 	request->busy = false;
-	blk_queue->queue->life.in_flight--;
+	device_queue_count(&blk_queue->queue->life, -1);
 	if (!blk_queue->in_turn)
 		block_at_batch_end(blk_queue->channel, &blk_queue->batch_end);
 }
@@ -525,7 +525,7 @@ static enum taken take_chain(struct blk_queue *blk_queue, const struct chain *ch
 	request->io.length = 0;
 	request->io.offset = 0;
 	request->io.segment_count = 0;
-	blk_queue->queue->life.in_flight++;
+	device_queue_count(&blk_queue->queue->life, 1);
 
 	switch (request->type) {
 	case VIRTIO_BLK_T_IN:

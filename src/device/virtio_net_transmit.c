@@ -14,7 +14,8 @@
  * among them, and are counted only when they are done, since the ones behind are looked at again.
  *
  * A chain is an error of the driver's queue, not of a frame, and breaks the queue, when it is shorter than the header
- * or has writable buffers.
+ * or has writable buffers: when all before it are done, and not earlier, so that what a driver sent is not lost by what it
+ * sent next.
  *
  * Context: the sidecore of the queue.
  */
@@ -140,36 +141,32 @@ static inline __attribute__((always_inline)) bool parse_plain(const struct chain
 	return true;
 }
 
-/* One chain. Return: false when it broke the queue. */
-static __attribute__((noinline)) bool parse_chain(struct virtio_net *net, struct virtio_queue *queue,
-						  struct chain *chain, struct frame *frame, uint8_t *drop)
+/* What is wrong with a chain whatever its header says. */
+static enum virtqueue_break_reason chain_error(const struct virtio_net *net, const struct chain *chain)
+{
+	if (unlikely(chain->writable_count))
+		return VIRTQUEUE_BAD_DIRECTION;
+	return unlikely(chain->readable_length < net->header_size) ? VIRTQUEUE_HEADER_TOO_SHORT : VIRTQUEUE_INTACT;
+}
+
+/* One chain, without an error of the queue's. Return: why it is dropped; PORT_DROPS: it is a frame. */
+static __attribute__((noinline)) uint8_t parse_chain(struct virtio_net *net, struct chain *chain, struct frame *frame)
 {
 	struct virtio_net_header header;
 	struct guest_segment *segments;
 	struct frame_offload offload;
 	uint32_t length;
 
-	if (unlikely(chain->writable_count)) {
-		virtqueue_break(&queue->ring, VIRTQUEUE_BAD_DIRECTION);
-		return false;
-	}
-	if (unlikely(chain->readable_length < net->header_size)) {
-		virtqueue_break(&queue->ring, VIRTQUEUE_HEADER_TOO_SHORT);
-		return false;
-	}
 	header.num_buffers = 0;
 	segments = take_header(chain, &header, net->header_size);
 	length = chain->readable_length - net->header_size;
-	*drop = PORT_DROPS;
-	if (unlikely(!virtio_net_header_parse(&header, net->device.acked_features, length, &offload))) {
-		*drop = PORT_DROP_BAD_OFFLOAD;
-		return true;
-	}
+	if (unlikely(!virtio_net_header_parse(&header, net->device.acked_features, length, &offload)))
+		return PORT_DROP_BAD_OFFLOAD;
 	frame_from_segments(frame, segments, (unsigned)(chain->segments + chain->readable_count - segments), length);
 	frame->offload = offload;
 	if (unlikely(offload.gso != FRAME_GSO_NONE && !virtio_net_gso_fits(frame)))
-		*drop = PORT_DROP_BAD_OFFLOAD;
-	return true;
+		return PORT_DROP_BAD_OFFLOAD;
+	return PORT_DROPS;
 }
 
 /* Remember on which pair the driver sends a flow: its answers come back there (virtio 1.3 5.1.6.5.6.1). */
@@ -186,29 +183,48 @@ static void note_flows(struct virtio_net *net, const struct virtio_queue *queue,
 	}
 }
 
-/*
- * The chains [@plain, @count), of which the first is not plain; those before are frames one for one.
- *
- * Return: frames in all; -1: the queue is broken.
- */
-static __attribute__((noinline)) int parse_rest(struct virtio_net *net, struct virtio_queue *queue, unsigned plain,
-						unsigned count)
+/** struct parsed - of a batch. */
+struct parsed {
+	unsigned chains; /* those before the first that is an error of the queue's */
+	unsigned frames; /* made of them */
+};
+
+/* The chains [@plain, @count), of which the first is not plain; those before are frames one for one. */
+static __attribute__((noinline)) struct parsed parse_rest(struct virtio_net *net, struct virtio_queue *queue,
+							  unsigned plain, unsigned count)
 {
 	struct transmit_queue *transmit = queue->model;
-	unsigned frames = plain;
+	unsigned frames = plain, chain;
 
 	for (unsigned i = 0; i < count; i++)
 		transmit->drops[i] = PORT_DROPS;
 	for (unsigned i = 0; i < plain; i++)
 		transmit->frame_chains[i] = (uint8_t)i;
-	for (unsigned i = plain; i < count; i++) {
-		if (unlikely(!parse_chain(net, queue, &transmit->chains[i], &transmit->frames[frames],
-					  &transmit->drops[i])))
-			return -1;
-		transmit->frame_chains[frames] = (uint8_t)i;
-		frames += transmit->drops[i] == PORT_DROPS;
+	for (chain = plain; chain < count; chain++) {
+		if (unlikely(chain_error(net, &transmit->chains[chain]) != VIRTQUEUE_INTACT))
+			break;
+		transmit->drops[chain] = parse_chain(net, &transmit->chains[chain], &transmit->frames[frames]);
+		transmit->frame_chains[frames] = (uint8_t)chain;
+		frames += transmit->drops[chain] == PORT_DROPS;
 	}
-	return (int)frames;
+	return (struct parsed){ chain, frames };
+}
+
+/* The first @done chains are done, of @count that were not all plain: count drops, and see what is next. */
+static __attribute__((noinline)) void finish_rest(struct virtio_net *net, struct virtio_queue *queue, unsigned done,
+						  unsigned count, const struct turn *turn)
+{
+	const struct transmit_queue *transmit = queue->model;
+	enum virtqueue_break_reason error = VIRTQUEUE_INTACT;
+
+	for (unsigned i = 0; i < done; i++) {
+		if (unlikely(transmit->drops[i] != PORT_DROPS))
+			port_drop(&net->port, turn, transmit->drops[i], 1);
+	}
+	if (done < count)
+		error = chain_error(net, &transmit->chains[done]);
+	if (unlikely(error != VIRTQUEUE_INTACT))
+		virtqueue_break(&queue->ring, error);
 }
 
 /* Push what is done, unpop the rest. @bytes: of all. */
@@ -230,30 +246,28 @@ static unsigned transmit_batch(struct virtio_net *net, struct virtio_queue *queu
 {
 	struct transmit_queue *transmit = queue->model;
 	unsigned receivers = atomic_load_explicit(&net->receivers, memory_order_relaxed);
-	unsigned plain = 0, done = count, forwarded;
-	int frames;
+	struct parsed parsed = { count, count };
+	unsigned plain = 0, done, forwarded;
 
 	if (likely(net->header_size == sizeof(struct virtio_net_header))) {
 		while (plain < count && parse_plain(&transmit->chains[plain], &transmit->frames[plain]))
 			plain++;
 	}
-	frames = plain == count ? (int)count : parse_rest(net, queue, plain, count);
-	if (unlikely(frames < 0))
-		return 0;
+	if (unlikely(plain != count))
+		parsed = parse_rest(net, queue, plain, count);
 	transmit->frames[0].segments_done = transmit->segments_done;
 	transmit->segments_done = 0;
 	if (receivers & (receivers - 1))
-		note_flows(net, queue, transmit->frames, (unsigned)frames);
+		note_flows(net, queue, transmit->frames, parsed.frames);
 
-	forwarded = network_forward(&net->port, transmit->frames, (unsigned)frames, turn);
-	if (unlikely(forwarded < (unsigned)frames)) {
+	forwarded = network_forward(&net->port, transmit->frames, parsed.frames, turn);
+	done = parsed.chains;
+	if (unlikely(forwarded < parsed.frames)) {
 		done = plain == count ? forwarded : transmit->frame_chains[forwarded];
 		transmit->segments_done = transmit->frames[forwarded].segments_done;
 	}
-	for (unsigned i = plain; i < done; i++) {
-		if (unlikely(transmit->drops[i] != PORT_DROPS))
-			port_drop(&net->port, turn, transmit->drops[i], 1);
-	}
+	if (unlikely(plain != count))
+		finish_rest(net, queue, done, count, turn);
 	give_back(queue, done, count, bytes);
 	return done;
 }

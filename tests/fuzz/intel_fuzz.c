@@ -6,8 +6,9 @@
  * -------------------
  * Input: model, whether pages are offered for mapping, kind of interrupt, what the observer takes; then steps. A step is a
  * register access by message (of any width, anywhere, with any value), a store into a mapped page, rings that are set up
- * well or badly, transmit descriptors of every form (well-formed with offsets from the input, or any bytes), receive buffers
- * at good or bad addresses, frames from the observer, scribbling, a turn, the clock, a pause, a reset, the link.
+ * well or badly, interrupts, hashes, filters and the PHY as a driver sets them up, transmit descriptors of every form
+ * (well-formed with offsets from the input, or any bytes), receive buffers at good or bad addresses, frames from the observer,
+ * scribbling, a turn, the clock, a pause, a reset, the link.
  *
  * Of what the observer gets
  * - the length is at most FRAME_LENGTH_MAX, and offload state is only what it said that it takes;
@@ -15,23 +16,19 @@
  * Other oracles: bounds of a turn; no byte outside of guest memory and rings is touched (guard areas); a faulted card does
  * nothing, and works after CTRL.RST; every operation ends; a clean stop, with no descriptor of ours left open.
  */
-#include "device/intel/intel_internal.h"
+#include "base/clock.h"
 #include "engine/sidecore.h"
-#include "fuzz_engine.h"
 #include "fuzz_guest.h"
+#include "fuzz_intel.h"
 #include "net/segment.h"
 #include "net_fixture.h"
 
 #define STEPS 300U
 
-static struct fuzz_engine engine;
 static struct network *network;
 static struct guest guest;
-static struct pci_device *device;
-static struct intel_nic *nic;
 static struct fake_port observer;
 static uint32_t tails[2][INTEL_QUEUES_MAX];
-static bool done;
 
 static const uint8_t macs[4][6] = {
 	{ 2, 0, 0, 0, 0, 1 }, /* the card's */
@@ -39,51 +36,6 @@ static const uint8_t macs[4][6] = {
 	{ 0xff, 0xff, 0xff, 0xff, 0xff, 0xff },
 	{ 1, 0, 0x5e, 0, 0, 1 },
 };
-
-/* ---- operations ---- */
-
-static void note_done(struct pci_device *from)
-{
-	fuzz_require(!done);
-	done = true;
-}
-
-static const struct pci_device_host host = { .done = note_done };
-
-static void wait_done(enum pci_result result)
-{
-	if (result == PCI_DONE)
-		return;
-	fuzz_engine_settle(&engine);
-	fuzz_require(done);
-}
-
-static void access_bar(uint8_t bar, uint64_t offset, void *data, uint32_t length, bool write)
-{
-	struct pci_access access = { .bar = bar, .write = write, .offset = offset, .length = length, .data = data };
-	enum pci_result result;
-
-	if (!range_inside(offset, length, device->bars[bar].size))
-		return;
-	do {
-		done = false;
-		result = pci_device_access(device, &access);
-		wait_done(result);
-	} while (result == PCI_DEFERRED);
-}
-
-static void write_register(uint32_t offset, uint32_t value)
-{
-	access_bar(0, offset, &value, 4, true);
-}
-
-static uint32_t read_register(uint32_t offset)
-{
-	uint32_t value = 0;
-
-	access_bar(0, offset, &value, 4, false);
-	return value;
-}
 
 /* ---- what the observer sees ---- */
 
@@ -104,63 +56,26 @@ static void observe(void)
 
 /* ---- the driver ---- */
 
-static const uint16_t interesting[] = {
-	CTRL,	STATUS, EECD,  EERD,	   CTRL_EXT,   MDIC,	   VET,	      ICR,     ITR,	ICS,
-	IMS,	IMC,	IAM,   EIAC_82574, IVAR_82574, EITR_82574, GPIE,      EICS,    EIMS,	EIMC,
-	EIAC,	EIAM,	EICR,  EITR,	   EITR + 4,   IVAR,	   IVAR_MISC, RCTL,    TCTL,	PSRCTL,
-	RXCSUM, RLPML,	RFCTL, MTA,	   RAL0,       RAL0 + 4,   VFTA,      MRQC,    RETA,	RSSRK,
-	RDTR,	RADV,	TIDV,  TADV,	   SWSM,       GPRC,	   GORCH,     SYSTIML, TIMINCA,
-};
-
-static uint32_t some_register(struct fuzz_input *input)
-{
-	uint8_t choice = fuzz_u8(input);
-
-	if (choice < array_size(interesting))
-		return interesting[choice];
-	if (choice < 192)
-		return intel_ring_registers(nic, choice & 1, choice >> 1 & 3) + (fuzz_u8(input) & 0x3c);
-	return fuzz_u32(input) % INTEL_BAR_SIZE;
-}
-
-static void any_access(struct fuzz_input *input)
-{
-	uint8_t form = fuzz_u8(input), bytes[8];
-	uint32_t offset = some_register(input);
-
-	fuzz_bytes(input, bytes, sizeof(bytes));
-	access_bar(form & 0x40 ? form & 3 : 0, form & 0x20 ? fuzz_u16(input) : offset, bytes, 1U << (form >> 2 & 3),
-		   form & 0x10);
-}
-
-static void store_mapped(struct fuzz_input *input)
-{
-	uint32_t offset = some_register(input) & ~3U, value = fuzz_u32(input);
-
-	if (device->bars[0].window_count && intel_in_window(nic->variant, offset))
-		pci_window_store(&device->bars[0], offset, value);
-}
-
 static void set_ring(bool receive, struct fuzz_input *input)
 {
 	uint8_t form = fuzz_u8(input);
-	unsigned queue = form % nic->variant->queues & 3;
-	uint32_t at = intel_ring_registers(nic, receive, queue);
+	unsigned queue = form % card.nic->variant->queues & 3;
+	uint32_t at = intel_ring_registers(card.nic, receive, queue);
 
-	write_register(at + RING_CONTROL, 0);
-	write_register(at + RING_BASE_LOW,
-		       form & 0x80 ? fuzz_u32(input) : (uint32_t)GUEST_LOW + (receive ? 0x1000U : 0));
-	write_register(at + RING_BASE_HIGH, form & 0x80 ? fuzz_u8(input) & 1 : 0);
-	write_register(at + RING_LENGTH, form & 0x40 ? fuzz_u16(input) : 512);
-	write_register(at + RING_HEAD, form & 0x20 ? fuzz_u8(input) : 0);
-	write_register(at + RING_TAIL, 0);
+	fuzz_intel_write(at + RING_CONTROL, 0);
+	fuzz_intel_write(at + RING_BASE_LOW,
+			 form & 0x80 ? fuzz_u32(input) : (uint32_t)GUEST_LOW + (receive ? 0x1000U : 0));
+	fuzz_intel_write(at + RING_BASE_HIGH, form & 0x80 ? fuzz_u8(input) & 1 : 0);
+	fuzz_intel_write(at + RING_LENGTH, form & 0x40 ? fuzz_u16(input) : 512);
+	fuzz_intel_write(at + RING_HEAD, form & 0x20 ? fuzz_u8(input) : 0);
+	fuzz_intel_write(at + RING_TAIL, 0);
 	tails[receive][queue] = 0;
-	if (receive && nic->variant->generation == INTEL_82576)
-		write_register(at + RING_SRRCTL, form & 0x10 ? fuzz_u32(input) : 1U << 25 | 4U << 8 | 1);
-	write_register(at + RING_CONTROL, RING_CONTROL_ENABLE);
-	write_register(receive ? RCTL : TCTL,
-		       receive ? RCTL_EN | (form & 4 ? 0 : RCTL_UPE) | RCTL_MPE | RCTL_BAM | (form & 8 ? RCTL_LPE : 0)
-			       : TCTL_EN);
+	if (receive && card.nic->variant->generation == INTEL_82576)
+		fuzz_intel_write(at + RING_SRRCTL, form & 0x10 ? fuzz_u32(input) : 1U << 25 | 4U << 8 | 1);
+	fuzz_intel_write(at + RING_CONTROL, RING_CONTROL_ENABLE);
+	fuzz_intel_write(receive ? RCTL : TCTL,
+			 receive ? RCTL_EN | (form & 4 ? 0 : RCTL_UPE) | RCTL_MPE | RCTL_BAM | (form & 8 ? RCTL_LPE : 0)
+				 : TCTL_EN);
 }
 
 static uint32_t put16(uint8_t *to, uint32_t at, uint16_t value)
@@ -197,7 +112,7 @@ static void put_context(struct fuzz_input *input, uint8_t form, unsigned queue)
 	uint32_t ip = form & 4 ? 40 : 20, l4 = 14 + ip, mss = 8 + fuzz_u16(input) % 2000U;
 	struct intel_descriptor context = { 0 };
 
-	if (nic->variant->generation == INTEL_82576) {
+	if (card.nic->variant->generation == INTEL_82576) {
 		context.address = 14ULL << 9 | ip | (uint64_t)fuzz_u16(input) << 16;
 		context.command = TXD_DEXT | 2U << TXD_DTYP_SHIFT | (form & 4 ? 0 : TXD_ADVANCED_IPV4) |
 				  (form & 16 ? 0 : 1U) << TXD_ADVANCED_L4T_SHIFT;
@@ -220,9 +135,9 @@ static void put_context(struct fuzz_input *input, uint8_t form, unsigned queue)
 static void send_frames(struct fuzz_input *input)
 {
 	uint8_t form = fuzz_u8(input), kind = fuzz_u8(input), pieces = kind >> 5;
-	unsigned queue = kind % nic->variant->queues & 1;
+	unsigned queue = kind % card.nic->variant->queues & 1;
 	uint32_t length = make_frame(input, guest.bytes + GUEST_DATA, form), at = 0;
-	bool advanced = nic->variant->generation == INTEL_82576;
+	bool advanced = card.nic->variant->generation == INTEL_82576;
 
 	if (kind & 2)
 		put_context(input, (uint8_t)(form ^ (kind << 5 & 0x80)), queue);
@@ -246,7 +161,7 @@ static void send_frames(struct fuzz_input *input)
 		if (!pieces)
 			break;
 	}
-	write_register(intel_ring_registers(nic, false, queue) + RING_TAIL, tails[0][queue]);
+	fuzz_intel_write(intel_ring_registers(card.nic, false, queue) + RING_TAIL, tails[0][queue]);
 }
 
 static void any_descriptors(struct fuzz_input *input)
@@ -261,7 +176,7 @@ static void any_descriptors(struct fuzz_input *input)
 			descriptor.address = GUEST_LOW + (descriptor.address & 0xffff);
 		put_descriptor(&descriptor, 0);
 	}
-	write_register(RING_TRANSMIT + RING_TAIL, tails[0][0]);
+	fuzz_intel_write(RING_TRANSMIT + RING_TAIL, tails[0][0]);
 }
 
 static void offer_buffers(struct fuzz_input *input)
@@ -276,7 +191,7 @@ static void offer_buffers(struct fuzz_input *input)
 		memcpy(guest.bytes + 0x1000 + 16 * tails[1][0], words, 16);
 		tails[1][0] = (tails[1][0] + 1) % 32;
 	}
-	write_register(RING_RECEIVE + RING_TAIL, form & 0x40 ? fuzz_u8(input) : tails[1][0]);
+	fuzz_intel_write(RING_RECEIVE + RING_TAIL, form & 0x40 ? fuzz_u8(input) : tails[1][0]);
 }
 
 static void send_to_card(struct fuzz_input *input)
@@ -308,7 +223,7 @@ static void send_to_card(struct fuzz_input *input)
 	}
 	for (unsigned i = 0; i < count; i++)
 		batch[i] = frames.frame;
-	network_forward(&observer.port, batch, count, &engine.turn);
+	network_forward(&observer.port, batch, count, &card.engine.turn);
 }
 
 /* ---- life ---- */
@@ -330,14 +245,14 @@ static void start_card(struct fuzz_input *input)
 	memcpy(options.mac, macs[0], 6);
 	memset(tails, 0, sizeof(tails));
 	guest_clear(&guest);
-	fuzz_require(!intel_nic_create(&options, engine.engine, network, &device));
-	nic = intel_nic_of(device);
-	device->host = &host;
-	device->memory = guest.memory;
-	device->ops->resume(device);
-	pci_device_config_write(device, 4, &master, 2);
-	if (device->interrupts.counts[kind])
-		fuzz_require(!pci_interrupts_set(&device->interrupts, kind, 0, device->interrupts.nobody));
+	fuzz_require(!intel_nic_create(&options, card.engine.engine, network, &card.device));
+	card.nic = intel_nic_of(card.device);
+	card.device->host = &fuzz_intel_host;
+	card.device->memory = guest.memory;
+	card.device->ops->resume(card.device);
+	pci_device_config_write(card.device, 4, &master, 2);
+	if (card.device->interrupts.counts[kind])
+		fuzz_require(!pci_interrupts_set(&card.device->interrupts, kind, 0, card.device->interrupts.nobody));
 }
 
 static void note_gone(struct engine_completion *completion)
@@ -349,12 +264,12 @@ static void stop_card(void)
 {
 	struct engine_completion gone = { .done = note_gone };
 
-	done = false;
-	wait_done(device->ops->pause(device));
-	device->memory = NULL;
-	device->host = NULL;
-	intel_nic_destroy(device, &gone);
-	fuzz_engine_settle(&engine);
+	card.done = false;
+	fuzz_intel_wait(card.device->ops->pause(card.device));
+	card.device->memory = NULL;
+	card.device->host = NULL;
+	intel_nic_destroy(card.device, &gone);
+	fuzz_engine_settle(&card.engine);
 	fuzz_require(gone.next == &gone);
 }
 
@@ -362,29 +277,29 @@ static void run_timers(void)
 {
 	struct engine_timer *timer;
 
-	while ((timer = engine.sidecore->timers.root) != NULL && timer->deadline <= engine.turn.now) {
-		timer_heap_remove(&engine.sidecore->timers, timer);
-		timer->expire(engine.sidecore, timer);
+	while ((timer = card.engine.sidecore->timers.root) != NULL && timer->deadline <= card.engine.turn.now) {
+		timer_heap_remove(&card.engine.sidecore->timers, timer);
+		timer->expire(card.engine.sidecore, timer);
 	}
 }
 
 static void turn(struct fuzz_input *input)
 {
-	bool faulted = atomic_load(&device->fault);
+	bool faulted = atomic_load(&card.device->fault);
 
-	engine.turn.requests = 1 + fuzz_u8(input) % 64U;
-	engine.turn.bytes = 64U + fuzz_u16(input) * 8U;
+	card.engine.turn.requests = 1 + fuzz_u8(input) % 64U;
+	card.engine.turn.bytes = 64U + fuzz_u16(input) * 8U;
 	observer.room = fuzz_u8(input);
-	fuzz_require(!fuzz_engine_round(&engine) || !faulted);
+	fuzz_require(!fuzz_engine_round(&card.engine) || !faulted);
 	observe();
 }
 
 /* A card that stopped goes on after a reset. */
 static void check_reset(void)
 {
-	write_register(CTRL, CTRL_RST | CTRL_SLU);
-	fuzz_require(!atomic_load(&device->fault));
-	fuzz_require(!read_register(TCTL) && !read_register(RCTL));
+	fuzz_intel_write(CTRL, CTRL_RST | CTRL_SLU);
+	fuzz_require(!atomic_load(&card.device->fault));
+	fuzz_require(!fuzz_intel_read(TCTL) && !fuzz_intel_read(RCTL));
 	memset(tails, 0, sizeof(tails));
 }
 
@@ -392,21 +307,21 @@ static void life(struct fuzz_input *input)
 {
 	switch (fuzz_u8(input) % 6) {
 	case 0:
-		done = false;
-		wait_done(device->ops->pause(device));
+		card.done = false;
+		fuzz_intel_wait(card.device->ops->pause(card.device));
 		guest_scribble(&guest, input);
-		device->ops->resume(device);
+		card.device->ops->resume(card.device);
 		break;
 	case 1:
-		done = false;
-		wait_done(device->ops->reset(device));
+		card.done = false;
+		fuzz_intel_wait(card.device->ops->reset(card.device));
 		memset(tails, 0, sizeof(tails));
 		break;
 	case 2:
-		intel_nic_set_link(device, fuzz_u8(input) & 1);
+		intel_nic_set_link(card.device, fuzz_u8(input) & 1);
 		break;
 	case 3:
-		fuzz_engine_arm(&engine);
+		fuzz_engine_arm(&card.engine);
 		break;
 	default:
 		check_reset();
@@ -416,13 +331,28 @@ static void life(struct fuzz_input *input)
 
 static void step(struct fuzz_input *input)
 {
-	switch (fuzz_u8(input) % 16) {
+	switch (fuzz_u8(input) % 24) {
+	default:
+		fuzz_intel_write_interesting(input);
+		break;
+	case 16:
+		fuzz_intel_set_interrupts(input);
+		break;
+	case 17:
+		fuzz_intel_set_hash(input);
+		break;
+	case 18:
+		fuzz_intel_set_filters(input);
+		break;
+	case 19:
+		fuzz_intel_set_vectors(input);
+		break;
 	case 0:
 	case 1:
-		any_access(input);
+		fuzz_intel_any_access(input);
 		break;
 	case 2:
-		store_mapped(input);
+		fuzz_intel_store(input);
 		break;
 	case 3:
 		set_ring(false, input);
@@ -452,7 +382,7 @@ static void step(struct fuzz_input *input)
 		turn(input);
 		break;
 	case 14:
-		engine.turn.now += 1000ULL << fuzz_u8(input) % 12;
+		card.engine.turn.now += 1000ULL << fuzz_u8(input) % 12;
 		run_timers();
 		break;
 	case 15:
@@ -467,11 +397,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct fuzz_fds fds;
 
 	if (!guest.bytes) {
-		fuzz_engine_open(&engine);
+		fuzz_engine_open(&card.engine);
 		guest_open(&guest);
 	}
 	fds = fuzz_open_fds();
-	engine.turn.now = 1000000000;
+	/* The control thread's clock and that of rounds are one: intervals are measured from the one to the other. */
+	card.engine.turn.now = clock_nanoseconds();
 	network = network_create(&(struct network_config){ .name = "net" });
 	fuzz_require(network);
 	fake_port_init(&observer, "observer");
@@ -484,7 +415,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (unsigned i = 0; i < STEPS && input.left; i++)
 		step(&input);
 	observer.room = FAKE_FRAMES_MAX;
-	fuzz_engine_round(&engine);
+	fuzz_engine_round(&card.engine);
 	observe();
 	check_reset();
 	network_remove_port(network, &observer.port);

@@ -39,6 +39,29 @@ def nvme_seeds():
 			seed = queues + turn * 3 + bytes([8]) + io * 4 + bytes([10, 2]) + io + turn * 2
 			seed += bytes([9, command]) + turn + bytes([10, 0x40]) + turn * 2 + bytes([8])
 			yield seed + bytes([11, 1]) + u16(0) + bytes([8, kind]) + bytes([3, 2] * 8) + io + turn
+	# Long transfers, by lists of either kind; flushes of all namespaces, reads past a cache; the pin and its mask.
+	for kind in range(8):
+		for blocks in (15, 63, 255):
+			io = bytes([2, kind, 0x0d]) + prp + bytes([0, blocks]) + bytes([2, kind | 0x40, 0x0d]) + prp + u16(0) + bytes([0, 0, blocks])
+			both = bytes([2, kind, 0x41]) + bytes([0xff]) + prp + bytes([0])
+			through = bytes([2, kind, 0x81]) + prp + bytes([0]) + b"\7\0\0\x40"
+			seed = queues + turn * 3 + bytes([9, 0x04]) + io + both + through + bytes([14]) + turn * 2
+			yield seed + bytes([15, 0x81, 14, 15, 1, 9, 0x1c, 9, 0x24, 8, 14]) + turn + bytes([9, 0x44]) + io + turn + bytes([15, 0])
+	for opcode in (9, 10):
+		for feature in (1, 2, 4, 5, 6, 7, 8, 9, 0x0a, 0x0b, 0x0e, 0x16, 0x19, 0x80, 0x81):
+			admin = bytes([2, opcode, 0x10]) + prp + bytes([feature]) + b"\2\0\0\0"
+			yield turn + admin + turn + bytes([2, 10, 0x30]) + prp + bytes([feature, kind, 0, 0]) + bytes(4) + turn
+	# Events that wait, happen, are read and aborted: a queue stopped by a bad doorbell, a disk of another size.
+	happen = bytes([7, 0, 0, 1]) + u16(0xffff) + turn + bytes([9, 0x86, 9, 6])
+	for log in range(20):
+		events = (bytes([2, 12, 0]) + prp + bytes([0])) * 3
+		heard = bytes([2, 9, 0x10]) + prp + bytes([0x0b]) + b"\xff\xff\0\0"
+		read = bytes([2, 2, 0x60, 0]) + prp + bytes([log, 0, 0xff, 0])
+		abort = bytes([2, 8, 0x20]) + prp + bytes([0, 0, 5, 0])
+		yield queues + turn + heard + events + happen + read + happen + read + abort + turn
+	for blocks, lba in ((8, 8), (0, 0), (4096, 0), (0xffffffff, 1)):
+		ranges = bytes([11, 0, 0x83]) + bytes(4) + struct.pack("<IIQ", 0, blocks, lba)
+		yield queues + turn * 3 + ranges + bytes([2, 6, 0x11]) + prp + bytes([0]) + b"\4\0\0\0" + turn + bytes([10, 2]) + turn * 2
 	for opcode in (0, 1, 2, 4, 5, 6, 8, 9, 10, 12):
 		admin = bytes([2, opcode, 0]) + prp + bytes([1])
 		yield queues + turn * 2 + admin * 3 + turn * 2 + bytes([8]) + turn + bytes([7, 0, 1, 0]) + u16(opcode) + turn
@@ -95,10 +118,26 @@ def intel_seeds():
 				for form in (0x01, 0x05, 0x11, 0x41):
 					context = u16(1400) + (u16(7) if card % 3 == 2 else b"") if kind & 2 else b""
 					size = u16(9000) if form & 0x40 else bytes([200])
-					seed += bytes([5, form, kind]) + size + context + bytes([100]) + turn
+					piece = bytes([100]) if kind >> 5 else b""
+					seed += bytes([5, form, kind]) + size + context + piece + turn
 			seed += bytes([9, 15, 10, 0, 100, 10, 0x10, 100, 10, 0x40]) + u16(3000) + turn
-			seed += bytes([14, 9, 15, 0, 0, 0, 0, 15, 2, 0, 15, 2, 1, 15, 3, 15, 4, 3, 0]) + turn
-			yield seed
+			yield seed + bytes([14, 9, 15, 0, 0, 0, 0, 15, 2, 0, 15, 2, 1, 15, 3, 15, 4, 3, 0]) + turn
+			# Moderated interrupts: set up, frames both ways in bursts, the clock, masks that come back by stores and by message.
+			frames = bytes([5, 0x01, 0x00, 200]) + bytes([9, 15, 10, 0x80, 100]) + turn
+			for form in (0x09, 0x19, 0x2b, 0x48, 0x00):
+				for interval in (0, 20, 250):
+					rounds = (frames * 2 + bytes([14, 5, 2, 28]) + b"\x1f\0\0\0" + bytes([14, 11])) * 4
+					yield observer + bytes([card, 3, 0x00, 4, 0x08, 16, form, interval]) + rounds + bytes([20, 9, 32]) + turn
+			# Hashes over each kind of packet; filters, the PHY's registers and loop, bits of the EEPROM; causes set by hand.
+			hashes = b"".join(bytes([17, more, kinds]) + b"\x5a\xa5\x01\x02\3\2\1\0" + bytes([9, 15, 10, 0x90, 9, 10, 0x84, 50, 10, 0x80, 60, 10, 0x94, 70]) + turn
+					  for more in (0x80, 0xfc, 0x04) for kinds in (0xff, 0x0a, 0x30))
+			filters = b"".join(bytes([18, form, 0, 0x40, 0, 0]) + bytes([9, 15, 10, 0x80, 100, 10, 0x03, 100]) + turn for form in (0, 8, 1, 5))
+			phy = b"".join(bytes([18, 2 | write | number << 3]) + u16(0x4140) for number in (0, 1, 17) for write in (0, 4))
+			loop = bytes([18, 4]) + frames + bytes([18, 6]) + u16(0x4140) + frames
+			eeprom = bytes([18, 7]) + b"\x03\x01\0\0" + bytes([18, 7]) + b"\x19\0\0\0" + bytes([18, 7]) + b"\x05\x55\xaa\0"
+			causes = b"".join(bytes([20, number, 2]) + turn for number in (9, 10, 11, 17, 18, 19))
+			yield observer + bytes([card, 3, 0x00, 4, 0x08, 16, 0x09, 9]) + hashes + filters
+			yield observer + bytes([card, 3, 0x00, 4, 0x08, 16, 0x09, 9]) + phy + loop + eeprom + causes + bytes([19, 0, 19, 16, 19, 0x24, 19, 0x2c])
 
 
 	# Receive coalescing: an igb that is not promiscuous and takes long frames, with segments of IPv4 and IPv6.
@@ -139,6 +178,16 @@ def vfio_user_seeds():
 			deferred = bytes([17, 1, 1]) + bytes([0, 0, 13, 16, 16]) + burst + bytes([16] * 4)
 			pin = bytes([0, 0, 10, 0x91, 0, 4, 1, 0, 0, 0, 15, 15])
 			yield seed + every + burst + registers + bytes([11, 0]) + u16(8) + bytes([3, 13, 13]) + deferred + pin
+			# A client that does not read: registers until its socket is full, then all answers at once. Memory that does not come back.
+			deaf = bytes([20]) + bytes([0, 0, 9, 0, 7, 0xdf]) * 40 + bytes([22, 21])
+			yield seed + deaf + bytes([0, 0, 3, 1, 0, 0, 1]) + bytes([22]) + registers
+			# Interrupts in each form: nothing, booleans, eventfds; mask, unmask, trigger; with one vector, none, too many.
+			irqs = b"".join(bytes([0, 0, 8, flags, index, 0, count]) + bytes([1] * count if flags & 2 else [])
+					for flags in (9, 17, 33, 10, 18, 34, 36, 12, 20) for index in (0, 2) for count in (1, 0))
+			yield seed + irqs + bytes([15, 13, 15]) + bytes([0, 0x10, 8, 36, 2, 0, 1, 31]) + bytes([0, 0x30, 8, 36, 2, 0, 1, 1, 6])
+		capabilities = b'{"capabilities":{"max_msg_fds":16,"max_data_xfer_size":1048576,"pgsizes":4096,"write_multiple":true}}\0'
+		for text in (capabilities, b"{}\0", capabilities[:-1], b'{"capabilities":{"pgsizes":1}}\0', b'{"capabilities":{"max_msg_fds":0}}\0', b"[1]\0"):
+			yield bytes([device, 0, 0, 1, 0, 1, len(text)]) + text + bytes([0, 0, 4, 16, 0])
 
 
 def segment_seeds():

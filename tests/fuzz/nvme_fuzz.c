@@ -5,14 +5,16 @@
  * Theory of operation
  * -------------------
  * Input: steps. A step is the driver's (a register, a doorbell, a command of any kind into any queue, bytes anywhere in
- * rings, lists and data), the sidecore's (a turn), the disk's (keep requests, let some go, fail), or the VMM's (pause
- * with another memory, reset, interrupts of another kind, bus mastering). The controller is reached by struct
- * pci_device alone.
+ * rings, lists and data), the sidecore's (a turn; arming before it sleeps), the disk's (keep requests, let some go, fail), or
+ * the VMM's (pause with another memory, reset, interrupts of another kind, masked and unmasked, bus mastering). The controller
+ * is reached by struct pci_device alone.
  *
  * Oracles: the disk checks all that a device model promises to backends (../unit/nvme_driver.c); operations end when
  * the disk has let go; requests in flight never exceed what queues can hold; and in the end, whatever happened, a reset
  * controller serves the next driver: queues, a write, and a read that brings it back.
  */
+#include <sys/eventfd.h>
+
 #include "../unit/nvme_driver.h"
 
 #include "engine/sidecore.h"
@@ -25,6 +27,7 @@
 #define DATA_SIZE  0x10000U
 
 static struct nvme_driver driver;
+static int vector; /* eventfd of all interrupts */
 
 static uint64_t pick_address(struct fuzz_input *input)
 {
@@ -83,6 +86,31 @@ static void scribble(struct fuzz_input *input)
 	fuzz_bytes(input, driver_bytes(&driver, areas[kind % 3].base + at), length < size - at ? length : size - at);
 }
 
+/* What goes with data of @length bytes that is not all over the place: pages one after the other, listed where lists are. */
+static void list_data(struct nvme_command *command, uint32_t length)
+{
+	uint64_t *entries = (uint64_t *)driver_bytes(&driver, DRIVER_LISTS);
+	const struct nvme_sgl pieces[2] = {
+		{ .address = DRIVER_DATA, .length = 512, .type = NVME_SGL_DATA },
+		{ .address = DRIVER_LISTS + 0x1000, .length = sizeof(pieces[0]), .type = NVME_SGL_LAST_SEGMENT },
+	};
+	const struct nvme_sgl rest = { .address = DRIVER_DATA + 512, .length = length - 512, .type = NVME_SGL_DATA };
+
+	if (command->flags) {
+		memcpy(entries, pieces, sizeof(pieces));
+		memcpy(entries + 512, &rest, sizeof(rest));
+		command->sgl = (struct nvme_sgl){ .address = DRIVER_LISTS,
+						  .length = sizeof(pieces),
+						  .type = NVME_SGL_SEGMENT };
+		return;
+	}
+	for (unsigned i = 0; i < 512; i++)
+		entries[i] = i == 511 ? DRIVER_LISTS + 0x1000 : DRIVER_DATA + 0x1000ULL * i;
+	memcpy(entries + 512, entries, 4096);
+	/* Near the page's end, so that there is a second page of it. */
+	command->prp2 = DRIVER_LISTS + (length & 512 ? 0xf00 : 0);
+}
+
 static void submit(struct fuzz_input *input)
 {
 	static const uint8_t opcodes[] = { NVME_FLUSH,	 NVME_WRITE,	    NVME_READ,	  NVME_READ,
@@ -96,7 +124,7 @@ static void submit(struct fuzz_input *input)
 	} else {
 		command.opcode = id ? opcodes[form % 8] : (uint8_t)(form % 0x1c);
 		command.flags = form & 0x40 ? 0x40 : 0;
-		command.nsid = number & 0x40 ? fuzz_u8(input) : 1;
+		command.nsid = number & 0x40 ? (uint32_t)(int8_t)fuzz_u8(input) : 1; /* 255: all */
 		command.prp1 = pick_address(input);
 		command.prp2 = pick_address(input);
 		if (command.flags) {
@@ -106,6 +134,10 @@ static void submit(struct fuzz_input *input)
 		command.dw10 = number & 0x20 ? fuzz_u32(input) : fuzz_u8(input);
 		command.dw11 = number & 0x10 ? fuzz_u32(input) : 0;
 		command.dw12 = number & 0x80 ? fuzz_u32(input) : form >> 3 & 15U;
+		if (number & 8)
+			command.dw12 = (command.dw12 & ~0xffU) | fuzz_u8(input);
+		if (number & 4)
+			list_data(&command, ((command.dw12 & 0xffff) + 1) * 512);
 	}
 	if (!driver.queues[id].sq_size)
 		driver.queues[id].sq_size = DRIVER_ENTRIES;
@@ -164,6 +196,28 @@ static void operate(enum pci_result (*operation)(struct pci_device *device))
 	fuzz_require(driver.done);
 }
 
+static void interrupts(uint8_t what)
+{
+	struct pci_interrupts *interrupts = &driver.device->interrupts;
+	enum pci_interrupt_kind kind = (enum pci_interrupt_kind)(what >> 3) % PCI_INTERRUPT_KINDS;
+
+	switch (what & 7) {
+	case 0:
+	case 1:
+		fuzz_require(!pci_interrupts_set(interrupts, kind, what & 1 && kind == PCI_INTERRUPT_MSIX, vector));
+		break;
+	case 2:
+		fuzz_require(!pci_interrupts_set(interrupts, kind, 0, -1));
+		break;
+	case 3:
+		pci_interrupt_pin_mask(interrupts);
+		break;
+	default:
+		pci_interrupt_pin_unmask(interrupts, engine_notifier(driver.engine.engine));
+		break;
+	}
+}
+
 static void vmm(struct fuzz_input *input)
 {
 	const struct pci_device_ops *ops = driver.device->ops;
@@ -185,8 +239,7 @@ static void vmm(struct fuzz_input *input)
 		pci_device_config_write(driver.device, 4, command, sizeof(command));
 		break;
 	case 4:
-		fuzz_require(!pci_interrupts_set(&driver.device->interrupts,
-						 what >> 4 & 3U ? PCI_INTERRUPT_MSIX : PCI_INTERRUPT_PIN, 0, -1));
+		interrupts(what >> 3);
 		break;
 	case 5:
 		pci_interrupts_disable(&driver.device->interrupts, (enum pci_interrupt_kind)((what >> 4) % 3));
@@ -248,11 +301,21 @@ static void check(void)
 
 static void step(struct fuzz_input *input)
 {
-	uint8_t what = fuzz_u8(input) % 14;
+	uint8_t what = fuzz_u8(input) % 16;
 
 	switch (what) {
 	case 0:
 		driver_write(&driver, fuzz_u16(input) & 0x7f, 1U << fuzz_u8(input) % 4, fuzz_u64(input));
+		break;
+	case 14:
+		fuzz_engine_arm(&driver.engine);
+		break;
+	case 15: /* interrupts masked, unmasked; a reset of the subsystem, now and then */
+		what = fuzz_u8(input);
+		if (what & 0x7f)
+			driver_write(&driver, what & 0x80 ? NVME_REG_INTMS : NVME_REG_INTMC, 4, what & 1);
+		else
+			driver_write(&driver, NVME_REG_NSSR, 4, NVME_NSSR_RESET);
 		break;
 	case 1:
 		driver_read(&driver, fuzz_u16(input) % 0xff8, 1U << fuzz_u8(input) % 4);
@@ -348,8 +411,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct fuzz_input input = { data, size };
 
-	if (!driver.device)
+	if (!driver.device) {
 		nvme_driver_start(&driver, NULL);
+		vector = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		fuzz_require(vector >= 0);
+	}
 	start_over();
 	for (unsigned i = 0; i < STEPS && input.left; i++)
 		step(&input);

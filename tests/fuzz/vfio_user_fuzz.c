@@ -7,7 +7,8 @@
  * -------------------
  * Input: which device, whether a session is set up first as a VMM would, then steps. A step is a message, bytes that are
  * none, a turn of the sidecore, a store to a window, a signal of the client's eventfd, a change of the guest's memory, a
- * file that shrinks or grows, the end of something that was deferred, or the end of the connection and a new one.
+ * file that shrinks or grows, the end of something that was deferred, a time limit that has passed, or the end of the
+ * connection and a new one. A client may go deaf: replies stay in the socket, which takes few, until it hears again.
  *
  * A message is built by its row of the message table: its payload has the size that belongs to it unless the input says
  * otherwise, and is made of words, each a byte of the input that stands for a value that matters (addresses and sizes of the
@@ -33,8 +34,8 @@
 #include "fake_pci_device.h"
 #include "fuzz_engine.h"
 #include "fuzz_guest.h"
+#include "fuzz_vfio_message.h"
 #include "net/network.h"
-#include "transport/vfio_user/connection.h"
 
 #define STEPS	 150U
 #define PATIENCE 4096U /* turns of the loop that a step may take */
@@ -60,7 +61,7 @@ static struct pci_device *devices[3];
 static struct disk *disk;
 static int files[FILES], pipe_end, socket_end;
 static struct vfio_user_connection connection;
-static bool closed;
+static bool closed, deaf;
 static int client = -1;
 
 static void open_files(void)
@@ -114,47 +115,6 @@ static void note_closed(struct vfio_user_connection *which)
 	closed = true;
 }
 
-/* Take what the server sent, and see to it that these are replies; their files are closed. */
-static void drain_client(void)
-{
-	static struct {
-		struct vfio_user_header header;
-		uint8_t payload[VFIO_USER_PAYLOAD_MAX];
-	} reply;
-	union {
-		char bytes[CMSG_SPACE(sizeof(int) * 8)];
-		struct cmsghdr alignment;
-	} control;
-
-	for (;;) {
-		struct iovec part = { &reply.header, sizeof(reply.header) };
-		struct msghdr header = {
-			.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
-		};
-		struct cmsghdr *message;
-		uint32_t size;
-
-		if (recvmsg(client, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) <= 0)
-			return;
-		message = CMSG_FIRSTHDR(&header);
-		if (message && message->cmsg_type == SCM_RIGHTS) {
-			int fd;
-
-			fuzz_require(message->cmsg_len == CMSG_LEN(sizeof(int)));
-			memcpy(&fd, CMSG_DATA(message), sizeof(fd));
-			close(fd);
-		}
-		fuzz_require((reply.header.flags & VFIO_USER_TYPE_MASK) == VFIO_USER_TYPE_REPLY);
-		fuzz_require(!(reply.header.flags & ~(VFIO_USER_TYPE_MASK | VFIO_USER_ERROR)));
-		fuzz_require(!!(reply.header.flags & VFIO_USER_ERROR) == !!reply.header.error);
-		fuzz_require(reply.header.size >= sizeof(reply.header));
-		size = reply.header.size - (uint32_t)sizeof(reply.header);
-		fuzz_require(size <= sizeof(reply.payload) && !(size && reply.header.error));
-		if (size)
-			fuzz_require(recv(client, reply.payload, size, MSG_DONTWAIT) == (ssize_t)size);
-	}
-}
-
 /* What is remembered of mappings: sorted, apart from each other, and as many that are regions as the device's map has.
  */
 static void check_memory(void)
@@ -190,6 +150,8 @@ static bool quiet(void)
 		return true;
 	if (fake.waiting)
 		return true; /* a later step ends it */
+	if (connection.state == CONNECTION_REPLYING)
+		return deaf;
 	return connection.state == CONNECTION_READING && recv(connection.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
 	       !event_pending(connection.more, EV_TIMEOUT, NULL);
 }
@@ -200,7 +162,8 @@ static void pump(void)
 		fuzz_require(i < PATIENCE);
 		event_base_loop(base, EVLOOP_NONBLOCK);
 		fuzz_engine_settle(&engine);
-		drain_client();
+		if (!deaf)
+			fuzz_vfio_take_replies(client);
 		if (!quiet())
 			continue;
 		if (connection.state != CONNECTION_CLOSED && connection.state != CONNECTION_CLOSING)
@@ -211,14 +174,16 @@ static void pump(void)
 
 static void open_connection(struct pci_device *device)
 {
-	int sockets[2];
+	int sockets[2], room = 1; /* the kernel's least: some replies */
 
 	fuzz_require(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sockets));
+	fuzz_require(!setsockopt(sockets[1], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room)));
 	fuzz_require(!vfio_user_connection_init(&connection, device, base));
 	connection.closed = note_closed;
 	connection.memory_max = 1 << 20;
 	client = sockets[0];
-	closed = false;
+	closed = deaf = false;
+	fuzz_vfio_forget_replies();
 	fake.defer_pause = fake.defer_reset = false;
 	fuzz_require(!vfio_user_connection_open(&connection, sockets[1]));
 	pump();
@@ -280,126 +245,6 @@ static void send_message(uint16_t command, uint32_t flags, const void *payload, 
 	send_bytes(&wire, sizeof(wire.header) + length, fds, fd_count);
 }
 
-/* One byte stands for a number that matters. */
-static uint64_t read_word(struct fuzz_input *input)
-{
-	static const uint64_t values[] = {
-		GUEST_LOW,
-		GUEST_SEAM,
-		GUEST_APART,
-		GUEST_LOW_SIZE,
-		GUEST_HIGH_SIZE,
-		GUEST_APART_SIZE,
-		GUEST_FILE_SIZE,
-		GUEST_LOW_SIZE + GUEST_HIGH_SIZE,
-		4096,
-		8192,
-		4095,
-		4097,
-		FAKE_PCI_WINDOW,
-		FAKE_PCI_WINDOW - 4,
-		FAKE_PCI_BAR - 4,
-		FAKE_PCI_DEFER,
-		FAKE_PCI_RAISE,
-		FAKE_PCI_PIN,
-		UINT64_MAX,
-		UINT64_MAX - 4095,
-		INT64_MAX,
-		UINT32_MAX,
-		1ULL << 32,
-		0xffff,
-		1U << 20,
-		VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
-		VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK,
-		VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER,
-		VFIO_IRQ_SET_DATA_BOOL | VFIO_IRQ_SET_ACTION_TRIGGER,
-		VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK,
-		0x460001, /* NVMe: enable */
-		0x78,	  /* device control, where function level resets are asked for */
-	};
-	uint8_t form = fuzz_u8(input);
-
-	if (form < 0x80)
-		return form % 72U;
-	if (form < 0xe0)
-		return values[(form - 0x80U) % array_size(values)];
-	return form < 0xf0 ? fuzz_u16(input) : fuzz_u64(input);
-}
-
-/* Words in the order and of the widths that the message has. Return: the size that goes with them. */
-static uint32_t fill_payload(uint16_t command, union vfio_user_payload *payload, struct fuzz_input *input)
-{
-	uint32_t count;
-
-	switch (command) {
-	case VFIO_USER_VERSION:
-		payload->version.major = (uint16_t)(fuzz_u8(input) / 255U);
-		payload->version.minor = fuzz_u8(input);
-		count = fuzz_u8(input);
-		fuzz_bytes(input, payload->version.data, count);
-		return 4 + count;
-	case VFIO_USER_DMA_MAP:
-		payload->map.argsz = 32;
-		payload->map.flags = fuzz_u8(input) & 0x83 ? 3 : (uint32_t)read_word(input);
-		payload->map.offset = read_word(input);
-		payload->map.address = read_word(input) << (fuzz_u8(input) & 1 ? 0 : 12);
-		payload->map.size = read_word(input);
-		return 32;
-	case VFIO_USER_DMA_UNMAP:
-		payload->unmap.argsz = 24;
-		payload->unmap.flags = fuzz_u8(input) & 0x8f ? 0 : (uint32_t)read_word(input);
-		payload->unmap.address = read_word(input);
-		payload->unmap.size = read_word(input);
-		count = fuzz_u8(input); /* mostly one that is there */
-		if (count & 3 && connection.memory.map_count) {
-			const struct vfio_user_map *map = &connection.memory.maps[count % connection.memory.map_count];
-
-			payload->unmap.address = map->address;
-			payload->unmap.size = map->size;
-		}
-		return 24;
-	case VFIO_USER_DEVICE_SET_IRQS:
-		payload->irqs.argsz = 20;
-		payload->irqs.flags = (uint32_t)read_word(input);
-		payload->irqs.index = (uint32_t)read_word(input);
-		payload->irqs.start = (uint32_t)read_word(input);
-		payload->irqs.count = (uint32_t)read_word(input);
-		count = payload->irqs.flags & VFIO_IRQ_SET_DATA_BOOL ? min(payload->irqs.count, 64U) : 0;
-		fuzz_bytes(input, payload->irqs.booleans, count);
-		return 20 + count;
-	case VFIO_USER_REGION_READ:
-	case VFIO_USER_REGION_WRITE:
-		payload->access.offset = read_word(input);
-		payload->access.region = (uint32_t)read_word(input);
-		payload->access.count = (uint32_t)read_word(input);
-		if (command == VFIO_USER_REGION_READ)
-			return 16;
-		count = min(payload->access.count, VFIO_USER_TRANSFER_MAX);
-		fuzz_bytes(input, payload->access.data, min(count, 16U));
-		return 16 + count;
-	case VFIO_USER_REGION_WRITE_MULTI:
-		count = fuzz_u8(input) % 12U;
-		payload->multi.count = count;
-		for (unsigned i = 0; i < count; i++) {
-			payload->multi.writes[i].offset = read_word(input);
-			payload->multi.writes[i].region = (uint32_t)read_word(input) % 10U;
-			payload->multi.writes[i].count = fuzz_u8(input) % 10U;
-			fuzz_bytes(input, payload->multi.writes[i].data, 8);
-		}
-		return 8 + 24 * count;
-	case VFIO_USER_DEVICE_RESET:
-		return 0;
-	case VFIO_USER_DEVICE_GET_REGION_INFO:
-		payload->region.info.argsz = (uint32_t)read_word(input);
-		payload->region.info.index = (uint32_t)read_word(input);
-		return 32;
-	default:
-		payload->device.argsz = (uint32_t)read_word(input);
-		payload->device.num_regions = (uint32_t)read_word(input); /* the index of others */
-		return 16;
-	}
-}
-
 static int natural_file(uint16_t command)
 {
 	return files[command == VFIO_USER_DMA_MAP ? FILE_GUEST : FILE_EVENT];
@@ -415,11 +260,11 @@ static void any_message(struct fuzz_input *input)
 	int fds[32];
 
 	memset(&payload, 0, sizeof(payload));
-	length = size = fill_payload(command, &payload, input);
+	length = size = fuzz_vfio_payload(command, &payload, &connection.memory, input);
 	if (form & 2 && form & 4)
 		flags = fuzz_u8(input);
 	if (form & 8 && form & 4) {
-		size = (uint32_t)read_word(input);
+		size = (uint32_t)fuzz_vfio_word(input);
 		length = min(fuzz_u16(input), (uint16_t)sizeof(payload));
 	}
 	if (command == VFIO_USER_DMA_MAP)
@@ -484,7 +329,7 @@ static void store_window(struct fuzz_input *input)
 		return;
 	window = &bar->windows[fuzz_u8(input) % bar->window_count];
 	offset = fuzz_u16(input) % window->length & ~3U;
-	pci_window_store(bar, window->offset + offset, (uint32_t)read_word(input));
+	pci_window_store(bar, window->offset + offset, (uint32_t)fuzz_vfio_word(input));
 }
 
 static void send_noise(struct fuzz_input *input)
@@ -496,11 +341,22 @@ static void send_noise(struct fuzz_input *input)
 	send_bytes(bytes, length, &files[FILE_EVENT], length & 1);
 }
 
+/* As if their time had come: memory that was taken away is not given back, the operator is told whom a message waits for. */
+static void pass_time(void)
+{
+	if (event_pending(connection.memory_due, EV_TIMEOUT, NULL))
+		event_active(connection.memory_due, EV_TIMEOUT, 1);
+	if (event_pending(connection.overdue, EV_TIMEOUT, NULL))
+		event_active(connection.overdue, EV_TIMEOUT, 1);
+	pump();
+	fuzz_require(connection.state != CONNECTION_READING || !event_pending(connection.memory_due, EV_TIMEOUT, NULL));
+}
+
 static void step(struct fuzz_input *input)
 {
 	uint64_t one = 1;
 
-	switch (fuzz_u8(input) % 20) {
+	switch (fuzz_u8(input) % 24) {
 	default:
 		any_message(input);
 		break;
@@ -537,6 +393,16 @@ static void step(struct fuzz_input *input)
 		close_connection();
 		open_connection(devices[fuzz_u8(input) % array_size(devices)]);
 		set_up(fuzz_u8(input));
+		break;
+	case 20:
+		deaf = true;
+		break;
+	case 21:
+		deaf = false;
+		pump();
+		break;
+	case 22:
+		pass_time();
 		break;
 	}
 }

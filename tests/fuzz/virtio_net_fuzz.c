@@ -17,6 +17,7 @@
  *
  * A driver may be tame: it keeps the rules, whatever the input says, and its buffers are about as long as the frames
  * that the other one sent last. Then each byte of its memory is held against what the device may write (fuzz_guard.h).
+ * What drivers do is in fuzz_nic.c.
  *
  * Other oracles: bounds of a turn, no segment outside of guest memory (guard areas), a clean stop.
  */
@@ -24,45 +25,22 @@
 
 #include "device/virtio_net_internal.h"
 #include "fuzz_engine.h"
-#include "fuzz_guard.h"
 #include "fuzz_guest.h"
+#include "fuzz_nic.h"
 #include "net/segment.h"
 #include "net_fixture.h"
 
-#define STEPS	    300U
-#define NICS	    2U
-#define VLAN	    10U
-#define IPV4(n)	    ((uint8_t[4]){ 10, 0, 0, (uint8_t)(1 + (n)) })
-#define HEADER_SIZE 12U
-
-enum { RECEIVE, TRANSMIT, CONTROL, QUEUES };
-
-struct nic {
-	struct guest guest;
-	struct virtio_device *device;
-	struct guest_queue drivers[QUEUES];
-	uint8_t form;
-	bool bound, tame;
-	uint32_t sent; /* length of the last frame */
-	struct write_guard guard;
-};
+#define STEPS 300U
 
 static struct fuzz_engine engine;
 static struct network *network;
-static struct nic nics[NICS];
+static struct fuzz_nic nics[FUZZ_NICS];
 static struct fake_port observer;
-
-static const uint8_t macs[4][6] = {
-	{ 2, 0, 0, 0, 0, 1 },
-	{ 2, 0, 0, 0, 0, 2 },
-	{ 0xff, 0xff, 0xff, 0xff, 0xff, 0xff },
-	{ 2, 0, 0, 0, 0, 9 },
-};
 
 static void open_once(void)
 {
 	fuzz_engine_open(&engine);
-	for (unsigned i = 0; i < NICS; i++)
+	for (unsigned i = 0; i < FUZZ_NICS; i++)
 		guest_open(&nics[i].guest);
 }
 
@@ -91,7 +69,7 @@ static void check_source(const struct fake_frame *frame, uint32_t at)
 	uint8_t nic = (uint8_t)(frame->bytes[11] - 1);
 	uint32_t from;
 
-	fuzz_require(!memcmp(frame->bytes + 6, macs[nic < NICS ? nic : 3], 6) && nic < NICS);
+	fuzz_require(!memcmp(frame->bytes + 6, fuzz_macs[nic < FUZZ_NICS ? nic : 3], 6) && nic < FUZZ_NICS);
 	if (!nics[nic].bound)
 		return;
 	at += 2;
@@ -107,7 +85,7 @@ static void check_source(const struct fake_frame *frame, uint32_t at)
 	} else {
 		return;
 	}
-	fuzz_require(!memcmp(frame->bytes + from, IPV4(nic), 4));
+	fuzz_require(!memcmp(frame->bytes + from, FUZZ_IPV4(nic), 4));
 }
 
 static void observe(void)
@@ -123,7 +101,8 @@ static void observe(void)
 		if (frame->offload.checksum_partial)
 			complete_checksum(frame);
 		if (observer.port.vlan.mode == PORT_VLAN_TRUNK) {
-			fuzz_require(field(frame->bytes, 12) == 0x8100 && (field(frame->bytes, 14) & 0xfff) == VLAN);
+			fuzz_require(field(frame->bytes, 12) == 0x8100 &&
+				     (field(frame->bytes, 14) & 0xfff) == FUZZ_VLAN);
 			at = 16;
 		}
 		for (unsigned tags = 0; tags < 3 && at + 6 <= frame->length &&
@@ -136,167 +115,9 @@ static void observe(void)
 	fake_port_clear(&observer);
 }
 
-/* ---- drivers ----------------------------------------------------------------------------------------------------- */
-
-static uint32_t put(uint8_t *to, uint32_t at, const void *bytes, uint32_t length)
-{
-	memcpy(to + at, bytes, length);
-	return at + length;
-}
-
-static uint32_t put16(uint8_t *to, uint32_t at, uint16_t value)
-{
-	uint8_t bytes[2] = { (uint8_t)(value >> 8), (uint8_t)value };
-
-	return put(to, at, bytes, 2);
-}
-
-/* Network and transport headers that are right in form. Return: their end; @transport: where TCP or UDP begins. */
-static uint32_t put_packet(uint8_t *frame, uint32_t at, uint8_t form, unsigned nic, uint32_t *transport)
-{
-	bool tcp = form & 1, ipv6 = form & 2;
-
-	if (ipv6) {
-		at = put(frame, at, "\x60\0\0\0\0\0", 6);
-		frame[at++] = tcp ? 6 : 17;
-		frame[at++] = 64;
-		memset(frame + at, 0x20 + (int)nic, 32);
-		at += 32;
-	} else {
-		at = put(frame, at, "\x45\0\0\0\0\1\0\0\x40", 9);
-		frame[at++] = tcp ? 6 : 17;
-		at = put16(frame, at, 0);
-		at = put(frame, at, form & 4 ? IPV4(nic) : IPV4(nic + 1), 4);
-		at = put(frame, at, IPV4(7), 4);
-	}
-	*transport = at;
-	at = put(frame, at, "\0\x44\0\x43\0\0\0\0", 8); /* ports of DHCP; then UDP's length, or TCP's sequence number */
-	if (tcp)
-		at = put(frame, at, "\0\0\0\0\x50\x18\1\0\0\0\0", 12);
-	return at;
-}
-
-/* A frame with its virtio-net header in front, at the start of data. Return: length of both. */
-static uint32_t make_frame(struct nic *nic, struct fuzz_input *input, uint8_t form)
-{
-	unsigned number = (unsigned)(nic - nics);
-	uint8_t *bytes = nic->guest.bytes + GUEST_DATA, offload = fuzz_u8(input), addresses = fuzz_u8(input);
-	struct virtio_net_header header = { .flags = offload & 3 };
-	uint32_t size = virtio_net_of(nic->device)->header_size, at, transport = 0;
-	uint8_t *frame = bytes + size;
-
-	at = put(frame, 0, macs[addresses & 3], 6);
-	at = put(frame, at, macs[addresses & 4 ? number : addresses >> 3 & 3], 6);
-	for (unsigned tags = addresses >> 5 & 3; tags; tags--) {
-		at = put16(frame, at, addresses & 0x80 ? 0x88a8 : 0x8100);
-		at = put16(frame, at, form & 8 ? VLAN : fuzz_u16(input));
-	}
-	if (form & 1) {
-		at = put16(frame, at, form & 2 ? 0x0806 : fuzz_u16(input));
-		at += 40;
-	} else {
-		at = put16(frame, at, form & 4 ? 0x86dd : 0x0800);
-		at = put_packet(frame, at, (uint8_t)((form & 4 ? 2 : 0) | (offload >> 2 & 1) | (form & 16 ? 0 : 4)),
-				number, &transport);
-	}
-	if (form & 32) { /* anywhere in the headers */
-		uint32_t place = fuzz_u8(input) % 100U;
-
-		fuzz_bytes(input, frame + place, fuzz_u8(input) % 16U);
-	}
-	at += (offload & 0x40 ? fuzz_u16(input) % (GUEST_DATA_SIZE - 512) : fuzz_u8(input));
-
-	if (offload & 0x80) {
-		fuzz_bytes(input, &header, sizeof(header));
-	} else {
-		header.csum_start = (uint16_t)transport;
-		header.csum_offset = offload & 4 ? 16 : 6;
-		header.gso_type = offload & 8 ? (offload & 4 ? (form & 4 ? 4 : 1) : (offload & 16 ? 3 : 5)) : 0;
-		header.gso_size = (uint16_t)(8U + fuzz_u16(input) % 2000U);
-	}
-	memcpy(bytes, &header, size);
-	return size + at;
-}
-
-/* Send it in one piece or in uneven ones, once or several times. */
-static void send_frame(struct nic *nic, struct fuzz_input *input, unsigned times)
-{
-	struct guest_buffer buffers[GUEST_CHAIN_MAX];
-	uint8_t form = fuzz_u8(input);
-	uint32_t length = make_frame(nic, input, form), at = 0;
-	unsigned count = 0, pieces = form & 0x40 ? 1 + fuzz_u8(input) % GUEST_CHAIN_MAX : 1;
-
-	while (at < length) {
-		uint32_t piece = ++count == pieces ? length - at : fuzz_u8(input) + 1U;
-
-		piece = min(piece, length - at);
-		buffers[count - 1] = (struct guest_buffer){ GUEST_LOW + GUEST_DATA + at, piece, false };
-		at += piece;
-	}
-	nic->sent = length - virtio_net_of(nic->device)->header_size;
-	/* Tables of a tame driver are its receive queue's. */
-	while (times--)
-		guest_queue_add(&nic->drivers[TRANSMIT], buffers, count, form & 0x80 && !nic->tame);
-}
-
-/* Buffers that hold the other one's frames just so, or not quite. */
-static void offer_guarded_room(struct nic *nic, struct fuzz_input *input)
-{
-	uint32_t header = virtio_net_of(nic->device)->header_size, sent = nics[nic == nics].sent;
-	uint8_t form = fuzz_u8(input);
-
-	for (unsigned i = 0; i <= form % 8U; i++) {
-		uint8_t shape = fuzz_u8(input);
-		uint32_t length = header + (shape & 0x80 ? 1530 : sent);
-
-		length = max(length + (shape & 31), header + 24) - 16;
-		if (!guard_offer(&nic->guard, shape & 0x40 ? header + (shape & 0x20 ? shape & 7U : 0) : 0, length,
-				 form & 0x20))
-			break;
-	}
-}
-
-/* Buffers to receive into, far from what is sent. */
-static void offer_room(struct nic *nic, struct fuzz_input *input)
-{
-	uint8_t form = fuzz_u8(input);
-	unsigned count = 1 + form % 16U;
-	/* Just enough, just too little, and plenty. */
-	uint32_t length = form & 0x80 ? 40U + fuzz_u8(input) : form & 0x40 ? 0x4000 : 1530;
-
-	for (unsigned i = 0; i < count; i++) {
-		struct guest_buffer buffers[2] = {
-			{ GUEST_SEAM + 0x1000 + i * 0x300U, form & 0x20 ? fuzz_u8(input) % 16U + 1U : HEADER_SIZE,
-			  true },
-			{ GUEST_SEAM + 0x2000, length, true },
-		};
-
-		if (form & 0x10)
-			guest_queue_add(&nic->drivers[RECEIVE], buffers, 2, form & 0x20);
-		else
-			guest_queue_add(&nic->drivers[RECEIVE], buffers + 1, 1, form & 0x20);
-	}
-}
-
-static void send_command(struct nic *nic, struct fuzz_input *input)
-{
-	uint8_t form = fuzz_u8(input);
-	uint32_t length = 2U + (form & 0x80 ? fuzz_u16(input) % 0x3000U : form % 20U), have = min(length, 24U);
-	const struct guest_buffer buffers[3] = {
-		{ GUEST_LOW + GUEST_DATA + 0x1000, 2, false },
-		{ GUEST_LOW + GUEST_DATA + 0x1002, length - 1, false },
-		{ GUEST_APART, 1, true },
-	};
-
-	fuzz_bytes(input, nic->guest.bytes + GUEST_DATA + 0x1000, have);
-	nic->guest.bytes[GUEST_DATA + 0x1000] &= 7;
-	nic->guest.bytes[GUEST_DATA + 0x1001] &= 7;
-	guest_queue_add(&nic->drivers[CONTROL], buffers, 3, form & 0x40);
-}
-
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
-static void start_queue(struct nic *nic, unsigned index)
+static void start_queue(struct fuzz_nic *nic, unsigned index)
 {
 	struct guest_queue *driver = &nic->drivers[index];
 	struct virtqueue_config config;
@@ -317,7 +138,7 @@ static void start_queue(struct nic *nic, unsigned index)
 	}
 	/* There is no control queue unless it was negotiated. */
 	if (virtio_queue_start(&nic->device->queues[index], &config, -1))
-		fuzz_require(index == CONTROL);
+		fuzz_require(index == FUZZ_CONTROL);
 }
 
 static void note_stopped(struct virtio_queue *queue, uint32_t base, void *context)
@@ -325,7 +146,7 @@ static void note_stopped(struct virtio_queue *queue, uint32_t base, void *contex
 	*(bool *)context = true;
 }
 
-static void stop_queue(struct nic *nic, unsigned index)
+static void stop_queue(struct fuzz_nic *nic, unsigned index)
 {
 	bool stopped = false;
 
@@ -335,20 +156,20 @@ static void stop_queue(struct nic *nic, unsigned index)
 }
 
 /* After the receive queue's start. Of the control queue, the device writes acknowledgements: send_command(). */
-static void reset_guard(struct nic *nic)
+static void reset_guard(struct fuzz_nic *nic)
 {
-	guard_reset(&nic->guard, &nic->guest, &nic->drivers[RECEIVE], nic->drivers, QUEUES);
+	guard_reset(&nic->guard, &nic->guest, &nic->drivers[FUZZ_RECEIVE], nic->drivers, FUZZ_QUEUES);
 	guard_allow(&nic->guard, GUEST_LOW_SIZE + GUEST_HIGH_SIZE, 1, true);
 }
 
 static void round_of_the_sidecore(void)
 {
-	for (unsigned i = 0; i < NICS; i++) {
+	for (unsigned i = 0; i < FUZZ_NICS; i++) {
 		if (nics[i].tame)
 			guard_before(&nics[i].guard);
 	}
 	fuzz_engine_round(&engine);
-	for (unsigned i = 0; i < NICS; i++) {
+	for (unsigned i = 0; i < FUZZ_NICS; i++) {
 		if (nics[i].tame)
 			guard_after(&nics[i].guard);
 	}
@@ -360,15 +181,15 @@ static struct port_vlan vlan_mode(uint8_t form)
 	struct port_vlan vlan = { .mode = form % 3U };
 
 	if (vlan.mode == PORT_VLAN_ACCESS)
-		vlan.vlan = VLAN;
+		vlan.vlan = FUZZ_VLAN;
 	if (vlan.mode == PORT_VLAN_TRUNK)
-		vlan.allowed[VLAN / 64] |= 1ULL << VLAN % 64;
+		vlan.allowed[FUZZ_VLAN / 64] |= 1ULL << FUZZ_VLAN % 64;
 	return vlan;
 }
 
 static void start_nic(unsigned number, struct fuzz_input *input)
 {
-	struct nic *nic = &nics[number];
+	struct fuzz_nic *nic = &nics[number];
 	struct virtio_net_config_options options = {
 		.name = "nic", .queue_pairs = 1, .sidecore = -1, .check_mac = true
 	};
@@ -376,20 +197,22 @@ static void start_nic(unsigned number, struct fuzz_input *input)
 	uint8_t ports = fuzz_u8(input);
 
 	nic->form = fuzz_u8(input);
+	nic->number = number;
+	nic->other = &nics[!number];
 	nic->bound = ports & 4;
-	memcpy(options.mac, macs[number], 6);
+	memcpy(options.mac, fuzz_macs[number], 6);
 	options.vlan = vlan_mode(ports & 3);
 	options.isolated = ports & 8;
 	if (nic->bound) {
 		options.ipv4_count = 1;
-		memcpy(options.ipv4, IPV4(number), 4);
+		memcpy(options.ipv4, FUZZ_IPV4(number), 4);
 	}
 	nic->tame = ports & 0x10;
 	nic->sent = 0;
 	guest_clear(&nic->guest);
 	fuzz_require(!virtio_net_create(&options, engine.engine, network, &nic->device));
 	fuzz_require(!nic->device->ops->features_acked(nic->device, nic->device->features & ~features));
-	for (unsigned i = 0; i < QUEUES; i++) {
+	for (unsigned i = 0; i < FUZZ_QUEUES; i++) {
 		guest_queue_init(&nic->drivers[i], &nic->guest, i, nic->form);
 		start_queue(nic, i);
 	}
@@ -401,11 +224,11 @@ static void note_gone(struct engine_completion *completion)
 	completion->next = completion;
 }
 
-static void stop_nic(struct nic *nic)
+static void stop_nic(struct fuzz_nic *nic)
 {
 	struct engine_completion gone = { .done = note_gone };
 
-	for (unsigned i = 0; i < QUEUES; i++)
+	for (unsigned i = 0; i < FUZZ_QUEUES; i++)
 		stop_queue(nic, i);
 	virtio_net_destroy(nic->device, &gone);
 	fuzz_engine_settle(&engine);
@@ -428,7 +251,7 @@ static void start_observer(struct fuzz_input *input)
 static void step(struct fuzz_input *input)
 {
 	uint8_t action = fuzz_u8(input);
-	struct nic *nic = &nics[action >> 7];
+	struct fuzz_nic *nic = &nics[action >> 7];
 
 	unsigned kind = action % 16U;
 
@@ -439,26 +262,26 @@ static void step(struct fuzz_input *input)
 	case 1:
 	case 2:
 	case 3:
-		send_frame(nic, input, 1 + (action >> 4 & 3));
+		fuzz_nic_send_frame(nic, input, 1 + (action >> 4 & 3));
 		break;
 	case 4:
 	case 5:
 		if (nic->tame)
-			offer_guarded_room(nic, input);
+			fuzz_nic_offer_guarded_room(nic, input);
 		else
-			offer_room(nic, input);
+			fuzz_nic_offer_room(nic, input);
 		break;
 	case 6:
-		guest_queue_offer(&nic->drivers[fuzz_u8(input) % QUEUES], input);
+		guest_queue_offer(&nic->drivers[fuzz_u8(input) % FUZZ_QUEUES], input);
 		break;
 	case 7:
 		guest_scribble(&nic->guest, input);
 		break;
 	case 8:
-		guest_queue_jump(&nic->drivers[fuzz_u8(input) % QUEUES], input);
+		guest_queue_jump(&nic->drivers[fuzz_u8(input) % FUZZ_QUEUES], input);
 		break;
 	case 9:
-		send_command(nic, input);
+		fuzz_nic_send_command(nic, input);
 		break;
 	case 10:
 	case 11:
@@ -473,7 +296,7 @@ static void step(struct fuzz_input *input)
 		break;
 	case 14:
 		fuzz_engine_arm(&engine);
-		nic->device->ops->announce(nic->device, macs[nic - nics]);
+		nic->device->ops->announce(nic->device, fuzz_macs[nic->number]);
 		break;
 	case 15:
 		stop_queue(nic, action >> 4 & 1);

@@ -30,6 +30,7 @@ MODELS = {
 # The others are variants of these, left to make test-long.
 EVERY_TIME = ("igb", "e1000")
 OURS, PEER = "10.5.0.1", "10.5.0.2"
+RDTR = 0x2820
 
 
 class Card:
@@ -149,8 +150,9 @@ def test_self_test(card):
     results = {name.strip(): int(value) for name, value in re.findall(r"^(.*\(o.*\))\s+(\d+)$", output, re.M)}
     assert len(results) == 5, output
     if card.driver == "e1000e" and "posted" not in card.name and card.name != "e1000e-pin":
-        # Bits of ring registers that are not there read back from a mapped page, which this driver minds.
-        results.pop("Register test  (offline)")
+        # Bits of ring registers that are not there read back from a mapped page, where nobody is asked. This driver's test minds,
+        # and ends at the first of them: that must be the receive delay timer's, all registers before it are right.
+        assert results.pop("Register test  (offline)") == RDTR, output
     assert not any(results.values()), output
     card.up()
     card.ping()

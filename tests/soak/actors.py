@@ -11,12 +11,14 @@ that sees what must not be prints {"violation": "..."} and ends with status 1.
     probe     one small request at a time on a RAM disk, verified: what the others do must not show in its latency
     mutator   a NIC and a disk whose rings and requests change while they are read, and memory that goes away
     garbage   messages with wrong payloads, sizes, flags and descriptors
+    hostile   the same two things done to an emulated disk and an emulated card, over vfio-user
     storm     connections by the hundred: empty, half a message, slow
     resizer   a disk that grows while it is used
     nbd       verified requests on a disk whose server errs, stalls and dies; an error is an answer, a wrong sector is not
     crash     a daemon of its own, killed again and again (protocol/crash_client.py)
 """
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -33,7 +35,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from protocol import vhost_user  # noqa: E402
+from protocol import emulated, vfio_user, vhost_user  # noqa: E402
 from protocol.crash_client import CrashClient, create_image, sector_of  # noqa: E402
 from protocol.devices import S_IOERR, S_OK, T_IN, T_OUT, BlockDevice, NetDevice, NetHeader, Options  # noqa: E402
 from protocol.lab import GOOD, close_all, eventfds  # noqa: E402
@@ -224,6 +226,89 @@ class Garbage(Actor):
             close_all(made)
 
 
+class Hostile(Actor):
+    """
+    Each client begins as one should, and must find a disk that keeps data, and a card that sends; then anything goes: registers,
+    doorbells by message and in the mapped page, descriptors and commands, memory that changes, is unmapped, or goes away.
+    """
+    REGISTERS = (*range(0, 0x48, 4), 0xc0, 0xc4, 0xc8, 0xd0, 0xd8, 0x100, 0x400, *range(0x1000, 0x1080, 4), *range(0x1500, 0x1530, 4),
+                 *range(0x2800, 0x2830, 4), *range(0x3800, 0x3830, 4), 0x5818, *range(0x5c00, 0x5c20, 4))
+    VALUES = (0, 1, 2, 3, 31, 64, 0xffff, 0x10000, emulated.ENABLE, emulated.RST, 1 << 25, 0xffffffff)
+
+    def step(self):
+        if self.random.random() < 0.5:
+            guest = emulated.Nvme(self.path("hostile-disk"))
+        else:
+            guest = emulated.Card(self.path("hostile-net"), "igb")
+        try:
+            self.behave(guest)
+            guest.open_window()
+            guest.connection.timeout = 0.5      # there may be no answer, and it is not waited for
+            with contextlib.suppress(*EXPECTED, Late, vfio_user.Refused):
+                for _ in range(self.random.randrange(60)):
+                    self.random.choice((self.register, self.register, self.scribble, self.offer, self.ring, self.remap, self.message))(guest)
+                if self.random.random() < 0.2:
+                    os.ftruncate(guest.memory.fd, 0)    # from now on it is the device's alone, we would be killed, too
+                    self.register(guest)
+        finally:
+            guest.close()
+        self.done += 1
+
+    def behave(self, guest):
+        if isinstance(guest, emulated.Nvme):
+            guest.works()
+            self.good(2, emulated.PAGE)
+            self.places = (0x1000, 0x1020, 0x1040, 0x1060)
+        else:
+            guest.send(b"\xff" * 6 + b"\x52\x54\0\0\0\x05" + self.random.randbytes(60))
+            self.good(1, 0)
+            self.places = (emulated.TRANSMIT + emulated.TAIL, emulated.RECEIVE + emulated.TAIL, 0x1520, 0x1524, 0x1528)
+
+    def value(self):
+        return self.random.choice((self.random.choice(self.VALUES), self.random.getrandbits(32)))
+
+    def register(self, guest):
+        writes = [(0, self.random.choice(self.REGISTERS), struct.pack("<I", self.value())) for _ in range(self.random.choice((1, 1, 8)))]
+        guest.connection.write_multi(writes)
+
+    def scribble(self, guest):
+        for _ in range(self.random.choice((1, 10))):
+            data = self.random.randbytes(self.random.choice((1, 8, 64)))
+            guest.poke(self.random.choice((0x1000, 0x2000, 0xc000, 0x10000, 0x20000)) + self.random.randrange(0x800), data)
+
+    def offer(self, guest):
+        """Commands or descriptors, by chance such that can be done."""
+        for _ in range(self.random.randrange(1, 20)):
+            length, address = self.random.choice((0, 60, 1514, 4096, 65535)), self.random.choice((emulated.DATA, self.random.getrandbits(64)))
+            if isinstance(guest, emulated.Nvme):
+                text = emulated.command(self.random.choice((*range(10), self.random.randrange(256))), self.random.choice((0, 1, 1, 0xffffffff)),
+                                        address, emulated.DATA, self.random.choice((0, self.value())), dw12=length & 0xff)
+                guest.admin.add(text, ring=False)
+                guest.poke(0xc000 + 64 * self.random.randrange(32), text)
+            else:
+                flags = self.random.choice((0, emulated.EOP | emulated.RS, emulated.SEND["igb"] | emulated.TSE["igb"], emulated.CONTEXT["igb"]))
+                guest.post([(address, length | flags, self.random.choice((0, 0x300, self.value())))])
+
+    def ring(self, guest):
+        for _ in range(self.random.choice((1, 100))):
+            guest.window.store(self.random.choice(self.places), self.random.choice((self.random.randrange(64), self.value())))
+
+    def remap(self, guest):
+        guest.connection.dma_unmap(0, guest.size)
+        if self.random.random() < 0.5:
+            self.ring(guest)
+        guest.connection.dma_map(0, guest.size, 0, guest.memory.fd)
+
+    def message(self, guest):
+        made = vfio_user.eventfds(self.random.choice((0, 0, 1, 4)))
+        payload = struct.pack("<IIIII", *(self.random.choice((0, 1, 2, 20, 24, 33, 36, self.value())) for _ in range(5)))
+        try:
+            guest.connection.refused(self.random.choice((*range(1, 19), 0, 99)), payload[:self.random.choice((20, 16, 0))], made,
+                                     self.random.choice((0,) * 6 + (16, 0xffffffff)))
+        finally:
+            close_all(made)
+
+
 class Storm(Actor):
     def step(self):
         opened = []
@@ -364,7 +449,7 @@ class Crash(Actor):
         return {**super().report(), "replayed": replayed}
 
 
-KINDS = {kind.__name__.lower(): kind for kind in (Probe, Mutator, Garbage, Storm, Resizer, Nbd, Crash)}
+KINDS = {kind.__name__.lower(): kind for kind in (Probe, Mutator, Garbage, Storm, Resizer, Nbd, Crash, Hostile)}
 
 
 def main(kind, folder, seed):

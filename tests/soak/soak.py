@@ -4,14 +4,16 @@
 
     soak.py [--minutes N] [--quick] [--seed N] [--json FILE]
 
-Two daemons. One is killed every few seconds while two guests verify their disks with fio and send a stream through it.
-The other is never killed; it serves a guest whose QEMU is killed and started again, clients that break every rule
-(actors.py), an NBD disk whose server errs, stalls and dies, a disk that grows, and a probe that wants to be left alone.
-A third daemon belongs to a native client that counts every request over its crashes.
+The daemons: "crashing" is killed every few seconds while two guests verify their disks with fio and send a stream through
+it. "steady" is never killed; it serves a guest whose QEMU is killed and started again, with paravirtual devices or with
+emulated ones, another with emulated ones, clients that break every rule (actors.py), an NBD disk whose server errs, stalls
+and dies, a disk that grows, and a probe that wants to be left alone. Between "steady" and "other", a guest moves there and
+back by live migration, while it verifies its disk and sends a stream to the guest with emulated devices. A fourth daemon
+belongs to a native client that counts every request over its crashes.
 
-Every period (a minute; 9 s with --quick) the rule breakers rest, and the second daemon must hold exactly as many
-descriptors and mappings of guest memory as at the first rest, and hardly more memory. A line is printed, a row of a
-Markdown table. At the end a JSON summary follows. The status is 0 only if nothing was violated:
+Every period (a minute; 9 s with --quick) the rule breakers rest, and the steady daemon must hold exactly as many descriptors
+and mappings of guest memory as at the first rest with the same guests on it, and hardly more memory. A line is printed, a row
+of a Markdown table. At the end a JSON summary follows. The status is 0 only if nothing was violated:
 
     integrity   fio finds no error, streams go on, the guests' kernels do not complain, no actor reads what it must not
     damage      no queue of those who keep the rules is broken, no daemon dies by itself
@@ -27,8 +29,6 @@ import os
 import pathlib
 import random
 import re
-import select
-import signal
 import statistics
 import subprocess
 import sys
@@ -39,100 +39,28 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "guest"))
 
 from guest import Guest, GuestError, build_image  # noqa: E402
-from protocol import child  # noqa: E402
-from sidecore import Daemon, configuration, guests, server, wait_until  # noqa: E402
+from moving import MEMORY, MovingGuest, memory_backend  # noqa: E402
+from processes import ActorProcess, NbdServer, Violation  # noqa: E402
+from sidecore import NEWER_QEMU, Daemon, configuration, guests, server, wait_until  # noqa: E402
 
-ACTORS = ("probe", "mutator", "garbage", "storm", "resizer", "nbd", "crash")
-FIO = ("fio --name=job --filename=/dev/vda --direct=1 --ioengine=libaio --verify=crc32c --verify_fatal=1 --rw=randwrite "
-       "--bsrange=4k-32k --iodepth=32 --size=8M --minimal")
+ACTORS = ("probe", "mutator", "garbage", "storm", "resizer", "nbd", "crash", "hostile")
+FIO = ("fio --name=job --filename=$(ls -d /dev/vda /dev/nvme0n1 2>/dev/null) --direct=1 --ioengine=libaio --verify=crc32c "
+       "--verify_fatal=1 --rw=randwrite --bsrange=4k-32k --iodepth=32 --size=8M --minimal")
+# What a guest with emulated devices has to load first.
+DRIVERS = "modprobe -a igb nvme && until [ -b /dev/nvme0n1 ] && [ -e /sys/class/net/eth0 ]; do sleep 0.1; done && "
+MOVING_MAC = 'mac: "52:54:00:00:01:01"'
+BREAKERS = ("mutator", "garbage", "hostile")    # of rules: their queues may be broken, their devices stopped
 TROUBLE = re.compile(r"I/O error|blocked for more than|Call Trace|BUG:|WARNING:|reset|timed out|error", re.IGNORECASE)
 MEMORY_ALLOWANCE = 16 << 20
 LOG_ALLOWANCE = 16 << 20
 STALL_US = 2_000_000
 COMMAND_SECONDS = 120   # what a guest does in 20 s at most, unless something is stuck
 FIO_BYTES = 8 << 20
-EVENTS = ("kills", "fio", "streams", "stream MB", "QEMUs")
-DONE = {"crashes": "crash", "mutations": "mutator", "garbage": "garbage", "connects": "storm", "resizes": "resizer", "NBD": "nbd"}
+EVENTS = ("kills", "fio", "streams", "stream MB", "QEMUs", "moves")
+DONE = {"crashes": "crash", "mutations": "mutator", "garbage": "garbage", "hostile": "hostile", "connects": "storm",
+        "resizes": "resizer", "NBD": "nbd"}
 COLUMNS = ("minute", *EVENTS, *DONE, "errors", "requests", "replayed", "verified MB", "probe p50", "p99", "max", "own p50",
            "own max µs", "fds", "maps", "MiB")
-
-
-class Violation(Exception):
-    pass
-
-
-class ActorProcess:
-    def __init__(self, kind, folder, seed):
-        self.kind = kind
-        self.process = child.start([sys.executable, str(pathlib.Path(__file__).with_name("actors.py")), kind, str(folder), str(seed)],
-                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
-
-    def say(self, word):
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(word.encode() + b"\n")
-
-    def answer(self, timeout=60):
-        if not select.select([self.process.stdout], [], [], timeout)[0]:
-            self.process.send_signal(signal.SIGUSR1)
-            time.sleep(1)
-            raise Violation(f"{self.kind}: does not come to rest in {timeout} s; standard error tells where it is")
-        line = self.process.stdout.readline()
-        answer = json.loads(line) if line else {"violation": f"{self.kind}: ended with {self.process.wait()}"}
-        if "violation" in answer:
-            raise Violation(answer["violation"])
-        return answer
-
-    def check(self):
-        if self.process.poll() is not None:
-            self.answer(1)
-
-    def close(self):
-        self.process.stdin.close()
-        try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
-
-
-class NbdServer:
-    """nbdkit on a file, so that what it acknowledged outlives it; each life with other faults."""
-
-    def __init__(self, folder, chance):
-        self.socket, self.image, self.random = folder / "nbd", folder / "nbd.img", chance
-        self.image.write_bytes(bytes(1 << 20))
-        self.process = None
-        self.start([])
-
-    def start(self, faults=None):
-        if faults is None:
-            faults = self.random.choice(([], ["error=EIO", "error-rate=2%"], ["error=ENOSPC", "error-pwrite-rate=5%"],
-                                         ["rdelay=20ms", "wdelay=20ms"]))
-        filters = [f"--filter={name}" for name in ("error", "delay") if any(name in word for word in faults)]
-        self.socket.unlink(missing_ok=True)
-        self.process = child.start(["nbdkit", "-f", "-U", str(self.socket), *filters, "file", str(self.image), *faults],
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # It replaces the signal that child.start() asks for by SIGTERM, which one that is stopped does not see.
-        self.watch = subprocess.Popen(["sh", "-c", f"read word; kill -KILL {self.process.pid}"], stdin=subprocess.PIPE)
-        wait_until(self.socket.exists, "nbdkit listens")
-
-    def disturb(self):
-        if self.random.random() < 0.5:
-            self.process.send_signal(signal.SIGSTOP)
-            time.sleep(self.random.random() * 3)
-            self.process.send_signal(signal.SIGCONT)
-            return
-        self.close()
-        time.sleep(self.random.random())
-        self.start()
-
-    def close(self):
-        self.watch.kill()
-        self.watch.wait()
-        self.watch.stdin.close()
-        self.process.kill()
-        self.process.wait()
 
 
 class Soak:
@@ -146,8 +74,11 @@ class Soak:
         self.ending = threading.Event()
         self.failures = []
         self.counts = dict.fromkeys(EVENTS, 0)
-        self.rows, self.baseline = [], None
+        self.rows, self.baselines = [], {}     # of the steady daemon at rest, by who is on it
         self.calm = threading.Lock()    # held by what must not happen while the daemon is measured
+        self.moving = threading.Lock()  # while commands are handed over, none may be started
+        # Without a newer QEMU there is no guest with emulated devices; the native clients of such are there all the same.
+        self.emulated = os.access(NEWER_QEMU, os.X_OK)
 
     # --- What there is ---
 
@@ -155,34 +86,88 @@ class Soak:
         enter = self.stack.enter_context
         self.nbd = NbdServer(self.folder, random.Random(self.random.random()))
         self.stack.callback(self.nbd.close)
-        self.steady = enter(Daemon(configuration(
-            interfaces=["c-net", "mutator-net", "garbage-net"],
-            disks={"probe": "type: ram, size: 1M", "c-disk": "type: ram, size: 16M", "mutator-disk": "type: ram, size: 4M",
-                   "garbage-disk": "type: ram, size: 4M", "grow": "type: file, path: grow.img, size: 1M",
-                   "nbd": f"type: nbd, uri: \"nbd+unix:///?socket={self.nbd.socket}\""})))
+        with open(self.folder / "moving.img", "wb") as image:
+            image.truncate(16 << 20)
+        self.steady = enter(self.start_steady())
         self.crashing = enter(Daemon(configuration(interfaces=["a-net", "b-net"], disks={
             f"{name}-disk": f"type: file, path: {name}.img, size: 32M" for name in "ab"})))
-        self.a, self.b = enter(guests(
+        self.other = enter(Daemon(self.moving_network(configuration(
+            networks=["moving"], interfaces={"m-net": MOVING_MAC}, disks={"m-disk": self.moving_disk()}), "")))
+        backend = enter(memory_backend())
+        self.a, self.b, self.e = enter(guests(
             a={"devices": [*self.crashing.nic("a-net", reconnect=True), *self.crashing.disk("a-disk", reconnect=True)], "memory": 256},
             b={"devices": [*self.crashing.nic("b-net", options="packed=on", reconnect=True),
-                           *self.crashing.disk("b-disk", options="packed=on", reconnect=True)], "memory": 256}))
-        for number, guest in enumerate((self.a, self.b), 1):
-            guest.run(f"ip addr add 10.0.0.{number}/24 dev eth0 && ip link set eth0 up")
-        self.b.run("iperf3 -s -D")
-        self.messages = {guest.name: self.complaints(guest) for guest in (self.a, self.b)}
+                           *self.crashing.disk("b-disk", options="packed=on", reconnect=True)], "memory": 256},
+            e=self.devices("e", self.emulated)))
+        for guest, address in ((self.a, "10.0.0.1"), (self.b, "10.0.0.2"), (self.e, "10.0.2.2")):
+            self.configure(guest, address)
+        for guest in (self.b, self.e):
+            guest.run("iperf3 -s -D")
         self.c = None
         self.boot_c()
         self.stack.callback(lambda: self.c.kill())
+        self.places, self.place = (self.steady, self.other), 0
+
+        def moving_guest(place, **keywords):
+            daemon = self.places[place]
+            devices = [*daemon.nic("m-net"), *daemon.disk("m-disk")]
+            return MovingGuest("m", devices, memory=MEMORY, backend=backend, **keywords)
+        self.moving_guest = moving_guest
+        self.m = moving_guest(0)
+        self.stack.callback(lambda: self.m.kill())
+        self.configure(self.m, "10.0.2.1")
+        self.messages = {guest.name: self.complaints(guest) for guest in self.lasting()}
         self.actors = []
         for kind in ACTORS:
             self.actors.append(ActorProcess(kind, self.steady.directory, self.random.getrandbits(31)))
             self.stack.callback(self.actors[-1].close)
 
+    def start_steady(self):
+        nvme = ("type: ram, size: 16M", "model: nvme")
+        return Daemon(self.moving_network(configuration(
+            networks=["lan", "moving"],
+            interfaces={"c-net": "", "c-igb": "model: igb", "mutator-net": "", "garbage-net": "", "hostile-net": "model: igb",
+                        "e-net": "network: moving", "e-igb": "network: moving, model: igb",
+                        "m-net": f"network: moving, {MOVING_MAC}"},
+            disks={"probe": "type: ram, size: 1M", "c-disk": "type: file, path: c.img, size: 16M",
+                   "c-nvme": ("type: file, path: c-nvme.img, size: 16M", "model: nvme"), "e-disk": "type: ram, size: 16M",
+                   "e-nvme": nvme, "m-disk": self.moving_disk(), "mutator-disk": "type: ram, size: 4M",
+                   "garbage-disk": "type: ram, size: 4M", "hostile-disk": ("type: ram, size: 4M", "model: nvme"),
+                   "grow": "type: file, path: grow.img, size: 1M",
+                   "nbd": f"type: nbd, uri: \"nbd+unix:///?socket={self.nbd.socket}\""}), ", listen: true"))
+
+    def moving_network(self, text, further):
+        """The network that both ends of a migration have in common: joined by an uplink."""
+        plain = "  - name: moving\n    uplink: { type: none }"
+        assert plain in text
+        return text.replace(plain, f"  - name: moving\n    uplink: {{ type: stream, address: {self.folder}/uplink{further} }}")
+
+    def moving_disk(self):
+        return f"type: file, path: {self.folder}/moving.img, handover: true"
+
+    def devices(self, name, emulated):
+        """A guest of the steady daemon, for Guest() or guests()."""
+        if emulated:
+            devices = [*self.steady.emulated(f"{name}-igb"), *self.steady.emulated(f"{name}-nvme")]
+            return {"devices": devices, "memory": 256, "qemu": NEWER_QEMU}
+        return {"devices": [*self.steady.nic(f"{name}-net"), *self.steady.disk(f"{name}-disk")], "memory": 192}
+
+    @staticmethod
+    def configure(guest, address):
+        drivers = DRIVERS if not guest.run("ls /dev/vda", check=False).ok else ""
+        guest.run(f"{drivers}ip addr add {address}/24 dev eth0 && ip link set eth0 up", timeout=COMMAND_SECONDS)
+
     def boot_c(self):
-        devices = [*self.steady.nic("c-net"), *self.steady.disk("c-disk")]
-        self.c = Guest("c", devices=devices, memory=192)
-        self.c.run("ip addr add 10.0.1.3/24 dev eth0 && ip link set eth0 up && dd if=/dev/zero of=/dev/vda bs=1M count=16")
+        self.c_fio = None       # if something goes wrong until it runs, it is that which is told
+        self.c_emulated = self.emulated and self.random.random() < 0.5
+        self.c = Guest("c", **self.devices("c", self.c_emulated))
+        self.configure(self.c, "10.0.1.3")
+        self.c.run("dd if=/dev/zero of=$(ls -d /dev/vda /dev/nvme0n1 2>/dev/null) bs=1M count=16", timeout=COMMAND_SECONDS)
         self.c_fio = self.c.spawn(f"while {FIO} --rate=2m; do :; done")
+
+    def lasting(self):
+        """The guests that see the end."""
+        return self.a, self.b, self.e, self.m
 
     @staticmethod
     def complaints(guest):
@@ -217,21 +202,28 @@ class Soak:
         wait_until(lambda: all(self.crashing.connected("interfaces", f"{name}-net") and self.crashing.connected("disks", f"{name}-disk")
                                for name in "ab"), "both guests are back after a crash", timeout=30)
 
-    def verify_disk(self, guest):
-        result = guest.spawn(FIO).wait(COMMAND_SECONDS)
+    def spawn(self, name, text):
+        """Starts a command in a guest that may be about to move."""
+        with self.moving:
+            return getattr(self, name).spawn(text)
+
+    def verify_disk(self, name):
+        # a and b do as much as they can; all of them would be more than a machine without hardware virtualization has.
+        rate = "" if name in "ab" else " --rate=4m"
+        result = self.spawn(name, FIO + rate).wait(COMMAND_SECONDS)
         if not result.ok:
-            raise Violation(f"fio in {guest.name}: {result.output}")
+            raise Violation(f"fio in {name}: {result.output}")
         self.counts["fio"] += 1
 
-    def stream(self):
+    def stream(self, name, server):
         # A server whose last client's farewell was lost with a daemon is busy until TCP has sent it again: it answers
         # with "busy", or resets the connection. A stream that has begun must come to its end.
         deadline, result = time.monotonic() + COMMAND_SECONDS, None
         while result is None or not result.ok and " sec " not in result.output and time.monotonic() < deadline:
             self.ending.wait(2 if result else 0)
-            result = self.a.spawn("iperf3 -c 10.0.0.2 -t 10 --forceflush").wait(COMMAND_SECONDS)
+            result = self.spawn(name, f"iperf3 -c {server} -t 10 --forceflush").wait(COMMAND_SECONDS)
         if not result.ok:
-            raise Violation(f"iperf3: {result.output}")
+            raise Violation(f"iperf3 in {name}: {result.output}")
         self.counts["streams"] += 1
         received = re.search(r"([\d.]+) ([KMG]?)Bytes .* receiver", result.output)
         if received:
@@ -249,6 +241,22 @@ class Soak:
             self.boot_c()
             self.counts["QEMUs"] += 1
 
+    def move(self):
+        """The guest m goes on at the other daemon, with all that it is doing."""
+        self.pause(2, 4 if self.quick else 20)
+        with self.calm:
+            if self.ending.is_set():
+                return
+            successor = self.moving_guest(1 - self.place, incoming=True)
+            try:
+                with self.moving:
+                    self.m.migrate(successor)
+            except BaseException:
+                successor.kill()
+                raise
+            self.m, self.place = successor, 1 - self.place
+            self.counts["moves"] += 1
+
     def disturb_nbd(self):
         self.pause(2, 10)
         with self.calm:
@@ -261,28 +269,39 @@ class Soak:
         return {"fds": self.steady.descriptors(), "maps": self.steady.mappings(),
                 "bytes": int(re.search(r"RssAnon:\s+(\d+)", status)[1]) << 10}
 
-    def check_steady(self):
-        if self.steady.process.poll() is not None:
-            raise Violation(f"the daemon died with {self.steady.process.returncode}:\n{self.steady.tail()}")
-        if self.steady.complaint():
-            raise Violation(f"a sanitizer has spoken:\n{self.steady.tail(80)}")
-        broken = {name: why for name, why in self.steady.broken_queues().items() if not name.startswith(("mutator", "garbage"))}
+    def check(self, daemon):
+        if daemon.process.poll() is not None:
+            raise Violation(f"the daemon died with {daemon.process.returncode}:\n{daemon.tail()}")
+        if daemon.complaint():
+            raise Violation(f"a sanitizer has spoken:\n{daemon.tail(80)}")
+        broken = {name: why for name, why in daemon.broken_queues().items() if not name.startswith(BREAKERS)}
         if broken:
             raise Violation(f"queues of those who keep the rules are broken: {broken}")
-        if self.steady.log.stat().st_size > LOG_ALLOWANCE:
-            raise Violation(f"the log has grown to {self.steady.log.stat().st_size} bytes")
+        status = daemon.status()
+        for name, device in {**status["interfaces"], **status["disks"]}.items():
+            # Neither a device that has stopped, nor a message that was refused, nor a write that migration has missed.
+            wrong = [device.get("pci", {}).get("fault"), device["refused"], device.get("log_missed")]
+            if any(wrong) and not name.startswith(BREAKERS):
+                raise Violation(f"{name}: stopped, refused, not logged: {wrong}")
+        if daemon.log.stat().st_size > LOG_ALLOWANCE:
+            raise Violation(f"the log has grown to {daemon.log.stat().st_size} bytes")
+
+    def company(self):
+        """Who is on the steady daemon."""
+        return self.place, self.c_emulated
 
     def settled(self):
         """The end of a connection, or the NBD disk's next attempt to get one, may take a moment."""
         now, since, deadline = self.measure(), time.monotonic(), time.monotonic() + 15
+        baseline = self.baselines.get(self.company())
         while time.monotonic() < deadline:
             time.sleep(0.1)
             before, now = now, self.measure()
             if any(now[key] != before[key] for key in ("fds", "maps")):
                 since = time.monotonic()
-            if self.baseline is None and time.monotonic() > since + 4:
+            if baseline is None and time.monotonic() > since + 4:
                 break
-            if self.baseline and all(now[key] == self.baseline[key] for key in ("fds", "maps")):
+            if baseline and all(now[key] == baseline[key] for key in ("fds", "maps")):
                 break
         return now
 
@@ -292,7 +311,8 @@ class Soak:
             for actor in self.actors:
                 actor.say("rest")
             reports = {actor.kind: actor.answer() for actor in self.actors}
-            self.check_steady()
+            for daemon in self.places:
+                self.check(daemon)
             if self.nbd.process.poll() is not None:
                 raise Violation("nbdkit is gone")
             now = self.settled()
@@ -302,13 +322,12 @@ class Soak:
         return reports, now
 
     def compare(self, now):
-        if self.baseline is None:
-            self.baseline = now
+        baseline = self.baselines.setdefault(self.company(), now)
         for key, what in (("fds", "descriptors"), ("maps", "mappings of guest memory")):
-            if now[key] != self.baseline[key]:
-                raise Violation(f"{now[key]} {what} at rest, {self.baseline[key]} at the first rest")
-        if now["bytes"] > self.baseline["bytes"] + MEMORY_ALLOWANCE:
-            raise Violation(f"{now['bytes'] >> 20} MiB of memory at rest, {self.baseline['bytes'] >> 20} at the first rest")
+            if now[key] != baseline[key]:
+                raise Violation(f"{now[key]} {what} at rest, {baseline[key]} at the first rest")
+        if now["bytes"] > baseline["bytes"] + MEMORY_ALLOWANCE:
+            raise Violation(f"{now['bytes'] >> 20} MiB of memory at rest, {baseline['bytes'] >> 20} at the first rest")
 
     def row(self, minute, reports, now):
         probe = reports["probe"]
@@ -332,7 +351,7 @@ class Soak:
                 raise Violation(f"the probe's median went from {early} to {late} us")
 
     def check_guests(self):
-        for guest in (self.a, self.b):
+        for guest in self.lasting():
             new = [line for line in self.complaints(guest) if line not in self.messages[guest.name]]
             if new:
                 raise Violation(f"the kernel of {guest.name} says: {new[:5]}")
@@ -342,8 +361,10 @@ class Soak:
     def run(self):
         self.set_up()
         threads = [self.background(self.kill_daemon, "killer"), self.background(self.kill_qemu, "QEMU killer"),
-                   self.background(self.disturb_nbd, "NBD"), self.background(self.stream, "stream"),
-                   *(self.background(lambda guest=guest: self.verify_disk(guest), f"fio {guest.name}") for guest in (self.a, self.b))]
+                   self.background(self.disturb_nbd, "NBD"), self.background(self.move, "mover"),
+                   *(self.background(lambda name=name, server=server: self.stream(name, server), f"stream {name}")
+                     for name, server in (("a", "10.0.0.2"), ("m", "10.0.2.2"))),
+                   *(self.background(lambda name=name: self.verify_disk(name), f"fio {name}") for name in "abem")]
         start = time.monotonic()
         print("| " + " | ".join(COLUMNS) + " |\n|" + " --: |" * len(COLUMNS), flush=True)
         end = start + self.seconds
@@ -368,12 +389,13 @@ class Soak:
         for actor in self.actors:
             actor.check()
         with self.calm:     # not while its QEMU is killed
-            if not self.c_fio.running:
+            if self.c_fio and not self.c_fio.running:
                 raise Violation(f"fio in c: {self.c_fio.wait().output}")
 
     def summary(self, seconds, violation):
         totals = {key: sum(row[key] for row in self.rows) for key in COLUMNS[1:COLUMNS.index("probe p50")]}
         return {"seed": self.seed, "seconds": round(seconds), "version": self.version(), "cpus": len(os.sched_getaffinity(0)),
+                "emulated": self.emulated,
                 "totals": totals, "worst_us": max((row["max"] for row in self.rows), default=None),
                 "own_worst_us": max((row["own max µs"] for row in self.rows), default=None),
                 "p50_us": [row["probe p50"] for row in self.rows], "own_p50_us": [row["own p50"] for row in self.rows],
@@ -395,6 +417,8 @@ def main():
     if reason:
         sys.exit(reason)
     build_image()
+    if not os.access(NEWER_QEMU, os.X_OK):
+        print(f"There is no {NEWER_QEMU} (tools/qemu.sh makes it): no guest has emulated devices.\n", flush=True)
     violation, start = None, time.monotonic()
     with contextlib.ExitStack() as stack:
         soak = Soak(arguments, stack)
@@ -403,7 +427,7 @@ def main():
         except (Violation, GuestError, AssertionError, KeyboardInterrupt) as error:
             soak.ending.set()
             violation = f"{type(error).__name__}: {error}"
-            for daemon in ("steady", "crashing"):
+            for daemon in ("steady", "crashing", "other"):
                 if hasattr(soak, daemon):
                     print(f"\n--- log of the {daemon} daemon ---\n{getattr(soak, daemon).tail()}", file=sys.stderr)
     summary = json.dumps(soak.summary(time.monotonic() - start, violation), ensure_ascii=False)

@@ -9,6 +9,9 @@
 
 #define require fuzz_require
 
+/* Requests that one command can lead to: 256 ranges of 4 MiB, in pieces of 64 KiB. */
+#define PIECES_MAX 16384U
+
 /* ---- the disk ---------------------------------------------------------------------------------------------------- */
 
 static struct slow_disk *slow_of(struct disk *disk)
@@ -84,6 +87,9 @@ static void slow_submit(struct block_channel *channel, struct block_request *req
 
 void slow_release(struct nvme_driver *driver, struct slow_disk *slow, unsigned count)
 {
+	/* Nothing of the worker's may be touched from here while a sidecore runs (threaded_engine.c), which holds nothing. */
+	if (!slow->held_count)
+		return;
 	if (!count)
 		count = slow->held_count;
 	while (count-- && slow->held_count) {
@@ -262,12 +268,13 @@ static void access_register(struct nvme_driver *driver, uint32_t offset, unsigne
 
 	driver->done = false;
 	while (pci_device_access(driver->device, &access) == PCI_DEFERRED) {
-		/* Commands, then what the controller itself has to flush: of features, of a shutdown. */
-		for (unsigned i = 0; i < 8 && !driver->done; i++) {
-			slow_release(driver, &driver->slow[i & 1], 0);
+		/* Again and again: a command may have several requests, one after the other. */
+		for (unsigned pieces = 0; !driver->done; pieces++) {
+			require(pieces < PIECES_MAX);
+			for (unsigned i = 0; i < 2; i++)
+				slow_release(driver, &driver->slow[i], 0);
 			fuzz_engine_settle(&driver->engine);
 		}
-		require(driver->done);
 	}
 }
 
@@ -300,14 +307,23 @@ uint32_t driver_enable(struct nvme_driver *driver, uint32_t entries)
 
 /* ---- queues ------------------------------------------------------------------------------------------------------ */
 
+/* As the driver of a guest does, which knows nothing of it: a store, or a message where the page was not offered. */
+static void ring(struct nvme_driver *driver, uint32_t doorbell, uint32_t value)
+{
+	if (driver->nvme->posted)
+		driver_write(driver, doorbell, 4, value);
+	else
+		pci_window_store(&driver->device->bars[0], doorbell, value);
+}
+
 void driver_ring_tail(struct nvme_driver *driver, unsigned id, uint32_t value)
 {
-	pci_window_store(&driver->device->bars[0], nvme_tail_doorbell(id), value);
+	ring(driver, nvme_tail_doorbell(id), value);
 }
 
 void driver_ring_head(struct nvme_driver *driver, unsigned cq, uint32_t value)
 {
-	pci_window_store(&driver->device->bars[0], nvme_head_doorbell(cq), value);
+	ring(driver, nvme_head_doorbell(cq), value);
 }
 
 uint16_t driver_submit(struct nvme_driver *driver, unsigned id, const struct nvme_command *command)

@@ -193,6 +193,17 @@ static void introduce(void)
 	fake_port_clear(&peer);
 }
 
+/* Have the network know that 2:0:0:0:0:2 is the peer, so that frames to it wait. */
+static void introduce_peer(void)
+{
+	static struct test_frame hello;
+
+	memcpy(hello.bytes, "\377\377\377\377\377\377\2\0\0\0\0\2\x88\xb5", 14);
+	hello.length = 60;
+	test_frame_build(&hello, 0);
+	network_forward(&peer.port, &hello.frame, 1, &fixture.turn);
+}
+
 /* ---- Headers ---- */
 
 #define NEEDS VIRTIO_NET_HDR_F_NEEDS_CSUM
@@ -343,6 +354,37 @@ static void bad_chains_break_their_queue(void **state)
 	}
 }
 
+/* What was sent before a chain that breaks the queue arrives, also when the receiver makes it wait; what comes behind does not. */
+static void bad_chains_cost_no_frame_before_them(void **state)
+{
+	const struct virtio_net_header good = { 0 }, bad = { .flags = NEEDS, .csum_start = 59, .csum_offset = 0 };
+
+	for (unsigned room = 1; room < 5; room += 3) {
+		start(MODERN | HOST_ALL, 1, 2);
+		introduce_peer();
+		for (uint16_t i = 0; i < 6; i++) {
+			write_frame(&rings[TRANSMIT], FIXTURE_DATA + i * 0x1000U, i == 1 ? &bad : &good, 12, 60, (uint8_t)i);
+			memcpy((uint8_t *)fixture_bytes(&rings[TRANSMIT], FIXTURE_DATA + i * 0x1000U) + 12, "\2\0\0\0\0\2", 6);
+			offer(&rings[TRANSMIT], i, FIXTURE_DATA + i * 0x1000U, 72, 4096, i == 3, false);
+		}
+		peer.room = room;
+		/* With room for one, chains 0 and 1 are done: 1 is dropped. Else all before 3. */
+		assert_int_equal(transmit_turn(), room == 1 ? 2 : 3);
+		assert_int_equal(peer.count, room == 1 ? 1 : 2);
+		assert_int_equal(device->queues[TRANSMIT].life.poller.pending, room == 1);
+		assert_int_equal(device->queues[TRANSMIT].ring.broken, room == 1 ? VIRTQUEUE_INTACT : VIRTQUEUE_BAD_DIRECTION);
+		peer.room = 4;
+		assert_int_equal(transmit_turn(), room == 1 ? 1 : 0);
+		assert_int_equal(device->queues[TRANSMIT].ring.broken, VIRTQUEUE_BAD_DIRECTION);
+		assert_false(device->queues[TRANSMIT].life.poller.pending);
+		assert_int_equal(peer.count, 2);
+		assert_int_equal(peer.frames[0].bytes[20], 20);
+		assert_int_equal(peer.frames[1].bytes[20], 22);
+		assert_int_equal(drops(&net()->port, PORT_DROP_BAD_OFFLOAD), 1);
+		stop(2);
+	}
+}
+
 /* A bad header costs its frame only; an empty frame is a runt. */
 static void bad_offloads_cost_their_frame(void **state)
 {
@@ -367,13 +409,7 @@ static void a_full_receiver_leaves_chains_in_the_ring(void **state)
 	const struct virtio_net_header good = { 0 }, bad = { .gso_type = 77 };
 
 	start(MODERN, 1, 2);
-	/* Known, so that frames to it wait. */
-	static struct test_frame hello;
-	memcpy(hello.bytes, "\377\377\377\377\377\377\2\0\0\0\0\2\x88\xb5", 14);
-	hello.length = 60;
-	test_frame_build(&hello, 0);
-	network_forward(&peer.port, &hello.frame, 1, &fixture.turn);
-
+	introduce_peer();
 	for (uint16_t i = 0; i < 8; i++) {
 		write_frame(&rings[TRANSMIT], FIXTURE_DATA + i * 0x1000U, i == 1 || i == 5 ? &bad : &good, 12, 60, (uint8_t)i);
 		memcpy((uint8_t *)fixture_bytes(&rings[TRANSMIT], FIXTURE_DATA + i * 0x1000U) + 12, "\2\0\0\0\0\2", 6);
@@ -1053,6 +1089,7 @@ int main(void)
 		cmocka_unit_test(headers_survive_the_way),
 		SPLIT_AND_PACKED(any_layout_is_sent),
 		SPLIT_AND_PACKED(bad_chains_break_their_queue),
+		SPLIT_AND_PACKED(bad_chains_cost_no_frame_before_them),
 		SPLIT_AND_PACKED(bad_offloads_cost_their_frame),
 		SPLIT_AND_PACKED(a_full_receiver_leaves_chains_in_the_ring),
 		SPLIT_AND_PACKED(cut_segments_go_on_where_they_stopped),
