@@ -139,7 +139,7 @@ static void check_memory(void)
 	fuzz_require(regions == memory->map->region_count);
 	fuzz_require(connection.device->memory == memory->map);
 	for (unsigned i = 0; i < memory->file_count; i++)
-		fuzz_require(memory->files[i]->references > 1 || connection.paused);
+		fuzz_require(memory->files[i].mapping->references > 1 || connection.paused);
 }
 
 static bool quiet(void)

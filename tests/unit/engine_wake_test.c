@@ -167,7 +167,7 @@ static void test_silent_poller_naps(void **state)
 	print_message("idle with a silent poller: %.2f %% of a core, %lu naps in %lu ms\n",
 		      100.0 * (double)used / (double)elapsed, after.wakes_nap - before.wakes_nap, elapsed / 1000000);
 #ifndef __SANITIZE_THREAD__
-	assert_true(used < elapsed / 20); /* with room for a busy machine */
+	assert_true(used < elapsed / 10); /* with room for a busy machine, and for sanitizers */
 #endif
 	/* Each nap ran its length; and it did nap. */
 	assert_in_range(after.wakes_nap - before.wakes_nap, 100, elapsed / NANOSECONDS_PER_MILLISECOND + 1);

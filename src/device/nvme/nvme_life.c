@@ -360,11 +360,7 @@ void nvme_resume(struct pci_device *device)
 
 enum pci_result nvme_reset(struct pci_device *device)
 {
-	struct nvme *nvme = nvme_of(device);
-
-	/* As after power-on, for the next driver; a reset of the subsystem sets it after this (CSTS.NSSRO, Base 3.1.3.6). */
-	nvme->subsystem_reset = false;
-	return operate(nvme, NVME_RESET);
+	return operate(nvme_of(device), NVME_RESET);
 }
 
 void nvme_command_changed(struct pci_device *device)
