@@ -379,6 +379,10 @@ static void start_over(void)
 	driver.device->ops->resume(driver.device);
 	let_go();
 	operate(driver.device->ops->reset);
+	/* As the transport does when a client goes: the power is switched. */
+	operate(driver.device->ops->pause);
+	operate(driver.device->ops->reset);
+	driver.device->ops->resume(driver.device);
 	/* Nothing of it is left: neither a timer nor a flush. */
 	fuzz_require(!driver.engine.sidecore->timers.root && !driver.nvme->flush.active);
 	pci_device_config_write(driver.device, 4, master, sizeof(master));
