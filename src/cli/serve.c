@@ -142,6 +142,24 @@ static int watch_signals(struct serving *serving)
 	return serving->restart_due ? 0 : -ENOMEM;
 }
 
+/*
+ * Signals wait while nobody handles them: the default action would end us, and with us the clients that the daemon before
+ * has left, or that we leave. The mask outlives execv(), and so does what waits.
+ * @ends: those that end the daemon, too
+ */
+static void hold_signals(bool hold, bool ends)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR2);
+	if (ends) {
+		sigaddset(&set, SIGTERM);
+		sigaddset(&set, SIGINT);
+	}
+	pthread_sigmask(hold ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
+}
+
 static void prepare_process(void)
 {
 	struct rlimit limit;
@@ -207,6 +225,7 @@ static void run(const struct config *config, struct serving *serving)
 		log_error("cannot watch signals: out of memory");
 		server_stop(serving->server, stopped, serving);
 	}
+	hold_signals(false, true);
 	event_base_dispatch(serving->base);
 	server_destroy(serving->server);
 }
@@ -219,9 +238,9 @@ static int pass_on(struct serving *serving, int result)
 	if (serving->restarting) {
 		result = handover_execute(serving->left, successor->path, successor->arguments);
 		log_error("restart: %s: %s", successor->path, strerror(-result));
-	} else if (serving->left && handover_store_offered()) {
-		handover_store(serving->left);
 	}
+	if (serving->left && handover_store_offered())
+		handover_store(serving->left);
 	handover_release(serving->left);
 	return result;
 }
@@ -237,12 +256,15 @@ static int serve(const struct config *config, int argc, char **argv)
 		return EXIT_FAILURE;
 	}
 	successor_note(&serving.successor, argc, argv);
+	/* A start with nobody to lose can be interrupted. */
+	hold_signals(true, getenv("LISTEN_FDS"));
 	result = create_server(config, &serving, &error);
 	if (!result)
 		run(config, &serving);
 	else
 		log_error("%s", error ? error : strerror(-result));
 	free(error);
+	hold_signals(true, true);
 	for (unsigned i = 0; i < array_size(serving.signals); i++) {
 		if (serving.signals[i])
 			event_free(serving.signals[i]);

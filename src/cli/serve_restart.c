@@ -15,10 +15,13 @@
 #include <spawn.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/checked.h"
+#include "base/clock.h"
 #include "base/log.h"
 
 #define CHECK_MILLISECONDS 3000
@@ -27,7 +30,16 @@ extern char **environ;
 
 void successor_note(struct successor *successor, int argc, char **argv)
 {
-	ssize_t length = readlink("/proc/self/exe", successor->path, sizeof(successor->path) - 1);
+	const char *name = (const char *)getauxval(AT_EXECFN);
+	ssize_t length;
+
+	/* By the name that we were started by: a link may lead to another version by then. */
+	if (name && name[0] == '/' && strlen(name) < sizeof(successor->path)) {
+		strcpy(successor->path, name);
+		length = (ssize_t)strlen(name);
+	} else {
+		length = readlink("/proc/self/exe", successor->path, sizeof(successor->path) - 1);
+	}
 
 	memset(successor->arguments, 0, sizeof(successor->arguments));
 	successor->path[length < 0 || argc + 1 >= SERVE_ARGUMENTS_MAX ? 0 : length] = '\0';
@@ -42,10 +54,16 @@ void successor_note(struct successor *successor, int argc, char **argv)
 /* Wait for @process, and no longer than that. Return: its status; negative: it does not end. */
 static int await(pid_t process)
 {
-	int fd = (int)syscall(SYS_pidfd_open, process, 0), status = -1;
+	uint64_t end = clock_nanoseconds() + CHECK_MILLISECONDS * NANOSECONDS_PER_MILLISECOND;
+	int fd = (int)syscall(SYS_pidfd_open, process, 0), status = -1, ready;
 	struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
+	uint64_t now;
 
-	if (fd < 0 || poll(&poll_fd, 1, CHECK_MILLISECONDS) <= 0)
+	do {
+		now = min(clock_nanoseconds(), end);
+		ready = fd < 0 ? 0 : poll(&poll_fd, 1, (int)((end - now) / NANOSECONDS_PER_MILLISECOND));
+	} while (ready < 0 && errno == EINTR); /* a signal is not its end */
+	if (ready <= 0)
 		kill(process, SIGKILL);
 	if (fd >= 0)
 		close(fd);

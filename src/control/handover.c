@@ -112,7 +112,7 @@ static void receive(struct handover *handover, int fd)
 	} else {
 		handover->fds[handover->count++] = -1;
 	}
-	close(fd); /* its queue is empty, or it is none of ours */
+	disposal_close(handover->disposal, fd); /* what could not be opened has files in its queue still */
 }
 
 int handover_receive(struct handover **received)
@@ -265,15 +265,17 @@ int handover_execute(struct handover *handover, const char *path, const char *co
 
 	/* First out of the way of each other, then to where they are expected, without the flag that closes them. */
 	for (unsigned i = 0; i < handover->count && !error; i++) {
-		handover->fds[i] = fcntl(handover->fds[i], F_DUPFD_CLOEXEC, above);
-		error = handover->fds[i] < 0 ? -errno : 0;
+		int fd = fcntl(handover->fds[i], F_DUPFD_CLOEXEC, above);
+
+		if (fd < 0)
+			error = -errno;
+		else
+			handover->fds[i] = fd;
 	}
 	for (unsigned i = 0; i < handover->count && !error; i++)
 		error = dup2(handover->fds[i], FIRST_FD + (int)i) < 0 ? -errno : 0;
 	if (error)
 		return error;
-	/* Until the new program has handlers. */
-	signal(SIGUSR2, SIG_IGN);
 	execv(path, (char *const *)(uintptr_t)arguments);
 	return -errno;
 }

@@ -226,7 +226,13 @@ void server_on_restart(struct server *server, int (*restart)(void *context, cons
 	server->restart_context = context;
 }
 
-static bool connected(const struct server_frontend *frontend)
+/* struct client - what a front-end's status says of it. */
+struct client {
+	bool connected;
+	bool holds; /* files that do not let go */
+};
+
+static struct client look_at(const struct server_frontend *frontend)
 {
 	struct vhost_user_status vhost_user = { 0 };
 	struct vfio_user_status vfio_user = { 0 };
@@ -235,16 +241,26 @@ static bool connected(const struct server_frontend *frontend)
 		vhost_user_server_read_status(frontend->vhost_user, &vhost_user);
 	if (frontend->vfio_user)
 		vfio_user_server_read_status(frontend->vfio_user, &vfio_user);
-	return vhost_user.connected || vfio_user.connected;
+	return (struct client){ .connected = vhost_user.connected || vfio_user.connected,
+				.holds = vhost_user.unclosed || vfio_user.unclosed };
 }
 
 const char *server_restart_obstacle(const struct server *server)
 {
+	/* The thread that closes them cannot be ended, not even by execv(), which would wait for it. */
+	static const char *const held = "a file that a client gave is not let go of (FUSE?): end that client first";
+
+	for (unsigned i = 0; i < server->interface_count; i++) {
+		if (look_at(&server->interfaces[i].frontend).holds)
+			return held;
+	}
 	for (unsigned i = 0; i < server->disk_count; i++) {
 		const struct server_disk *disk = &server->disks[i];
 		const struct server_disk *owner = disk->controller ? disk->controller : disk;
 
-		if (disk_is_transient(disk->disk) && connected(&owner->frontend))
+		if (look_at(&disk->frontend).holds)
+			return held;
+		if (disk_is_transient(disk->disk) && look_at(&owner->frontend).connected)
 			return "a guest uses a disk of type ram, whose content would be lost";
 	}
 	return NULL;

@@ -20,14 +20,9 @@
 static bool general;
 static uint64_t ran[2]; /* frames that came by way of the loops: transmit, receive */
 
-void __real_intel_run_build(struct intel_lane *lane, struct intel_ring *ring, unsigned count, uint64_t bytes_max,
-			    struct intel_run *run);
-void __wrap_intel_run_build(struct intel_lane *lane, struct intel_ring *ring, unsigned count, uint64_t bytes_max,
-			    struct intel_run *run);
-unsigned __real_intel_receive_run(struct intel_nic *nic, const struct intel_terms *terms, unsigned queue,
-				  const struct frame *first, unsigned count, uint64_t *bytes);
-unsigned __wrap_intel_receive_run(struct intel_nic *nic, const struct intel_terms *terms, unsigned queue,
-				  const struct frame *first, unsigned count, uint64_t *bytes);
+/* The linker compares no types: these are the functions' own. */
+__typeof__(intel_run_build) __real_intel_run_build, __wrap_intel_run_build;
+__typeof__(intel_receive_run) __real_intel_receive_run, __wrap_intel_receive_run;
 
 void __wrap_intel_run_build(struct intel_lane *lane, struct intel_ring *ring, unsigned count, uint64_t bytes_max,
 			    struct intel_run *run)
@@ -39,10 +34,10 @@ void __wrap_intel_run_build(struct intel_lane *lane, struct intel_ring *ring, un
 	ran[0] += run->count;
 }
 
-unsigned __wrap_intel_receive_run(struct intel_nic *nic, const struct intel_terms *terms, unsigned queue,
-				  const struct frame *first, unsigned count, uint64_t *bytes)
+unsigned __wrap_intel_receive_run(struct intel_nic *nic, unsigned queue, const struct frame *frames, unsigned count,
+				  uint64_t *bytes)
 {
-	unsigned done = general ? 0 : __real_intel_receive_run(nic, terms, queue, first, count, bytes);
+	unsigned done = general ? 0 : __real_intel_receive_run(nic, queue, frames, count, bytes);
 
 	ran[1] += done;
 	return done;

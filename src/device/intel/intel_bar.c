@@ -173,6 +173,8 @@ static enum pci_result write_key(struct intel_nic *nic, uint32_t offset, uint32_
 	intel_store(nic, offset, value);
 	/* Release: who sees the version sees the key. */
 	atomic_fetch_add_explicit(&nic->key_version, 1, memory_order_release);
+	/* Once more, which counts nic->version up: what was remembered since the first store may be of the old key. */
+	intel_store(nic, offset, value);
 	return PCI_DONE;
 }
 

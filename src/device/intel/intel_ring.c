@@ -95,6 +95,17 @@ static bool is_settled(const struct intel_nic *nic, const struct intel_ring *rin
 	return is_enabled(nic, ring) && is_same_place(load_place(nic, ring), place);
 }
 
+/*
+ * Is the head as we left it? A driver that has disabled and enabled the ring between two of our looks has stored another,
+ * at the same place, and nobody told us: what we know of the ring is not of this one. (One that stores a head while the
+ * ring is in use moves its own ring only: take_up() looks at it.)
+ */
+static inline bool is_our_head(const struct intel_nic *nic, const struct intel_ring *ring)
+{
+	return !ring->known || (intel_page_load(nic, ring->registers + RING_HEAD) & 0xffff) ==
+				       ring->head * ring->size / DESCRIPTOR_SIZE;
+}
+
 bool intel_ring_ready(struct intel_nic *nic, struct intel_ring *ring, unsigned size)
 {
 	struct place place, before = { ring->base_low, ring->base_high, ring->length };
@@ -106,7 +117,7 @@ bool intel_ring_ready(struct intel_nic *nic, struct intel_ring *ring, unsigned s
 		return false;
 	}
 	place = load_place(nic, ring);
-	same = is_same_place(place, before) && size == ring->size;
+	same = is_same_place(place, before) && size == ring->size && is_our_head(nic, ring);
 	if (likely(ring->descriptors && same))
 		return true;
 	ring->descriptors = NULL;

@@ -6,10 +6,12 @@
  * Theory of operation
  * -------------------
  * The control thread opens a channel to each disk that has a cache, on one sidecore; a message has that submit a flush to
- * each; after the last one has come back, and a barrier, the
- * channels are closed. Nobody waits: other guests go
- * on, and a disk that takes long holds up its own controller alone. Channels are of the flush's own, since a driver deletes
- * its queues before it shuts down.
+ * each; after the last one has come back, and a barrier, the channels are closed. Nobody waits: other guests go on, and a
+ * disk that takes long holds up its own controller alone. Channels are of the flush's own, since a driver deletes its
+ * queues before it shuts down.
+ *
+ * At a shutdown nothing is in flight. The end of the write cache covers what was complete when it was asked for, and what
+ * is begun afterwards; a write that was in flight is as durable as one with a cache.
  *
  * One flush at a time. It counts as a request in flight: the controller is not at rest, and no disk is let go of, before
  * it is over (nvme_life.c). A disk that cannot be flushed is logged; a driver that shuts down has nobody to tell.

@@ -266,5 +266,6 @@ void vfio_user_server_read_status(const struct vfio_user_server *server, struct 
 		.last_error = connection->last_error,
 		.regions = connection->memory.map ? connection->memory.map->region_count : 0,
 		.memory = connection->memory.translatable,
+		.unclosed = disposal_waiting(connection->disposal),
 	};
 }

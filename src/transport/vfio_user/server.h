@@ -34,6 +34,7 @@ struct vfio_user_status {
 	const char *last_error; /* the last reason; NULL: none */
 	unsigned regions;	/* of guest memory */
 	uint64_t memory;	/* bytes */
+	unsigned unclosed;	/* files of clients that do not let go */
 };
 
 /** vfio_user_server_create() - Return: 0; errno of bind and the like with a sentence in @error. */

@@ -274,5 +274,6 @@ void vhost_user_server_read_status(const struct vhost_user_server *server, struc
 		.log_missed = connection->log_missed + (connection->log ? dirty_log_missed(connection->log) : 0),
 		.features = connection->features,
 		.protocol_features = connection->protocol_features,
+		.unclosed = disposal_waiting(connection->disposal),
 	};
 }

@@ -32,6 +32,7 @@ struct vhost_user_status {
 	uint64_t memory;	     /* bytes */
 	uint64_t log_missed;	     /* pages not marked because the front-end's dirty log was too small */
 	uint64_t features, protocol_features; /* negotiated */
+	unsigned unclosed;	     /* files of front-ends that do not let go */
 };
 
 /** vhost_user_server_create() - Return: 0; errno of bind and the like with a sentence in @error. */
