@@ -90,9 +90,10 @@ def test_traffic(card):
     assert ("eth0-rx-0" in interrupts) == (card.interrupts == "PCI-MSI" and not card.parameters)
 
 
-# Messages that the driver and QEMU send for an interrupt, and for a frame: re-arming, and tails where those are posted.
-WRITES = {"igb": (0, 0), "igb-posted": (1, 1), "e1000e": (1, 0), "e1000e-posted": (1, 1), "e1000e-msi": (1, 0), "e1000e-pin": (1, 1),
-          "e1000": (2, 1), "e1000-mapped": (2, 1)}
+# Registers that are written for an interrupt, at most: the mask, or two of them, and on e1000e the interval when it has
+# changed; and for a frame: the tail, where it is not mapped (or QEMU took the mapping away).
+WRITES = {"igb": (0, 0), "igb-posted": (2, 1), "e1000e": (2, 0), "e1000e-posted": (2, 1), "e1000e-msi": (2, 0), "e1000e-pin": (2, 1),
+          "e1000": (3, 1), "e1000-mapped": (3, 1)}
 
 
 def test_messages_of_packets_and_interrupts(card):
@@ -108,8 +109,8 @@ def test_messages_of_packets_and_interrupts(card):
     frames, interrupts = grown("in_frames") + grown("out_frames"), grown("pci", "interrupts")
     assert grown("in_frames") >= 200 and interrupts > 0
     for_interrupt, for_frame = WRITES[card.name]
-    # A quarter for moderation, whose registers are trapped on some; and 20 for the watchdog, every two seconds.
-    assert grown("pci", "messages", "region_writes") < 1.25 * (for_interrupt * interrupts + for_frame * frames) + 20
+    # Every two seconds it reads some 70 statistics.
+    assert grown("pci", "messages", "region_writes") < for_interrupt * interrupts + for_frame * frames + 20
 
 
 def test_offloads_off_and_on(card):
