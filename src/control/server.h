@@ -18,7 +18,7 @@ struct server;
  * server_create() - build and start all that @config describes.
  * @config:	checked, and alive as long as the server
  * @base:	event loop of the control thread
- * @handover:	what the daemon before has left, NULL: nothing. What is not taken over stays in it
+ * @handover:	what the daemon before has left. After a failure clients are still in it as they were
  * @error:	out, on failure: one sentence with the remedy, to be freed
  *
  * What was built before a failure is taken down again; the event loop runs for that.
@@ -32,7 +32,10 @@ int server_create(const struct config *config, struct event_base *base, struct h
  * repeated. */
 void server_stop(struct server *server, void (*stopped)(void *context), void *context);
 
-/** server_hand_over() - the same, and the clients of emulated devices go into @handover, for the next daemon. */
+/**
+ * server_hand_over() - the same, and the clients of emulated devices go into @handover (NULL: nowhere), for the next daemon;
+ * in place, sockets to listen on, too.
+ */
 void server_hand_over(struct server *server, struct handover *handover, void (*stopped)(void *context), void *context);
 
 /**

@@ -21,6 +21,7 @@
 #include "control/handover.h"
 #include "control/server.h"
 #include "control/server_state.h"
+#include "transport/listeners.h"
 
 #define PATIENCE_SECONDS 5
 
@@ -150,6 +151,10 @@ static void end(struct server *server)
 		engine_stop(server->engine);
 	server->engine_started = false;
 	event_del(server->patience);
+	if (server->left && handover_in_place(server->left)) {
+		handover_add_listeners(server->left, server->listeners);
+		server->listeners = NULL;
+	}
 	server->stopped(server->stopped_context);
 }
 
@@ -215,8 +220,11 @@ void server_stop(struct server *server, void (*stopped)(void *context), void *co
 
 void server_hand_over(struct server *server, struct handover *handover, void (*stopped)(void *context), void *context)
 {
-	if (!server->stopped)
+	if (!server->stopped) {
 		server->left = handover;
+		if (handover && handover_in_place(handover))
+			listeners_begin_keeping(server->listeners);
+	}
 	server_stop(server, stopped, context);
 }
 
@@ -291,6 +299,7 @@ void server_destroy(struct server *server)
 	free_event(server->patience);
 	if (server->engine)
 		engine_destroy(server->engine);
+	listeners_release(server->listeners);
 	free(server->sidecores);
 	free(server->networks);
 	free(server->interfaces);

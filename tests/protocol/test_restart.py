@@ -4,8 +4,12 @@ A restart of the daemon in place: clients of emulated devices keep their connect
 
 The clients here are the drivers of emulated.py. That real drivers do not notice is tests/guest/test_restart.py's.
 """
+import errno
 import os
+import re
+import shutil
 import signal
+import socket
 import struct
 import subprocess
 import threading
@@ -15,8 +19,9 @@ import pytest
 
 from . import emulated, server as daemon
 from .emulated import DATA, MEGABYTE, PAGE, Card, Nvme, command, wait_for
-from .vfio_user import (ACCESS, CONFIG_REGION, DATA_EVENTFD, DATA_NONE, INTX, MASK, MSIX, TRIGGER, UNMASK, Command, Connection,
+from .vfio_user import (ACCESS, CONFIG_REGION, DATA_EVENTFD, DATA_NONE, INTX, MASK, MSIX, TRIGGER, UNMASK, Closed, Command, Connection,
 			eventfds, signalled)
+from .vhost_user import Closed as FrontEndClosed, Connection as FrontEnd
 
 CARDS = {"igb-net": "model: igb", "e1000e-net": "model: e1000e", "posted-net": "model: igb, doorbells: posted",
 	 "e1000-net": "model: e1000", "v-net": ""}
@@ -38,8 +43,8 @@ class Restarted(daemon.Server):
 			image.truncate(16 * MEGABYTE)
 		super().__init__(self.text(**keywords))
 
-	def text(self, cards=None, disk="model: nvme, queues: 4", sidecores=1):
-		disks = {"n-disk": (f"type: file, path: {self.image}", disk)} if disk else None
+	def text(self, cards=None, disk="model: nvme, queues: 4", sidecores=1, image=None):
+		disks = {"n-disk": (f"type: file, path: {image or self.image}", disk)} if disk else None
 		return daemon.configuration(interfaces=CARDS if cards is None else cards, disks=disks, sidecores=sidecores)
 
 	def configure(self, **keywords):
@@ -55,9 +60,38 @@ class Restarted(daemon.Server):
 	def logged(self, text):
 		return text in self.log.read_text(errors="replace")
 
+	def attempts(self):
+		"""Starts that have failed while clients waited."""
+		return self.log.read_text(errors="replace").count("starting again in 1 s")
+
 	def __exit__(self, *arguments):
 		super().__exit__(*arguments)
 		os.unlink(self.image)
+
+
+class Program(Restarted):
+	"""A daemon whose program is a file of its own, which can be replaced."""
+
+	def start(self, timeout=20.0, wait=True):
+		shutil.copy(daemon.binary(), self.path("sidecore"))
+		usual = os.environ.get("SIDECORE")
+		os.environ["SIDECORE"] = self.path("sidecore")
+		try:
+			super().start(timeout, wait)
+		finally:
+			os.environ.pop("SIDECORE")
+			if usual is not None:
+				os.environ["SIDECORE"] = usual
+
+	def replace(self, script):
+		"""@script: None: by the program."""
+		new = self.path("sidecore.new")
+		if script is None:
+			shutil.copy(daemon.binary(), new)
+		else:
+			(self.directory / "sidecore.new").write_text(script)
+			os.chmod(new, 0o755)
+		os.rename(new, self.path("sidecore"))
 
 
 @pytest.fixture
@@ -443,6 +477,160 @@ def test_by_signal(server):
 		time.sleep(0.03)
 		assert card.read(8)
 	card.close()
+
+
+# -- a start that fails
+
+def asked(guest):
+	"""A question that waits for whoever serves it. Return: what takes the answer."""
+	number = guest.connection.send(Command.REGION_READ, ACCESS.pack(8, 0, 4))
+	return lambda: guest.connection.reply_to(Command.REGION_READ, number)
+
+
+def refused(server, name):
+	with socket.socket(socket.AF_UNIX) as client:
+		return client.connect_ex(server.path(name)) in (errno.ENOENT, errno.ECONNREFUSED)
+
+
+@pytest.mark.parametrize("change, said", [
+	({"image": "/dev/null"}, "/dev/null"),
+	("control: /nonexistent/ctl.sock\n", "control socket /nonexistent/ctl.sock"),		# the very last step
+])
+def test_start_that_fails(server, change, said):
+	"""--check does not open things: the clients wait until the configuration is mended, and go on."""
+	card, disk = Card(server.path("igb-net.sock"), "igb"), Nvme(server.path("n-disk.sock"))
+	other = Card(server.path("e1000-net.sock"), "e1000")
+	queue = disk.create(1)
+	if isinstance(change, dict):
+		server.configure(**change)
+	else:
+		key = change.split(":")[0]
+		text = re.sub(rf"{key}:.*\n( .*\n)*", change, server.text(), count=1)
+		(server.directory / "config.yaml").write_text(text)
+	assert server.control(command="restart") == {"restart": "begun"}
+	wait_for(server.attempts, "a start that fails")
+	take = asked(card)
+	submitted = queue.add(command(emulated.READ, 1, DATA, dw10=0, dw12=7), ring=False)
+	disk.connection.post_write(0, 0x1000 + 64, struct.pack("<I", queue.tail))
+	wait_for(lambda: server.attempts() > 1, "another attempt")
+	assert server.logged(said) and server.logged("3 clients of emulated devices wait"), server.tail()
+	assert all(refused(server, name + ".sock") for name in CARDS), "who connects now would wait with his whole machine"
+	(server.directory / "config.yaml").write_text("nonsense: 1\n")	# not --check's any more
+	count = server.attempts()
+	wait_for(lambda: server.attempts() > count, "an attempt with nonsense")
+	server.configure()
+	take()
+	assert wait_for(queue.take, "a completion") == (submitted, 0, 0)
+	queue.taken()
+	card.send(frame(1))
+	other.expect(frame(1))
+	assert server.status()["taken_over"] == 3 and disk.works()
+	assert server.restart() == 3
+	for guest in (card, disk, other):
+		guest.close()
+
+
+def test_program_that_has_gone():
+	"""It was there when it was asked, and comes back."""
+	with Program() as server:
+		card = Card(server.path("igb-net.sock"), "igb")
+		server.replace('#!/bin/sh\nchmod 0 "$0"\n')
+		assert server.control(command="restart") == {"restart": "begun"}
+		wait_for(lambda: server.attempts() > 2, "attempts")
+		take = asked(card)
+		assert refused(server, "igb-net.sock")
+		server.replace(None)
+		take()
+		assert server.status()["taken_over"] == 1
+		card.close()
+
+
+def test_end_of_the_attempts(server):
+	"""By a signal, and nobody else: then clients are let go."""
+	card = Card(server.path("igb-net.sock"), "igb")
+	server.configure(image="/dev/null")
+	assert server.control(command="restart") == {"restart": "begun"}
+	wait_for(server.attempts, "a start that fails")
+	begun = time.monotonic()
+	for _ in range(6):
+		count = server.attempts()
+		server.process.send_signal(signal.SIGUSR2)		# at once
+		wait_for(lambda: server.attempts() > count, "another attempt")
+	assert time.monotonic() - begun < 6
+	server.process.send_signal(signal.SIGTERM)
+	assert server.process.wait(5) == 1
+	assert card.connection.closed() and not server.complaint()
+	card.close()
+	server.configure()
+	server.start()
+
+
+def test_start_that_fails_with_nobody_to_lose(server):
+	server.configure(image="/dev/null")
+	assert server.control(command="restart") == {"restart": "begun"}
+	assert server.process.wait(10) == 1
+	assert server.attempts() == 0
+	assert not any(os.path.lexists(server.path(name + ".sock")) for name in CARDS)
+	server.configure()
+	server.start()
+
+
+# -- sockets
+
+def test_nobody_is_refused(server):
+	"""Who connects in the moment of a restart waits, on sockets of both kinds, and is served."""
+	card = Card(server.path("igb-net.sock"), "igb")
+	stop, served, failures = threading.Event(), dict.fromkeys(("e1000-net", "v-net"), 0), []
+
+	def connect(name):
+		while not stop.is_set():
+			try:
+				if name == "v-net":
+					with FrontEnd(server.path("v-net.sock")) as front_end:
+						front_end.get_features()
+				else:
+					Connection(server.path("e1000-net.sock")).close()
+				served[name] += 1
+			except (Closed, FrontEndClosed, BrokenPipeError, ConnectionResetError):
+				pass		# it was accepted by the daemon that went
+			except OSError as error:
+				failures.append((name, error))
+			time.sleep(0.001)
+
+	threads = [threading.Thread(target=connect, args=(name,)) for name in served]
+	inodes = {name: os.stat(server.path(name + ".sock")).st_ino for name in CARDS}
+	for thread in threads:
+		thread.start()
+	try:
+		for _ in range(5):
+			assert server.restart() >= 1
+	finally:
+		stop.set()
+		for thread in threads:
+			thread.join()
+	assert not failures and min(served.values()) > 10
+	assert inodes == {name: os.stat(server.path(name + ".sock")).st_ino for name in CARDS}
+	card.close()
+
+
+def test_sockets_of_another_configuration(server):
+	"""One whose device has gone is removed; one that somebody else has put there is his."""
+	os.unlink(server.path("e1000-net.sock"))
+	with socket.socket(socket.AF_UNIX) as theirs:
+		theirs.bind(server.path("e1000-net.sock"))
+		theirs.listen()
+		server.configure(cards={"igb-net": "model: igb", "e1000e-net": "model: e1000e, socket: other.sock"})
+		server.restart()
+		there = {name for name in os.listdir(server.directory) if name.endswith(".sock")}
+		assert there == {"igb-net.sock", "other.sock", "n-disk.sock", "ctl.sock", "e1000-net.sock"}
+		with socket.socket(socket.AF_UNIX) as client:
+			client.connect(server.path("e1000-net.sock"))
+			theirs.accept()[0].close()
+	os.unlink(server.path("e1000-net.sock"))
+	server.configure()
+	server.restart()
+	for name in MODELS:
+		Connection(server.path(name + ".sock")).close()
 
 
 def test_nothing_is_left_behind(server):

@@ -20,7 +20,7 @@ import pytest
 
 from . import child, emulated, server as daemon
 from .emulated import DATA, Card, Nvme, command, wait_for
-from .test_restart import Restarted, frame
+from .test_restart import Restarted, asked, frame
 from .vfio_user import ACCESS, Closed, Command
 
 NAME = "sidecore-handover"
@@ -51,7 +51,8 @@ class Manager:
 				return
 			if "FDSTORE" in fields:
 				assert fields == {"FDSTORE": "1", "FDNAME": NAME, "FDPOLL": "0"}
-				self.stored += fds
+				for fd in fds:
+					self.store(fd)
 			elif fields.get("FDSTOREREMOVE") == "1":
 				assert fields["FDNAME"] == NAME
 				self.forget()
@@ -59,6 +60,13 @@ class Manager:
 				self.barriers += "BARRIER" in fields
 				for fd in fds:
 					os.close(fd)
+
+	def store(self, fd):
+		"""What is there already is not kept twice."""
+		if os.fstat(fd).st_ino in [os.fstat(other).st_ino for other in self.stored]:
+			os.close(fd)
+		else:
+			self.stored.append(fd)
 
 	def forget(self):
 		while self.stored:
@@ -78,6 +86,12 @@ class Managed(Restarted):
 	def start(self, timeout=20.0, wait=True):
 		if not hasattr(self, "manager"):
 			self.manager, self.store = Manager(self.path("notify")), "512"
+		ready = self.log.read_text().count("\nready\n") if self.log.exists() else 0
+		self.launch()
+		wait_for(lambda: self.process.poll() is not None or self.log.read_text().count("\nready\n") > ready, "a start", timeout)
+		assert self.process.poll() is None, self.tail()
+
+	def launch(self):
 		fds = self.manager.stored[::-1]		# in another order
 		script = "".join(f"exec {3 + i}<&{fd} {fd}<&-; " for i, fd in enumerate(fds))
 		environment = dict(os.environ, NOTIFY_SOCKET=self.path("notify"), FDSTORE=self.store, LISTEN_FDS=str(len(fds)),
@@ -85,11 +99,8 @@ class Managed(Restarted):
 		command_line = ["bash", "-c", script + 'export LISTEN_PID=$$; exec "$@"', "bash", str(daemon.binary().resolve()), "serve",
 				"config.yaml"]
 		assert not fds or min(fds) > 2 + len(fds)
-		ready = self.log.read_text().count("\nready\n") if self.log.exists() else 0
 		with open(self.log, "ab") as log:
 			self.process = child.start(command_line, cwd=self.directory, stdout=log, stderr=log, env=environment, pass_fds=fds)
-		wait_for(lambda: self.process.poll() is not None or self.log.read_text().count("\nready\n") > ready, "a start", timeout)
-		assert self.process.poll() is None, self.tail()
 
 	def end(self, number=signal.SIGTERM):
 		self.process.send_signal(number)
@@ -164,6 +175,45 @@ def test_both_ways(server):
 	server.end()
 	server.start()
 	assert server.restart() == 1 and card.read(8)
+	card.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_start_that_fails(server, number):
+	"""Its clients stay in the store, however it ends, and an attempt that succeeds has them."""
+	card, disk = Card(server.path("igb-net.sock"), "igb"), Nvme(server.path("n-disk.sock"))
+	server.end()
+	server.configure(image="/dev/null")
+	for _ in range(2):
+		count = server.attempts()
+		server.launch()
+		wait_for(lambda: server.attempts() > count + 1, "attempts")
+		server.process.send_signal(number)
+		assert server.process.wait(10) == (1 if number == signal.SIGTERM else -number)
+		assert len(server.manager.stored) == 2
+	take = asked(card)
+	server.configure()
+	server.start()
+	take()
+	wait_for(lambda: not server.manager.stored, "the store is emptied")
+	assert server.status()["taken_over"] == 2 and disk.works()
+	card.close()
+	disk.close()
+
+
+def test_restart_in_place_that_fails(server):
+	"""The store has its clients from the moment at which they are left."""
+	card = Card(server.path("igb-net.sock"), "igb")
+	server.configure(image="/dev/null")
+	assert server.control(command="restart") == {"restart": "begun"}
+	wait_for(server.attempts, "a start that fails")
+	assert len(server.manager.stored) == 1
+	server.process.kill()
+	server.process.wait()
+	server.configure()
+	server.start()
+	assert server.status()["taken_over"] == 1 and card.read(8)
+	wait_for(lambda: not server.manager.stored, "the store is emptied")
 	card.close()
 
 
