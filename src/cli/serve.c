@@ -121,9 +121,12 @@ static int restart(void *context, const char **reason)
 static void asked_to_restart(evutil_socket_t signal_number, short events, void *context)
 {
 	struct serving *serving = context;
-	const char *reason = server_restart_obstacle(serving->server);
+	const char *reason;
+	char obstacle[256];
 
-	if (reason || restart(serving, &reason))
+	if (server_restart_obstacle(serving->server, obstacle, sizeof(obstacle)))
+		log_warning("not restarted: %s", obstacle);
+	else if (restart(serving, &reason))
 		log_warning("not restarted: %s", reason);
 }
 

@@ -8,6 +8,8 @@
 #ifndef CONTROL_SERVER_H
 #define CONTROL_SERVER_H
 
+#include <stddef.h>
+
 #include "control/config.h"
 
 struct event_base;
@@ -44,8 +46,8 @@ void server_hand_over(struct server *server, struct handover *handover, void (*s
  */
 void server_on_restart(struct server *server, int (*restart)(void *context, const char **reason), void *context);
 
-/** server_restart_obstacle() - why the daemon must not be restarted now. Return: NULL: it may. */
-const char *server_restart_obstacle(const struct server *server);
+/** server_restart_obstacle() - must the daemon not be restarted now? Then @reason tells why: a sentence of @size bytes. */
+bool server_restart_obstacle(const struct server *server, char *reason, size_t size);
 
 /** server_destroy() - free what is left; it has stopped. */
 void server_destroy(struct server *server);

@@ -4,10 +4,7 @@ A restart of the daemon in place: clients of emulated devices keep their connect
 
 The clients here are the drivers of emulated.py. That real drivers do not notice is tests/guest/test_restart.py's.
 """
-import errno
 import os
-import re
-import shutil
 import signal
 import socket
 import struct
@@ -37,14 +34,17 @@ RESTLESS = (range(0xc0, 0xc4), range(0x1580, 0x1584), range(0x4000, 0x4200), ran
 class Restarted(daemon.Server):
 	"""A daemon with a file as its disk, and restarts."""
 
+	backend = None		# of another disk
+
 	def __init__(self, **keywords):
 		self.image = f"/tmp/sidecore-restart-{os.getpid()}-{id(self)}.img"
 		with open(self.image, "wb") as image:
 			image.truncate(16 * MEGABYTE)
 		super().__init__(self.text(**keywords))
 
-	def text(self, cards=None, disk="model: nvme, queues: 4", sidecores=1, image=None):
-		disks = {"n-disk": (f"type: file, path: {image or self.image}", disk)} if disk else None
+	def text(self, cards=None, disk="model: nvme, queues: 4", sidecores=1, image=None, backend=None):
+		backend = backend or self.backend or f"type: file, path: {image or self.image}"
+		disks = {"n-disk": (backend, disk)} if disk else None
 		return daemon.configuration(interfaces=CARDS if cards is None else cards, disks=disks, sidecores=sidecores)
 
 	def configure(self, **keywords):
@@ -69,29 +69,10 @@ class Restarted(daemon.Server):
 		os.unlink(self.image)
 
 
-class Program(Restarted):
-	"""A daemon whose program is a file of its own, which can be replaced."""
-
-	def start(self, timeout=20.0, wait=True):
-		shutil.copy(daemon.binary(), self.path("sidecore"))
-		usual = os.environ.get("SIDECORE")
-		os.environ["SIDECORE"] = self.path("sidecore")
-		try:
-			super().start(timeout, wait)
-		finally:
-			os.environ.pop("SIDECORE")
-			if usual is not None:
-				os.environ["SIDECORE"] = usual
-
-	def replace(self, script):
-		"""@script: None: by the program."""
-		new = self.path("sidecore.new")
-		if script is None:
-			shutil.copy(daemon.binary(), new)
-		else:
-			(self.directory / "sidecore.new").write_text(script)
-			os.chmod(new, 0o755)
-		os.rename(new, self.path("sidecore"))
+def asked(guest):
+	"""A question that waits for whoever serves it. Return: what takes the answer."""
+	number = guest.connection.send(Command.REGION_READ, ACCESS.pack(8, 0, 4))
+	return lambda: guest.connection.reply_to(Command.REGION_READ, number)
 
 
 @pytest.fixture
@@ -462,7 +443,7 @@ def test_ram_disk_is_not_thrown_away():
 			 server.log.read_text().count("\nready\n") >= 1 and server.log.read_text().count("ready") >= 2, "a restart")
 		disk = Nvme(server.path("n-disk.sock"))
 		answer = server.control(command="restart")
-		assert answer["error"] == "not restarted: a guest uses a disk of type ram, whose content would be lost"
+		assert answer["error"] == "not restarted: a guest uses disk n-disk of type ram, whose content would be lost"
 		assert disk.works()
 		disk.close()
 
@@ -477,102 +458,6 @@ def test_by_signal(server):
 		time.sleep(0.03)
 		assert card.read(8)
 	card.close()
-
-
-# -- a start that fails
-
-def asked(guest):
-	"""A question that waits for whoever serves it. Return: what takes the answer."""
-	number = guest.connection.send(Command.REGION_READ, ACCESS.pack(8, 0, 4))
-	return lambda: guest.connection.reply_to(Command.REGION_READ, number)
-
-
-def refused(server, name):
-	with socket.socket(socket.AF_UNIX) as client:
-		return client.connect_ex(server.path(name)) in (errno.ENOENT, errno.ECONNREFUSED)
-
-
-@pytest.mark.parametrize("change, said", [
-	({"image": "/dev/null"}, "/dev/null"),
-	("control: /nonexistent/ctl.sock\n", "control socket /nonexistent/ctl.sock"),		# the very last step
-])
-def test_start_that_fails(server, change, said):
-	"""--check does not open things: the clients wait until the configuration is mended, and go on."""
-	card, disk = Card(server.path("igb-net.sock"), "igb"), Nvme(server.path("n-disk.sock"))
-	other = Card(server.path("e1000-net.sock"), "e1000")
-	queue = disk.create(1)
-	if isinstance(change, dict):
-		server.configure(**change)
-	else:
-		key = change.split(":")[0]
-		text = re.sub(rf"{key}:.*\n( .*\n)*", change, server.text(), count=1)
-		(server.directory / "config.yaml").write_text(text)
-	assert server.control(command="restart") == {"restart": "begun"}
-	wait_for(server.attempts, "a start that fails")
-	take = asked(card)
-	submitted = queue.add(command(emulated.READ, 1, DATA, dw10=0, dw12=7), ring=False)
-	disk.connection.post_write(0, 0x1000 + 64, struct.pack("<I", queue.tail))
-	wait_for(lambda: server.attempts() > 1, "another attempt")
-	assert server.logged(said) and server.logged("3 clients of emulated devices wait"), server.tail()
-	assert all(refused(server, name + ".sock") for name in CARDS), "who connects now would wait with his whole machine"
-	(server.directory / "config.yaml").write_text("nonsense: 1\n")	# not --check's any more
-	count = server.attempts()
-	wait_for(lambda: server.attempts() > count, "an attempt with nonsense")
-	server.configure()
-	take()
-	assert wait_for(queue.take, "a completion") == (submitted, 0, 0)
-	queue.taken()
-	card.send(frame(1))
-	other.expect(frame(1))
-	assert server.status()["taken_over"] == 3 and disk.works()
-	assert server.restart() == 3
-	for guest in (card, disk, other):
-		guest.close()
-
-
-def test_program_that_has_gone():
-	"""It was there when it was asked, and comes back."""
-	with Program() as server:
-		card = Card(server.path("igb-net.sock"), "igb")
-		server.replace('#!/bin/sh\nchmod 0 "$0"\n')
-		assert server.control(command="restart") == {"restart": "begun"}
-		wait_for(lambda: server.attempts() > 2, "attempts")
-		take = asked(card)
-		assert refused(server, "igb-net.sock")
-		server.replace(None)
-		take()
-		assert server.status()["taken_over"] == 1
-		card.close()
-
-
-def test_end_of_the_attempts(server):
-	"""By a signal, and nobody else: then clients are let go."""
-	card = Card(server.path("igb-net.sock"), "igb")
-	server.configure(image="/dev/null")
-	assert server.control(command="restart") == {"restart": "begun"}
-	wait_for(server.attempts, "a start that fails")
-	begun = time.monotonic()
-	for _ in range(6):
-		count = server.attempts()
-		server.process.send_signal(signal.SIGUSR2)		# at once
-		wait_for(lambda: server.attempts() > count, "another attempt")
-	assert time.monotonic() - begun < 6
-	server.process.send_signal(signal.SIGTERM)
-	assert server.process.wait(5) == 1
-	assert card.connection.closed() and not server.complaint()
-	card.close()
-	server.configure()
-	server.start()
-
-
-def test_start_that_fails_with_nobody_to_lose(server):
-	server.configure(image="/dev/null")
-	assert server.control(command="restart") == {"restart": "begun"}
-	assert server.process.wait(10) == 1
-	assert server.attempts() == 0
-	assert not any(os.path.lexists(server.path(name + ".sock")) for name in CARDS)
-	server.configure()
-	server.start()
 
 
 # -- sockets
