@@ -18,8 +18,9 @@ import threading
 
 import pytest
 
-from . import child, emulated, server as daemon
-from .emulated import DATA, Card, Nvme, command, wait_for
+from . import child, emulated, nbd_server, server as daemon
+from .emulated import DATA, MEGABYTE, Card, Nvme, command, wait_for
+from .nbd_server import NbdServer
 from .test_restart import Restarted, asked, frame
 from .vfio_user import ACCESS, Closed, Command
 
@@ -215,6 +216,32 @@ def test_restart_in_place_that_fails(server):
 	assert server.status()["taken_over"] == 1 and card.read(8)
 	wait_for(lambda: not server.manager.stored, "the store is emptied")
 	card.close()
+
+
+def test_killed_in_the_midst(server, tmp_path):
+	"""While it waits for the disk of one guest: that one's device is lost, not those that have been left."""
+	with NbdServer(tmp_path / "nbd", 4 * MEGABYTE) as nbd:
+		server.backend = f'type: nbd, uri: "{nbd.uri}"'
+		server.configure()
+		assert server.restart() == 0
+		card, disk = Card(server.path("igb-net.sock"), "igb"), Nvme(server.path("n-disk.sock"))
+		queue = disk.create(1)
+		nbd.answer = nbd_server.silent
+		queue.add(command(emulated.READ, 1, DATA, dw10=0, dw12=7))
+		wait_for(lambda: nbd.seen, "a request")
+		server.process.send_signal(signal.SIGTERM)
+		wait_for(lambda: server.manager.stored, "a client in the store")
+		server.process.kill()
+		server.process.wait()
+		nbd.answer = nbd_server.honest
+		server.start()
+		assert server.status()["taken_over"] == 1 and card.read(8)
+		assert disk.connection.closed()
+		card.close()
+		disk.close()
+		again = Nvme(server.path("n-disk.sock"))
+		assert again.works()
+		again.close()
 
 
 # -- parcels
