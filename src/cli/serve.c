@@ -8,7 +8,8 @@
  *
  * SIGUSR2, or "restart" on the control socket, is a restart in place: the server is stopped, but clients of emulated
  * devices are left to the program that this process then becomes (control/handover.h). When a service manager that
- * keeps files ends us by SIGTERM, they are left with it, for whatever it starts next.
+ * keeps files ends us by SIGTERM, they are left with it, for whatever it starts next. A start that fails while such clients
+ * wait for it is tried again (cli/serve_again.h).
  */
 #include <errno.h>
 #include <event2/event.h>

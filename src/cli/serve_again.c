@@ -60,7 +60,8 @@ static void tell(unsigned count)
 
 	log_warning("%u client%s of emulated devices wait%s: starting again in %u s; SIGTERM lets them go", count,
 		    count == 1 ? "" : "s", count == 1 ? "s" : "", PAUSE_SECONDS);
-	snprintf(status, sizeof(status), "STATUS=cannot start, see the log; trying again, because %u clients wait", count);
+	snprintf(status, sizeof(status), "STATUS=cannot start, see the log; trying again for %u client%s", count,
+		 count == 1 ? "" : "s");
 	notify_service_manager(status);
 }
 

@@ -4,7 +4,8 @@
  *
  * A daemon that has stopped cannot be asked back, so before it stops, the program that is to take its place is asked:
  * it is started with --check, by its own rules for the configuration as it is on disk now. What it says against it is
- * in the log. Guests wait meanwhile, so it has a few seconds only, less than any VMM's patience.
+ * in the log. Guests wait meanwhile, so it has a few seconds only, less than any VMM's patience. It does not open
+ * anything, which the daemon still has: what goes wrong later is cli/serve_again.c's.
  */
 #include "cli/serve_restart.h"
 

@@ -47,8 +47,8 @@ static int open_vhost_user(struct server *server, const char *what, const char *
 	return options->client ? 0 : give_to_group(server, what, name, options->path, error);
 }
 
-static int open_vfio_user(struct server *server, const char *what, const char *name, const struct vfio_user_options *options,
-			  struct server_frontend *frontend, char **error)
+static int open_vfio_user(struct server *server, const char *what, const char *name,
+			  const struct vfio_user_options *options, struct server_frontend *frontend, char **error)
 {
 	const char *reason = NULL;
 	int result;

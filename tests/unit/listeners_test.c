@@ -236,9 +236,8 @@ static void damaged(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(who_waits_is_served), cmocka_unit_test(another_file),
-		cmocka_unit_test(another_group),       cmocka_unit_test(released_ones_refuse),
-		cmocka_unit_test(damaged),
+		cmocka_unit_test(who_waits_is_served),	cmocka_unit_test(another_file), cmocka_unit_test(another_group),
+		cmocka_unit_test(released_ones_refuse), cmocka_unit_test(damaged),
 	};
 	int failed;
 
