@@ -32,6 +32,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/disposal.h"
@@ -46,6 +47,10 @@
 
 #define FIRST_FD    3
 #define CLIENTS_MAX 4096U
+
+/* How long sockets that cannot be taken over may take to be closed: a second. */
+#define CLOSE_LOOKS	       100U
+#define CLOSE_LOOK_NANOSECONDS 10000000L
 
 /* How long the service manager may take to note what it is to keep. */
 #define STORE_MILLISECONDS 5000
@@ -168,17 +173,33 @@ int handover_receive(struct handover **received)
 	return 0;
 }
 
+/* While they listen still, whoever binds to their paths takes them for another program's. */
+static void await_their_end(const struct handover *handover)
+{
+	const struct timespec pause = { .tv_nsec = CLOSE_LOOK_NANOSECONDS };
+
+	for (unsigned i = 0; i < CLOSE_LOOKS && disposal_waiting(handover->disposal); i++)
+		nanosleep(&pause, NULL);
+}
+
 void handover_take_listeners(struct handover *handover, struct listeners *listeners)
 {
 	struct parcel parcel = { 0 };
+	int error;
 
 	if (handover->listeners_fd < 0)
 		return;
-	if (parcel_open(&parcel, handover->listeners_fd) || listeners_load(listeners, &parcel))
-		log_warning("sockets of the daemon before this one are made anew: %s", parcel.reason);
+	error = parcel_open(&parcel, handover->listeners_fd);
+	if (!error)
+		error = listeners_load(listeners, &parcel);
+	if (error)
+		log_warning("sockets of the daemon before this one are made anew: %s",
+			    parcel.failed ? parcel.reason : strerror(-error));
 	parcel_release(&parcel, handover->disposal);
 	disposal_close(handover->disposal, handover->listeners_fd);
 	handover->listeners_fd = -1;
+	if (error)
+		await_their_end(handover);
 }
 
 void handover_drop_listeners(struct handover *handover)

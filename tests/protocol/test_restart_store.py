@@ -21,11 +21,12 @@ import pytest
 from . import child, emulated, nbd_server, server as daemon
 from .emulated import DATA, MEGABYTE, Card, Nvme, command, wait_for
 from .nbd_server import NbdServer
-from .test_restart import Restarted, asked, frame
+from .test_restart import CARDS, Restarted, asked, frame
 from .vfio_user import ACCESS, Closed, Command
 
 NAME = "sidecore-handover"
 LABEL = struct.Struct("<QIIII16s64s")		# magic, version, length, files, reserved, kind, name
+PARCEL_MAGIC, PARCEL_VERSION = 0x4c435250454449, 1
 SEALS = 0x000f		# F_SEAL_SEAL, _SHRINK, _GROW, _WRITE
 F_ADD_SEALS = 1033
 
@@ -92,11 +93,11 @@ class Managed(Restarted):
 		wait_for(lambda: self.process.poll() is not None or self.log.read_text().count("\nready\n") > ready, "a start", timeout)
 		assert self.process.poll() is None, self.tail()
 
-	def launch(self):
+	def launch(self, name=NAME):
 		fds = self.manager.stored[::-1]		# in another order
 		script = "".join(f"exec {3 + i}<&{fd} {fd}<&-; " for i, fd in enumerate(fds))
 		environment = dict(os.environ, NOTIFY_SOCKET=self.path("notify"), FDSTORE=self.store, LISTEN_FDS=str(len(fds)),
-				   LISTEN_FDNAMES=":".join([NAME] * len(fds)))
+				   LISTEN_FDNAMES=":".join([name] * len(fds)))
 		command_line = ["bash", "-c", script + 'export LISTEN_PID=$$; exec "$@"', "bash", str(daemon.binary().resolve()), "serve",
 				"config.yaml"]
 		assert not fds or min(fds) > 2 + len(fds)
@@ -218,6 +219,40 @@ def test_restart_in_place_that_fails(server):
 	card.close()
 
 
+@pytest.mark.parametrize("what", ["another version", "another file", "nothing"])
+def test_sockets_that_cannot_be_taken_over(server, what):
+	"""An upgrade has another format: they are made anew, although those before listen for a moment still."""
+	server.end()
+	numbers = range(3 if what == "nothing" else 300)	# more than are closed at once
+	with contextlib.ExitStack() as stack:
+		names = [*(name + ".sock" for name in CARDS), *(f"other-{number}.sock" for number in numbers)]
+		sockets = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in names]
+		for name, listener in zip(names, sockets):
+			listener.bind(server.path(name))
+			listener.listen()
+		fds = [listener.fileno() for listener in sockets]
+		messages = [fds[start:start + 128] for start in range(0, len(fds), 128)]
+		version = PARCEL_VERSION + 1 if what == "another version" else PARCEL_VERSION
+		if what == "another file":
+			messages[0][0] = os.open("/dev/null", os.O_RDONLY)
+			stack.callback(os.close, messages[0][0])
+		content = b"" if what == "nothing" else saved_listeners([server.path(name) for name in names])
+		fields = [PARCEL_MAGIC, version, len(content), len(fds), 0, b"listeners", b""]
+		server.manager.stored = [put_together(fields, content, messages)]
+		os.set_inheritable(server.manager.stored[0], True)
+		# The parcel alone keeps them open, as after execv().
+		for listener in sockets:
+			listener.close()
+		server.launch("sidecore-listeners")
+		server.manager.forget()
+	wait_for(lambda: server.process.poll() is not None or server.log.read_text().count("\nready\n") > 1, "a start")
+	assert server.alive(), server.tail()
+	assert server.logged("made anew") or what == "another file"
+	card = Card(server.path("igb-net.sock"), "igb")
+	assert card.read(8)
+	card.close()
+
+
 def test_killed_in_the_midst(server, tmp_path):
 	"""While it waits for the disk of one guest: that one's device is lost, not those that have been left."""
 	with NbdServer(tmp_path / "nbd", 4 * MEGABYTE) as nbd:
@@ -270,6 +305,15 @@ def put_together(fields, content, messages):
 			socket.send_fds(inside, [struct.pack("<I", len(fds))], fds)
 	os.close(memory)
 	return outside.detach()
+
+
+def saved_listeners(paths):
+	"""The sections of src/transport/listeners.c: the group, then each one's path and identity."""
+	entries = b""
+	for path in paths:
+		status = os.stat(path)
+		entries += struct.pack("<108s4xQQ", path.encode(), status.st_dev, status.st_ino)
+	return struct.pack("<IIi", 0x50001, 4, -1) + struct.pack("<II", 0x50000, len(entries)) + entries
 
 
 def another(server, guest, change):
