@@ -116,8 +116,9 @@ bool disk_is_transient(const struct disk *disk); /* what is on it ends with the 
 const char *disk_state(const struct disk *disk); /* for status: "ok", "direct I/O", "reconnecting" ... */
 
 /**
- * disk_observe() - control thread, once a second: take note of what is in flight. disk_waited(): for how long, at least, has
- * a request been in flight, in ns? 0: none that was there at the observation before the last. disk_in_flight(): how many are.
+ * disk_observe() - control thread, once a second: take note of what is in flight. disk_waited(): for how long, at
+ * least, has a request been in flight, in ns? 0: none that was there at the observation before the last.
+ * disk_in_flight(): how many are.
  */
 void disk_observe(struct disk *disk, uint64_t now);
 uint64_t disk_waited(const struct disk *disk, uint64_t now);

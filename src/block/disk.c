@@ -12,12 +12,13 @@
  * wholly transferred, and that segment's original when the transfer ended inside it. block_advance() moves on and
  * block_finish() puts the original back, so that the device model sees (and logs as dirty) what it gave.
  *
- * *Generations.* Before a daemon is restarted it must know whether a disk answers at all, and a clock read for each request
- * would be too much for that. So each request in flight is counted in one of two generations, in a counter that belongs to
- * its channel and is written by its sidecore only. Once a second the control thread looks: when the older generation has
- * gone, the present one becomes the older, and new requests are counted in the other, which is empty. Whatever is left of
- * the older generation has been in flight since that turn, at least. (A sidecore may count one in the generation that was
- * present a moment ago. It seems older than it is then, by less than the time between two of its instructions.)
+ * *Generations.* Before a daemon is restarted it must know whether a disk answers at all, and a clock read for each
+ * request would be too much for that. So each request in flight is counted in one of two generations, in a counter that
+ * belongs to its channel and is written by its sidecore only. Once a second the control thread looks: when the older
+ * generation has gone, the present one becomes the older, and new requests are counted in the other, which is empty.
+ * Whatever is left of the older generation has been in flight since that turn, at least. (A sidecore may count one in
+ * the generation that was present a moment ago. It seems older than it is then, by less than the time between two of
+ * its instructions.)
  *
  * Context: see block.h. Only disk->size and the generation change after open.
  */

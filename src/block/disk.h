@@ -31,7 +31,7 @@ struct disk_ops {
 	void (*release)(struct disk *disk);
 	const char *(*state)(const struct disk *disk); /* NULL: always "ok" */
 	bool (*is_away)(const struct disk *disk);      /* NULL: never */
-	/** @hurry: no request waits longer than until @deadline any more, clock_nanoseconds(). NULL: they cannot be ended */
+	/** @hurry: no request waits beyond @deadline any more, clock_nanoseconds(). NULL: they cannot be ended */
 	void (*hurry)(struct disk *disk, uint64_t deadline);
 
 	/** @channel_open: may be NULL. Return: 0 or -errno. */

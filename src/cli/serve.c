@@ -8,8 +8,8 @@
  *
  * SIGUSR2, or "restart" on the control socket, is a restart in place: the server is stopped, but clients of emulated
  * devices are left to the program that this process then becomes (control/handover.h). When a service manager that
- * keeps files ends us by SIGTERM, they are left with it, for whatever it starts next. A start that fails while such clients
- * wait for it is tried again (cli/serve_again.h).
+ * keeps files ends us by SIGTERM, they are left with it, for whatever it starts next. A start that fails while such
+ * clients wait for it is tried again (cli/serve_again.h).
  */
 #include <errno.h>
 #include <event2/event.h>
@@ -253,8 +253,8 @@ static int load(const char *path, struct config **config)
 }
 
 /*
- * From the configuration to the end of service. Return: negative: the start has failed, and @received is as it was; else it
- * is released.
+ * From the configuration to the end of service. Return: negative: the start has failed, and @received is as it was;
+ * else it is released.
  */
 static int load_and_run(const char *path, struct serving *serving, struct handover *received)
 {

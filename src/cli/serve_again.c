@@ -4,20 +4,20 @@
  *
  * Theory of operation
  * -------------------
- * The daemon before has left its clients of emulated devices, and this one cannot serve them: an image has gone, a tap is
- * somebody else's, a CPU is not there, the configuration was changed once more. If it ended now those devices would be
- * dead for ever, since no virtual machine monitor connects again; as long as somebody has their connections, each of them
- * merely waits. There is no time after which letting them go would be better than waiting for the operator. So the start is
- * repeated until it succeeds, and what is wrong is in the log each time; a signal ends it.
+ * The daemon before has left its clients of emulated devices, and this one cannot serve them: an image has gone, a tap
+ * is somebody else's, a CPU is not there, the configuration was changed once more. If it ended now those devices would
+ * be dead for ever, since no virtual machine monitor connects again; as long as somebody has their connections, each of
+ * them merely waits. There is no time after which letting them go would be better than waiting for the operator. So the
+ * start is repeated until it succeeds, and what is wrong is in the log each time; a signal ends it.
  *
- * Each attempt executes the program from the beginning, because it may be the program or the configuration that is mended.
- * It is not the program before: that may have been removed, its configuration is no more, and what is wrong is mostly
- * wrong for it, too. Nor is one device left out: the configuration would be served in part without anybody's having said
- * that this is better than not at all.
+ * Each attempt executes the program from the beginning, because it may be the program or the configuration that is
+ * mended. It is not the program before: that may have been removed, its configuration is no more, and what is wrong is
+ * mostly wrong for it, too. Nor is one device left out: the configuration would be served in part without anybody's
+ * having said that this is better than not at all.
  *
  * Below a service manager that keeps files nothing else is done: it has the same clients in its store, and its patience
- * (TimeoutStartSec=) may end the process, after which it starts another one. To end by ourselves instead would soon bring
- * us to its limit of starts, where it gives up and empties the store.
+ * (TimeoutStartSec=) may end the process, after which it starts another one. To end by ourselves instead would soon
+ * bring us to its limit of starts, where it gives up and empties the store.
  *
  * Guests with virtio devices are refused meanwhile, and connect again: nobody listens.
  */
@@ -58,8 +58,8 @@ static void tell(unsigned count)
 {
 	char status[128];
 
-	log_warning("%u client%s of emulated devices wait%s: starting again in %u s; SIGTERM lets them go", count,
-		    count == 1 ? "" : "s", count == 1 ? "s" : "", PAUSE_SECONDS);
+	log_warning("%u client%s of emulated devices wait%s: starting again in %u s%s", count, count == 1 ? "" : "s",
+		    count == 1 ? "s" : "", PAUSE_SECONDS, handover_store_offered() ? "" : "; SIGTERM lets them go");
 	snprintf(status, sizeof(status), "STATUS=cannot start, see the log; trying again for %u client%s", count,
 		 count == 1 ? "" : "s");
 	notify_service_manager(status);

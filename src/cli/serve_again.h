@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* sidecore serve: a start that has failed while clients wait for it. Context: control thread; everything else has ended. */
+/* sidecore serve: a start that has failed while clients wait for it. Context: control thread; all else has ended. */
 #ifndef CLI_SERVE_AGAIN_H
 #define CLI_SERVE_AGAIN_H
 

@@ -111,8 +111,8 @@ static json_t *execute_restart(struct server *server)
 	char obstacle[256];
 
 	if (server_restart_obstacle(server, obstacle, sizeof(obstacle)))
-		return control_error("mend it or end that guest first, or stop and start the daemon", "not restarted: %s",
-				     obstacle);
+		return control_error("mend it or end that guest first, or stop and start the daemon",
+				     "not restarted: %s", obstacle);
 	if (!server->restart || server->restart(server->restart_context, &reason))
 		return control_error("see the log; the daemon goes on as it is", "not restarted: %s",
 				     reason ? reason : "this program cannot");

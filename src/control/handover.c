@@ -8,16 +8,17 @@
  * next daemon by the protocol of systemd, numbers 3 and on, LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, and on one of two
  * ways:
  *
- *  - *in place*: this process executes the new program: it keeps its number, its descriptors, and its service. Sockets on
- *    which it listens stay, too: all of them in one more parcel;
- *  - the service manager keeps them (FileDescriptorStoreMax=) while one process ends and another starts. Its store would
- *    throw out what has an error or a hang-up (a parcel's other end is closed), but for FDPOLL=0.
+ *  - *in place*: this process executes the new program: it keeps its number, its descriptors, and its service. Sockets
+ *    on which it listens stay, too: all of them in one more parcel;
+ *  - the service manager keeps them (FileDescriptorStoreMax=) while one process ends and another starts. Its store
+ *    would throw out what has an error or a hang-up (a parcel's other end is closed), but for FDPOLL=0.
  *
- * *A parcel belongs to somebody at any moment.* It is stored as soon as it is made, in place, too: a daemon that is killed
- * while it still waits for the disk of one guest loses that one's device, not those that it has left already. The next
- * daemon opens parcels, which empties them, only when it has built all else and nothing can fail any more. Then the manager
- * is told to forget them. Until then they are as they were, and a start that fails passes them on: to itself, a second
- * later, by executing the program once more (cli/serve_again.c); and a process that is killed leaves those in the store.
+ * *A parcel belongs to somebody at any moment.* It is stored as soon as it is made, in place, too: a daemon that is
+ * killed while it still waits for the disk of one guest loses that one's device, not those that it has left already.
+ * The next daemon opens parcels, which empties them, only when it has built all else and nothing can fail any more.
+ * Then the manager is told to forget them. Until then they are as they were, and a start that fails passes them on: to
+ * itself, a second later, by executing the program once more (cli/serve_again.c); and a process that is killed leaves
+ * those in the store.
  *
  * Names and number of the descriptors are all that is taken from the environment: what they are is found out by opening
  * them.

@@ -41,8 +41,8 @@ void handover_take_listeners(struct handover *handover, struct listeners *listen
 void handover_drop_listeners(struct handover *handover);
 
 /**
- * handover_open() - take all clients out, to be found. From here on they are this daemon's or nobody's: to be called when
- * nothing can fail any more. Those that cannot be taken out are logged, and disconnected.
+ * handover_open() - take all clients out, to be found. From here on they are this daemon's or nobody's: to be called
+ * when nothing can fail any more. Those that cannot be taken out are logged, and disconnected.
  */
 void handover_open(struct handover *handover);
 
@@ -56,8 +56,8 @@ struct parcel *handover_find(struct handover *handover, const char *kind, const 
 void handover_disregarded(struct handover *handover);
 
 /**
- * handover_add() - one more to be left: @fd is the handover's. Where the service manager keeps files it is given this one at
- * once: whatever becomes of us from now on, the next daemon gets it.
+ * handover_add() - one more to be left: @fd is the handover's. Where the service manager keeps files it is given this
+ * one at once: whatever becomes of us from now on, the next daemon gets it.
  */
 void handover_add(struct handover *handover, int fd);
 
@@ -70,7 +70,7 @@ bool handover_in_place(const struct handover *handover);
 /** handover_store_offered() - does the service manager keep files for our successor? */
 bool handover_store_offered(void);
 
-/** handover_store() - leave what has been received and not taken out with the service manager (again), if it keeps files. */
+/** handover_store() - leave what was received and not taken out with the service manager, if it keeps files. */
 void handover_store(struct handover *handover);
 
 /** handover_await_store() - until the service manager has all that it was given. */

@@ -35,8 +35,8 @@ int server_create(const struct config *config, struct event_base *base, struct h
 void server_stop(struct server *server, void (*stopped)(void *context), void *context);
 
 /**
- * server_hand_over() - the same, and the clients of emulated devices go into @handover (NULL: nowhere), for the next daemon;
- * in place, sockets to listen on, too.
+ * server_hand_over() - the same, and the clients of emulated devices go into @handover (NULL: nowhere), for the next
+ * daemon; in place, sockets to listen on, too.
  */
 void server_hand_over(struct server *server, struct handover *handover, void (*stopped)(void *context), void *context);
 
@@ -46,7 +46,7 @@ void server_hand_over(struct server *server, struct handover *handover, void (*s
  */
 void server_on_restart(struct server *server, int (*restart)(void *context, const char **reason), void *context);
 
-/** server_restart_obstacle() - must the daemon not be restarted now? Then @reason tells why: a sentence of @size bytes. */
+/** server_restart_obstacle() - must the daemon not be restarted now? Then @reason tells why, in @size bytes. */
 bool server_restart_obstacle(const struct server *server, char *reason, size_t size);
 
 /** server_destroy() - free what is left; it has stopped. */

@@ -7,10 +7,10 @@
  * It is the stop of server_stop.c, but clients of emulated devices go into a handover (control/handover.c), and so do
  * sockets to listen on where this process goes on as the next daemon.
  *
- * *Disks that do not answer.* A guest's device is at rest when its requests are back, and all others wait for that. Where
- * this is known beforehand a restart is refused (server_restart_obstacle()). A disk can begin to hang later: then an NBD
- * disk's requests fail after HURRY_SECONDS. What the kernel has begun (a file, over NFS say) cannot be ended: it has guest
- * memory to write into, and even execv() or an end would wait for it.
+ * *Disks that do not answer.* A guest's device is at rest when its requests are back, and all others wait for that.
+ * Where this is known beforehand a restart is refused (server_restart_obstacle()). A disk can begin to hang later: then
+ * an NBD disk's requests fail after HURRY_SECONDS. What the kernel has begun (a file, over NFS say) cannot be ended: it
+ * has guest memory to write into, and even execv() or an end would wait for it.
  *
  * Context: control thread.
  */

@@ -25,7 +25,7 @@ struct listener {
 
 /**
  * listener_address() - @listener is closed and will have @path.
- * @listeners:	where listener_open() looks for one that is there already, and listener_close() may leave it; NULL: nowhere
+ * @listeners:	where listener_open() looks for one that is there, and listener_close() may leave it; NULL: nowhere
  *
  * Return: 0; -ENAMETOOLONG with a sentence in @reason.
  */

@@ -24,7 +24,7 @@ struct listeners *listeners_create(int group);
 /** listeners_release() - close those that nobody has taken, or that nobody has been given, and remove their files. */
 void listeners_release(struct listeners *listeners);
 
-/** listeners_load() - what listeners_save() of the daemon before has put into @parcel. Return: 0; -EBADMSG with a reason. */
+/** listeners_load() - what the daemon before has put into @parcel. Return: 0; -ENOMEM; -EBADMSG with a reason. */
 int listeners_load(struct listeners *listeners, struct parcel *parcel);
 
 /** listeners_save() - put all into @parcel, whose descriptors they stay. */
@@ -39,10 +39,10 @@ void listeners_begin_keeping(struct listeners *listeners);
 /** listeners_count() - how many are here. */
 unsigned listeners_count(const struct listeners *listeners);
 
-/** listeners_take() - for listener_open(): is one at this address here, and its file still there? Then it is @listener's. */
+/** listeners_take() - for listener_open(): is one of this address here, and its file there? Then it is @listener's. */
 bool listeners_take(struct listeners *listeners, struct listener *listener);
 
-/** listeners_keep() - for listener_close(). Return: false: it is not wanted, or there is no memory; it stays the caller's. */
+/** listeners_keep() - for listener_close(). Return: false: it is not wanted here, and stays the caller's. */
 bool listeners_keep(struct listeners *listeners, struct listener *listener);
 
 #endif
