@@ -2,6 +2,7 @@
 """
 Restarts that go wrong: into what cannot be built, and behind a disk that does not answer.
 """
+import contextlib
 import errno
 import fcntl
 import os
@@ -16,6 +17,7 @@ import pytest
 
 from . import emulated, nbd_server, server as daemon
 from .emulated import DATA, MEGABYTE, Card, Nvme, command, wait_for
+from .fuse import Fuse
 from .nbd_server import NbdServer
 from .test_handover import F_OFD_SETLK, FLOCK
 from .test_restart import CARDS, Restarted, asked, frame, server  # noqa: F401 (a fixture)
@@ -238,3 +240,53 @@ def test_disk_that_begins_to_hang(lab):
 	assert queue.run(command(emulated.READ, 1, DATA, dw10=0, dw12=7)) == 0
 	card.close()
 	disk.close()
+
+
+@pytest.fixture
+def hanging(server):
+	"""A file in a file system that does not answer. Return: (a card, a disk with a request in flight, its queue, what ends it)."""
+	try:
+		fuse = Fuse()
+	except OSError as error:
+		pytest.skip(f"no FUSE here: {error}")
+	with contextlib.ExitStack() as stack:
+		stack.callback(fuse.release)
+		server.configure(backend=f"type: file, path: {fuse.path}/file", disk="model: nvme, read_only: true")
+		server.restart()
+		card, disk = Card(server.path("igb-net.sock"), "igb"), Nvme(server.path("n-disk.sock"))
+		queue = disk.create(1)
+		fuse.hang()
+		read_something(queue)
+		yield card, disk, queue, stack.close
+	for guest in (card, disk):
+		guest.close()
+	server.configure()
+	server.restart()
+
+
+def test_file_that_hangs(server, hanging):
+	card, disk, queue, release = hanging
+	time.sleep(4.5)
+	assert restart_refused(server).startswith("not restarted: disk n-disk has not answered a guest's request for ")
+	assert card.read(8) and queue.take() is None
+	release()
+	assert wait_for(queue.take, "a completion")[1] != 0
+	server.configure(disk=None)
+	assert server.restart() == 1 and card.read(8) and disk.connection.closed()
+
+
+@pytest.mark.deadline(60)
+def test_file_that_begins_to_hang(server, hanging):
+	"""The program that is asked looks for the file, too, and not even SIGKILL ends it: the daemon does not wait for it."""
+	card, disk, queue, release = hanging
+	began = time.monotonic()
+	said = restart_refused(server)
+	assert said == "not restarted: the program does not say in time whether it takes the configuration; does a disk hang?"
+	assert time.monotonic() - began < 9
+	assert card.read(8) and queue.take() is None
+	said = restart_refused(server)
+	assert "hangs still" in said or "has not answered a guest's request" in said
+	release()
+	assert wait_for(queue.take, "a completion")[1] != 0
+	server.configure(disk=None)
+	assert server.restart() == 1 and card.read(8) and disk.connection.closed()
