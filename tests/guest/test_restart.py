@@ -98,6 +98,7 @@ def check(daemon, guest, partner, count):
 def check_start_that_fails(daemon, guest, partner):
     """The program takes the configuration, but cannot make the control socket: for some seconds nobody serves the guests."""
     verify = guest.spawn(FIO.format(seconds=8), timeout=68)
+    wait_until(lambda: guest.run("dmesg | grep 'eth0: link becomes ready'", check=False).ok, "the link", 30)
     guest.run("dmesg -c >/dev/null")
     before = devices(daemon)
     good = daemon.config
