@@ -51,6 +51,7 @@ struct block_request {
 	struct guest_segment segment_saved; /* ... and what it was before a short transfer ended inside it */
 	int status;
 	uint8_t stage, retries;
+	uint8_t generation; /* block/disk.c */
 	bool segment_split;
 };
 
@@ -113,6 +114,24 @@ const char *disk_serial(const struct disk *disk);
 const char *disk_kind(const struct disk *disk);	 /* "file", "ram", "null", "nbd" */
 bool disk_is_transient(const struct disk *disk); /* what is on it ends with the daemon */
 const char *disk_state(const struct disk *disk); /* for status: "ok", "direct I/O", "reconnecting" ... */
+
+/**
+ * disk_observe() - control thread, once a second: take note of what is in flight. disk_waited(): for how long, at
+ * least, has a request been in flight, in ns? 0: none that was there at the observation before the last.
+ * disk_in_flight(): how many are.
+ */
+void disk_observe(struct disk *disk, uint64_t now);
+uint64_t disk_waited(const struct disk *disk, uint64_t now);
+unsigned disk_in_flight(const struct disk *disk);
+
+/** disk_is_away() - is it known that requests wait until somebody comes back (a server)? */
+bool disk_is_away(const struct disk *disk);
+
+/**
+ * disk_hurry() - control thread: requests that are not answered by @deadline (clock_nanoseconds()) fail then.
+ * Return: false: this kind of disk cannot end what the kernel has begun.
+ */
+bool disk_hurry(struct disk *disk, uint64_t deadline);
 
 /**
  * disk_resize() - ram, null: take the new @size. File: grow to @size, or look at the file again (@size 0). Control

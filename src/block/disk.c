@@ -12,7 +12,15 @@
  * wholly transferred, and that segment's original when the transfer ended inside it. block_advance() moves on and
  * block_finish() puts the original back, so that the device model sees (and logs as dirty) what it gave.
  *
- * Context: see block.h. Only disk->size changes after open.
+ * *Generations.* Before a daemon is restarted it must know whether a disk answers at all, and a clock read for each
+ * request would be too much for that. So each request in flight is counted in one of two generations, in a counter that
+ * belongs to its channel and is written by its sidecore only. Once a second the control thread looks: when the older
+ * generation has gone, the present one becomes the older, and new requests are counted in the other, which is empty.
+ * Whatever is left of the older generation has been in flight since that turn, at least. (A sidecore may count one in
+ * the generation that was present a moment ago. It seems older than it is then, by less than the time between two of
+ * its instructions.)
+ *
+ * Context: see block.h. Only disk->size and the generation change after open.
  */
 #include "block/disk.h"
 
@@ -157,6 +165,48 @@ const char *disk_state(const struct disk *disk)
 	return disk->ops->state ? disk->ops->state(disk) : "ok";
 }
 
+static unsigned count_generation(const struct disk *disk, unsigned generation)
+{
+	uint64_t count = 0;
+
+	for (const struct block_channel *channel = disk->channels; channel; channel = channel->next)
+		count += counter_read(&channel->in_flight[generation]);
+	return (unsigned)count;
+}
+
+void disk_observe(struct disk *disk, uint64_t now)
+{
+	unsigned older = 1 - atomic_load(&disk->generation);
+
+	if (count_generation(disk, older))
+		return;
+	atomic_store(&disk->generation, older);
+	disk->turned_ns = now;
+}
+
+uint64_t disk_waited(const struct disk *disk, uint64_t now)
+{
+	return count_generation(disk, 1 - atomic_load(&disk->generation)) ? now - disk->turned_ns : 0;
+}
+
+unsigned disk_in_flight(const struct disk *disk)
+{
+	return count_generation(disk, 0) + count_generation(disk, 1);
+}
+
+bool disk_is_away(const struct disk *disk)
+{
+	return disk->ops->is_away && disk->ops->is_away(disk);
+}
+
+bool disk_hurry(struct disk *disk, uint64_t deadline)
+{
+	if (!disk->ops->hurry)
+		return false;
+	disk->ops->hurry(disk, deadline);
+	return true;
+}
+
 int disk_resize(struct disk *disk, uint64_t size, const char **error)
 {
 	*error = error_text;
@@ -178,6 +228,7 @@ int block_channel_open(struct disk *disk, struct sidecore *sidecore, struct bloc
 	opened->disk = disk;
 	opened->sidecore = sidecore;
 	opened->worker = sidecore_slot(sidecore, SIDECORE_SLOT_BLOCK);
+	opened->next = disk->channels;
 	rc = opened->worker ? 0 : -EINVAL;
 	if (!rc && disk->ops->channel_open)
 		rc = disk->ops->channel_open(opened);
@@ -185,6 +236,7 @@ int block_channel_open(struct disk *disk, struct sidecore *sidecore, struct bloc
 		free(opened);
 		return rc;
 	}
+	disk->channels = opened;
 	*channel = opened;
 	return 0;
 }
@@ -192,7 +244,11 @@ int block_channel_open(struct disk *disk, struct sidecore *sidecore, struct bloc
 void block_channel_close(struct block_channel *channel, struct engine_completion *completion)
 {
 	struct engine *engine = sidecore_engine(channel->sidecore);
+	struct block_channel **link = &channel->disk->channels;
 
+	while (*link != channel)
+		link = &(*link)->next;
+	*link = channel->next;
 	/* An idle channel is referred to by its requests' owner only, who has let go of it: nothing to wait for. */
 	free(channel);
 	if (completion)
@@ -205,6 +261,8 @@ void block_submit(struct block_channel *channel, struct block_request *request)
 	request->done = 0;
 	request->segment_first = 0;
 	request->segment_split = false;
+	request->generation = (uint8_t)atomic_load_explicit(&channel->disk->generation, memory_order_relaxed);
+	counter_add(&channel->in_flight[request->generation], 1);
 	channel->ops->submit(channel, request);
 }
 

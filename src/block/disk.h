@@ -7,6 +7,7 @@
 
 #include <stdatomic.h>
 
+#include "base/counter.h"
 #include "block/block.h"
 
 /** Bytes of the serial number (virtio 1.3 5.2.6: VIRTIO_BLK_ID_BYTES). */
@@ -29,6 +30,9 @@ struct disk_ops {
 	int (*acquire)(struct disk *disk); /* NULL: nothing to do. Return: 0 or -errno after disk_error() */
 	void (*release)(struct disk *disk);
 	const char *(*state)(const struct disk *disk); /* NULL: always "ok" */
+	bool (*is_away)(const struct disk *disk);      /* NULL: never */
+	/** @hurry: no request waits beyond @deadline any more, clock_nanoseconds(). NULL: they cannot be ended */
+	void (*hurry)(struct disk *disk, uint64_t deadline);
 
 	/** @channel_open: may be NULL. Return: 0 or -errno. */
 	int (*channel_open)(struct block_channel *channel);
@@ -49,6 +53,11 @@ struct disk {
 	char serial[DISK_SERIAL_SIZE + 1];
 	struct disk_limits limits; /* all but the size stay as they were at open */
 	_Atomic uint64_t size;	   /* written by the control thread, read by anybody */
+
+	/* what is in flight, and for how long: see "Generations" in block/disk.c */
+	atomic_uint generation;		/* 0 or 1; written by the control thread */
+	uint64_t turned_ns;		/* the control thread's, and so are these: */
+	struct block_channel *channels; /* linked by @next */
 };
 
 struct block_channel {
@@ -56,6 +65,8 @@ struct block_channel {
 	struct disk *disk;
 	struct sidecore *sidecore;
 	struct block_worker *worker; /* the sidecore's */
+	struct block_channel *next;  /* of the disk's; the control thread's */
+	uint64_t in_flight[2];	     /* requests of each generation; counted by the sidecore (base/counter.h) */
 };
 
 extern const struct disk_ops ram_disk_ops, null_disk_ops, file_disk_ops, nbd_disk_ops;
@@ -70,6 +81,7 @@ static inline void block_finish(struct block_request *request, int status)
 		request->segments[request->segment_first] = request->segment_saved;
 		request->segment_split = false;
 	}
+	counter_add(&request->channel->in_flight[request->generation], (uint64_t)-1);
 	request->complete(request, status);
 }
 

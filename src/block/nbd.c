@@ -131,9 +131,22 @@ static int nbd_resize(struct disk *disk, uint64_t size)
 			  disk->name);
 }
 
+static bool nbd_is_away(const struct disk *disk)
+{
+	return !atomic_load(&container_of(disk, struct nbd_disk, disk)->connected);
+}
+
 static const char *nbd_state(const struct disk *disk)
 {
-	return atomic_load(&container_of(disk, struct nbd_disk, disk)->connected) ? "connected" : "reconnecting";
+	return nbd_is_away(disk) ? "reconnecting" : "connected";
+}
+
+static void nbd_hurry(struct disk *disk, uint64_t deadline)
+{
+	struct nbd_disk *nbd = container_of(disk, struct nbd_disk, disk);
+
+	atomic_store(&nbd->hurry, deadline);
+	wake_thread(nbd);
 }
 
 static void take_completed(struct sidecore *sidecore, struct sidecore_message *message)
@@ -203,6 +216,8 @@ const struct disk_ops nbd_disk_ops = {
 	.close = nbd_disk_close,
 	.resize = nbd_resize,
 	.state = nbd_state,
+	.is_away = nbd_is_away,
+	.hurry = nbd_hurry,
 	.channel_open = nbd_channel_open,
 	.submit = nbd_submit,
 	.flush_submissions = nbd_flush_submissions,

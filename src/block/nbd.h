@@ -35,6 +35,7 @@ struct nbd_disk {
 	atomic_bool stopping;
 	_Atomic(struct block_request *) submitted; /* newest first */
 	atomic_bool connected;
+	_Atomic uint64_t hurry; /* deadline of all requests, ns; 0: each has its own */
 
 	/* how the first connection went; the thread posts once */
 	sem_t opened;

@@ -371,27 +371,33 @@ static void take_submissions(struct nbd_disk *nbd, uint64_t now)
 	}
 }
 
+/* When @request has waited or been under way too long. */
+static uint64_t deadline(const struct block_request *request, uint64_t hurry)
+{
+	return hurry ? min(request->deadline, hurry) : request->deadline;
+}
+
 /* Fails what has waited or been under way too long. Return: the next deadline. */
 static uint64_t expire(struct nbd_disk *nbd, uint64_t now)
 {
-	uint64_t next = now + IDLE_WAIT;
+	uint64_t next = now + IDLE_WAIT, hurry = atomic_load(&nbd->hurry);
 	struct block_list kept = { 0 };
 	struct block_request *request;
 
 	for (unsigned i = 0; i < NBD_SLOTS && nbd->handle; i++) {
-		if (nbd->slots[i].request && nbd->slots[i].request->deadline <= now)
+		if (nbd->slots[i].request && deadline(nbd->slots[i].request, hurry) <= now)
 			disconnect(nbd, now); /* now it waits, and expires below */
 	}
 	for (unsigned i = 0; i < NBD_SLOTS; i++) {
 		if (nbd->slots[i].request)
-			next = min(next, nbd->slots[i].request->deadline);
+			next = min(next, deadline(nbd->slots[i].request, hurry));
 	}
 	while ((request = block_list_take(&nbd->waiting))) {
-		if (request->deadline <= now) {
+		if (deadline(request, hurry) <= now) {
 			complete(request, -ETIMEDOUT);
 			continue;
 		}
-		next = min(next, request->deadline);
+		next = min(next, deadline(request, hurry));
 		block_list_append(&kept, request);
 	}
 	nbd->waiting = kept;

@@ -22,7 +22,8 @@ static const char usage[] =
 	"\n"
 	"Restarts a running daemon in place, as after an upgrade or a change of its configuration, and waits until it\n"
 	"serves again. Guests keep running: emulated devices are handed over; those of vhost-user connect again by\n"
-	"themselves (QEMU: reconnect). Refused while a guest uses a disk of type ram, whose content would be lost.\n"
+	"themselves (QEMU: reconnect). Refused while a guest uses a disk of type ram, whose content would be lost, or\n"
+	"one that does not answer.\n"
 	"\n"
 	"  -c, --control SOCKET  control socket of the daemon (default: /run/sidecore/control.sock if it is there,\n"
 	"                        else $XDG_RUNTIME_DIR/sidecore.sock)\n"
@@ -83,7 +84,8 @@ static int restart(const char *socket)
 		       taken_over, taken_over == 1 ? "" : "s");
 		return EXIT_SUCCESS;
 	}
-	fprintf(stderr, "sidecore restart: no daemon serves at %s after %d s; see its log\n", socket, PATIENCE_SECONDS);
+	fprintf(stderr, "sidecore restart: no daemon serves at %s after %d s; its log says why\n",
+		socket, PATIENCE_SECONDS);
 	return EXIT_FAILURE;
 }
 

@@ -8,7 +8,8 @@
  *
  * SIGUSR2, or "restart" on the control socket, is a restart in place: the server is stopped, but clients of emulated
  * devices are left to the program that this process then becomes (control/handover.h). When a service manager that
- * keeps files ends us by SIGTERM, they are left with it, for whatever it starts next.
+ * keeps files ends us by SIGTERM, they are left with it, for whatever it starts next. A start that fails while such
+ * clients wait for it is tried again (cli/serve_again.h).
  */
 #include <errno.h>
 #include <event2/event.h>
@@ -24,6 +25,7 @@
 #include "base/checked.h"
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/serve_again.h"
 #include "cli/serve_restart.h"
 #include "control/config.h"
 #include "control/handover.h"
@@ -81,7 +83,7 @@ static void asked_to_stop(evutil_socket_t signal_number, short events, void *con
 	log_info("stopping");
 	notify_service_manager("STOPPING=1\nSTATUS=stopping");
 	if (signal_number == SIGTERM && !serving->left && handover_store_offered())
-		serving->left = handover_create();
+		serving->left = handover_create(false);
 	server_hand_over(serving->server, serving->left, stopped, serving);
 }
 
@@ -109,7 +111,7 @@ static int restart(void *context, const char **reason)
 	error = successor_check(&serving->successor, reason);
 	if (error)
 		return error;
-	serving->left = handover_create();
+	serving->left = handover_create(true);
 	*reason = "out of memory";
 	if (!serving->left)
 		return -ENOMEM;
@@ -120,9 +122,12 @@ static int restart(void *context, const char **reason)
 static void asked_to_restart(evutil_socket_t signal_number, short events, void *context)
 {
 	struct serving *serving = context;
-	const char *reason = server_restart_obstacle(serving->server);
+	const char *reason;
+	char obstacle[256];
 
-	if (reason || restart(serving, &reason))
+	if (server_restart_obstacle(serving->server, obstacle, sizeof(obstacle)))
+		log_warning("not restarted: %s", obstacle);
+	else if (restart(serving, &reason))
 		log_warning("not restarted: %s", reason);
 }
 
@@ -203,18 +208,6 @@ static void print_ready(const struct config *config)
 	fflush(stdout);
 }
 
-static int create_server(const struct config *config, struct serving *serving, char **error)
-{
-	struct handover *received = NULL;
-	int result = handover_receive(&received);
-
-	if (!result)
-		result = server_create(config, serving->base, received, &serving->server, error);
-	handover_disregarded(received);
-	handover_release(received);
-	return result;
-}
-
 static void run(const struct config *config, struct serving *serving)
 {
 	server_on_restart(serving->server, restart, serving);
@@ -235,20 +228,69 @@ static int pass_on(struct serving *serving, int result)
 {
 	struct successor *successor = &serving->successor;
 
+	if (!serving->left)
+		return result;
+	handover_await_store(serving->left);
 	if (serving->restarting) {
 		result = handover_execute(serving->left, successor->path, successor->arguments);
 		log_error("restart: %s: %s", successor->path, strerror(-result));
+		serve_again(serving->left, successor);
 	}
-	if (serving->left && handover_store_offered())
-		handover_store(serving->left);
 	handover_release(serving->left);
 	return result;
 }
 
-static int serve(const struct config *config, int argc, char **argv)
+static int load(const char *path, struct config **config)
+{
+	char *error = NULL;
+	int result = config_load(path, config, &error);
+
+	/* As compilers do, without a prefix, so that editors can jump to the line. */
+	if (result)
+		fprintf(stderr, "%s\n", error ? error : "out of memory");
+	free(error);
+	return result;
+}
+
+/*
+ * From the configuration to the end of service. Return: negative: the start has failed, and @received is as it was;
+ * else it is released.
+ */
+static int load_and_run(const char *path, struct serving *serving, struct handover *received)
+{
+	struct config *config = NULL;
+	char *error = NULL;
+	int result = load(path, &config);
+
+	if (result)
+		return result;
+	result = server_create(config, serving->base, received, &serving->server, &error);
+	if (!result) {
+		handover_release(received);
+		run(config, serving);
+	} else {
+		log_error("%s", error ? error : strerror(-result));
+	}
+	free(error);
+	config_free(config);
+	return result;
+}
+
+static void release(struct serving *serving)
+{
+	for (unsigned i = 0; i < array_size(serving->signals); i++) {
+		if (serving->signals[i])
+			event_free(serving->signals[i]);
+	}
+	if (serving->restart_due)
+		event_free(serving->restart_due);
+	event_base_free(serving->base);
+}
+
+static int serve(const char *path, int argc, char **argv)
 {
 	struct serving serving = { .base = event_base_new() };
-	char *error = NULL;
+	struct handover *received;
 	int result;
 
 	if (!serving.base) {
@@ -258,27 +300,38 @@ static int serve(const struct config *config, int argc, char **argv)
 	successor_note(&serving.successor, argc, argv);
 	/* A start with nobody to lose can be interrupted. */
 	hold_signals(true, getenv("LISTEN_FDS"));
-	result = create_server(config, &serving, &error);
-	if (!result)
-		run(config, &serving);
-	else
-		log_error("%s", error ? error : strerror(-result));
-	free(error);
-	hold_signals(true, true);
-	for (unsigned i = 0; i < array_size(serving.signals); i++) {
-		if (serving.signals[i])
-			event_free(serving.signals[i]);
+	if (handover_receive(&received)) {
+		log_error("out of memory");
+		event_base_free(serving.base);
+		return EXIT_FAILURE;
 	}
-	if (serving.restart_due)
-		event_free(serving.restart_due);
-	event_base_free(serving.base);
-	result = pass_on(&serving, result);
-	return result ? EXIT_FAILURE : EXIT_SUCCESS;
+	result = load_and_run(path, &serving, received);
+	hold_signals(true, true);
+	release(&serving);
+	if (result) {
+		serve_again(received, &serving.successor);
+		handover_release(received);
+	}
+	return pass_on(&serving, result) ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 static const char *plural(unsigned count)
 {
 	return count == 1 ? "" : "s";
+}
+
+static int check(const char *path)
+{
+	struct config *config;
+
+	if (load(path, &config))
+		return EXIT_FAILURE;
+	printf("%s: good: %u network%s, %u interface%s, %u disk%s, %u sidecore%s\n", path, config->networks_count,
+	       plural(config->networks_count), config->interfaces_count, plural(config->interfaces_count),
+	       config->disks_count, plural(config->disks_count), config->sidecores_count,
+	       plural(config->sidecores_count));
+	config_free(config);
+	return EXIT_SUCCESS;
 }
 
 int cli_serve(int argc, char **argv)
@@ -289,15 +342,13 @@ int cli_serve(int argc, char **argv)
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
 	};
-	struct config *config;
-	bool check = false;
-	char *error = NULL;
-	int option, status;
+	bool only_check = false;
+	int option;
 
 	while ((option = getopt_long(argc, argv, "cvh", options, NULL)) != -1) {
 		switch (option) {
 		case 'c':
-			check = true;
+			only_check = true;
 			break;
 		case 'v':
 			log_set_level(LOG_LEVEL_DEBUG);
@@ -315,22 +366,8 @@ int cli_serve(int argc, char **argv)
 			argc - optind);
 		return EXIT_USAGE;
 	}
-	if (config_load(argv[optind], &config, &error)) {
-		/* As compilers do, without a prefix, so that editors can jump to the line. */
-		fprintf(stderr, "%s\n", error ? error : "out of memory");
-		free(error);
-		return EXIT_FAILURE;
-	}
-	if (check) {
-		printf("%s: good: %u network%s, %u interface%s, %u disk%s, %u sidecore%s\n", argv[optind],
-		       config->networks_count, plural(config->networks_count), config->interfaces_count,
-		       plural(config->interfaces_count), config->disks_count, plural(config->disks_count),
-		       config->sidecores_count, plural(config->sidecores_count));
-		status = EXIT_SUCCESS;
-	} else {
-		prepare_process();
-		status = serve(config, argc, argv);
-	}
-	config_free(config);
-	return status;
+	if (only_check)
+		return check(argv[optind]);
+	prepare_process();
+	return serve(argv[optind], argc, argv);
 }

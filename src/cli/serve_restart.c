@@ -4,7 +4,9 @@
  *
  * A daemon that has stopped cannot be asked back, so before it stops, the program that is to take its place is asked:
  * it is started with --check, by its own rules for the configuration as it is on disk now. What it says against it is
- * in the log. Guests wait meanwhile, so it has a few seconds only, less than any VMM's patience.
+ * in the log. Guests wait meanwhile, so it has a few seconds only, less than any VMM's patience. It does not open
+ * anything, which the daemon still has, but looks whether it is there: that can hang, where a file system does. What goes
+ * wrong later is cli/serve_again.c's.
  */
 #include "cli/serve_restart.h"
 
@@ -25,6 +27,7 @@
 #include "base/log.h"
 
 #define CHECK_MILLISECONDS 3000
+#define KILL_MILLISECONDS  500
 
 extern char **environ;
 
@@ -51,25 +54,43 @@ void successor_note(struct successor *successor, int argc, char **argv)
 		successor->arguments[i + 1] = argv[i];
 }
 
-/* Wait for @process, and no longer than that. Return: its status; negative: it does not end. */
-static int await(pid_t process)
+/* Has the process of the pidfd @fd ended, before @milliseconds are over? */
+static bool ends_within(int fd, uint64_t milliseconds)
 {
-	uint64_t end = clock_nanoseconds() + CHECK_MILLISECONDS * NANOSECONDS_PER_MILLISECOND;
-	int fd = (int)syscall(SYS_pidfd_open, process, 0), status = -1, ready;
+	uint64_t now = clock_nanoseconds(), end = now + milliseconds * NANOSECONDS_PER_MILLISECOND;
 	struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
-	uint64_t now;
+	int ready;
 
 	do {
+		ready = poll(&poll_fd, 1, (int)((end - now) / NANOSECONDS_PER_MILLISECOND));
 		now = min(clock_nanoseconds(), end);
-		ready = fd < 0 ? 0 : poll(&poll_fd, 1, (int)((end - now) / NANOSECONDS_PER_MILLISECOND));
 	} while (ready < 0 && errno == EINTR); /* a signal is not its end */
-	if (ready <= 0)
+	return ready > 0;
+}
+
+/*
+ * Wait for @process, and no longer than that. One that waits in a file system that does not answer may not even be killed:
+ * it is left to its fate then, and to a later call.
+ * Return: its status; -ETIMEDOUT; another negative errno: it was ended by a signal.
+ */
+static int await(struct successor *successor, pid_t process)
+{
+	int fd = (int)syscall(SYS_pidfd_open, process, 0), status = 0;
+	bool in_time = fd >= 0 && ends_within(fd, CHECK_MILLISECONDS), ended = in_time;
+
+	if (!in_time) {
 		kill(process, SIGKILL);
+		ended = fd < 0 || ends_within(fd, KILL_MILLISECONDS);
+	}
 	if (fd >= 0)
 		close(fd);
-	while (waitpid(process, &status, 0) < 0 && errno == EINTR)
+	if (!ended)
+		successor->stuck = process;
+	while (ended && waitpid(process, &status, 0) < 0 && errno == EINTR)
 		;
-	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+	if (!in_time)
+		return -ETIMEDOUT;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -EINTR;
 }
 
 int successor_check(struct successor *successor, const char **reason)
@@ -79,6 +100,10 @@ int successor_check(struct successor *successor, const char **reason)
 	pid_t process;
 	int error;
 
+	*reason = "the last one that was asked hangs still, and cannot be ended; does a disk hang?";
+	if (successor->stuck && !waitpid(successor->stuck, NULL, WNOHANG))
+		return -EBUSY;
+	successor->stuck = 0;
 	*reason = "the program that this is is not known, or was given too many options";
 	if (!successor->path[0])
 		return -ENOENT;
@@ -96,8 +121,11 @@ int successor_check(struct successor *successor, const char **reason)
 		log_warning("restart: %s: %s", successor->path, strerror(error));
 		return -error;
 	}
-	if (!await(process))
+	error = await(successor, process);
+	if (!error)
 		return 0;
-	*reason = "the program does not take the configuration as it is now";
+	*reason = error == -ETIMEDOUT
+			  ? "the program does not say in time whether it takes the configuration; does a disk hang?"
+			  : "the program does not take the configuration as it is now";
 	return -EINVAL;
 }

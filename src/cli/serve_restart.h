@@ -4,6 +4,7 @@
 #define CLI_SERVE_RESTART_H
 
 #include <limits.h>
+#include <sys/types.h>
 
 #define SERVE_ARGUMENTS_MAX 16
 
@@ -11,6 +12,7 @@
 struct successor {
 	char path[PATH_MAX];			    /* empty: it is not known */
 	const char *arguments[SERVE_ARGUMENTS_MAX]; /* NULL terminated */
+	pid_t stuck;				    /* was asked, and cannot be ended; 0: nobody */
 };
 
 /** successor_note() - at the start: before an upgrade puts another file in the place of this one. @argv: of "serve". */

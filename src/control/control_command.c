@@ -107,10 +107,12 @@ static json_t *execute_link(struct server *server, const struct control_request 
 
 static json_t *execute_restart(struct server *server)
 {
-	const char *reason = server_restart_obstacle(server);
+	const char *reason = NULL;
+	char obstacle[256];
 
-	if (reason)
-		return control_error("end that guest first, or stop and start the daemon", "not restarted: %s", reason);
+	if (server_restart_obstacle(server, obstacle, sizeof(obstacle)))
+		return control_error("mend it or end that guest first, or stop and start the daemon",
+				     "not restarted: %s", obstacle);
 	if (!server->restart || server->restart(server->restart_context, &reason))
 		return control_error("see the log; the daemon goes on as it is", "not restarted: %s",
 				     reason ? reason : "this program cannot");

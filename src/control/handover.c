@@ -8,10 +8,17 @@
  * next daemon by the protocol of systemd, numbers 3 and on, LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, and on one of two
  * ways:
  *
- *  - this process executes the new program in its own place: it keeps its number, its descriptors, and its service;
- *  - the service manager keeps them (FileDescriptorStoreMax=) while one process ends and another starts. Its store keeps
- *    what it has been given until it is told otherwise, so the new daemon, which empties the parcels, tells it. It would
- *    also throw out what has an error or a hang-up (a parcel's other end is closed), but for FDPOLL=0.
+ *  - *in place*: this process executes the new program: it keeps its number, its descriptors, and its service. Sockets
+ *    on which it listens stay, too: all of them in one more parcel;
+ *  - the service manager keeps them (FileDescriptorStoreMax=) while one process ends and another starts. Its store
+ *    would throw out what has an error or a hang-up (a parcel's other end is closed), but for FDPOLL=0.
+ *
+ * *A parcel belongs to somebody at any moment.* It is stored as soon as it is made, in place, too: a daemon that is
+ * killed while it still waits for the disk of one guest loses that one's device, not those that it has left already.
+ * The next daemon opens parcels, which empties them, only when it has built all else and nothing can fail any more.
+ * Then the manager is told to forget them. Until then they are as they were, and a start that fails passes them on: to
+ * itself, a second later, by executing the program once more (cli/serve_again.c); and a process that is killed leaves
+ * those in the store.
  *
  * Names and number of the descriptors are all that is taken from the environment: what they are is found out by opening
  * them.
@@ -26,54 +33,91 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/disposal.h"
 #include "base/log.h"
 #include "base/parcel.h"
 #include "control/notify.h"
+#include "transport/listeners.h"
 
-#define STORE_NAME  "sidecore-handover"
+#define STORE_NAME     "sidecore-handover"
+#define LISTENERS_NAME "sidecore-listeners"
+#define LISTENERS_KIND "listeners"
+
 #define FIRST_FD    3
 #define CLIENTS_MAX 4096U
+
+/* How long sockets that cannot be taken over may take to be closed: a second. */
+#define CLOSE_LOOKS	       100U
+#define CLOSE_LOOK_NANOSECONDS 10000000L
 
 /* How long the service manager may take to note what it is to keep. */
 #define STORE_MILLISECONDS 5000
 
+/** struct waiting_client - one that is left, or was received. */
+struct waiting_client {
+	int fd;		      /* -1: opened */
+	bool stored;	      /* the service manager has a copy */
+	bool found;	      /* or could not be opened: nobody is to be told */
+	struct parcel parcel; /* once it is opened */
+};
+
 struct handover {
+	bool in_place, opened;
 	unsigned count;
-	int fds[CLIENTS_MAX];	/* to be left */
-	struct parcel *parcels; /* received */
-	bool *found;
+	struct waiting_client clients[CLIENTS_MAX];
+	int listeners_fd;	     /* received; -1: none */
+	struct listeners *listeners; /* left; NULL: none */
 	struct disposal *disposal;
 };
 
-struct handover *handover_create(void)
+struct handover *handover_create(bool in_place)
 {
 	struct handover *handover = calloc(1, sizeof(*handover));
 
-	if (handover)
-		handover->disposal = disposal_create();
-	if (handover && handover->disposal)
+	if (!handover)
+		return NULL;
+	handover->in_place = in_place;
+	handover->listeners_fd = -1;
+	handover->disposal = disposal_create();
+	if (handover->disposal)
 		return handover;
 	free(handover);
 	return NULL;
+}
+
+static void release_client(struct handover *handover, struct waiting_client *client)
+{
+	if (handover->opened)
+		parcel_release(&client->parcel, handover->disposal);
+	/* A copy is closed without a look at what is in it: it is the next daemon's. */
+	if (client->stored)
+		close(client->fd);
+	else
+		disposal_close(handover->disposal, client->fd); /* which would wait for the files in its queue */
 }
 
 void handover_release(struct handover *handover)
 {
 	if (!handover)
 		return;
-	for (unsigned i = 0; i < handover->count; i++) {
-		if (handover->parcels)
-			parcel_release(&handover->parcels[i], handover->disposal);
-		/* A socket: whoever closes it waits for the files in its queue. */
-		disposal_close(handover->disposal, handover->fds[i]);
-	}
+	for (unsigned i = 0; i < handover->count; i++)
+		release_client(handover, &handover->clients[i]);
+	handover_drop_listeners(handover);
 	disposal_destroy(handover->disposal);
-	free(handover->parcels);
-	free(handover->found);
 	free(handover);
+}
+
+bool handover_in_place(const struct handover *handover)
+{
+	return handover->in_place;
+}
+
+unsigned handover_waiting(const struct handover *handover)
+{
+	return handover->opened ? 0 : handover->count;
 }
 
 /* ---- receiving --------------------------------------------------------------------------------------------------- */
@@ -91,101 +135,171 @@ static unsigned announced(void)
 	return *end || number > CLIENTS_MAX ? 0 : (unsigned)number;
 }
 
-/* Is this name, of those that are separated by colons, the one of our descriptors? */
-static bool is_ours(const char **names)
+/* Is the first of these names, which are separated by colons, @name? */
+static bool is_named(const char *names, const char *name)
 {
-	size_t length = strcspn(*names, ":");
-	bool ours = length == sizeof(STORE_NAME) - 1 && !memcmp(*names, STORE_NAME, length);
+	size_t length = strlen(name);
 
-	*names += length + ((*names)[length] == ':');
-	return ours;
+	return names && strcspn(names, ":") == length && !memcmp(names, name, length);
 }
 
-static void receive(struct handover *handover, int fd)
+static const char *next_name(const char *names)
 {
-	struct parcel *parcel = &handover->parcels[handover->count];
-
-	if (parcel_open(parcel, fd)) {
-		log_warning("%s: a client of the daemon before this one is let go: %s",
-			    parcel->name[0] ? parcel->name : "handover", parcel->reason);
-		parcel_release(parcel, handover->disposal);
-	} else {
-		handover->fds[handover->count++] = -1;
-	}
-	disposal_close(handover->disposal, fd); /* what could not be opened has files in its queue still */
+	names = names ? strchr(names, ':') : NULL;
+	return names ? names + 1 : NULL;
 }
 
 int handover_receive(struct handover **received)
 {
-	struct handover *handover = handover_create();
+	struct handover *handover = handover_create(true);
 	unsigned count = announced();
 	const char *names = getenv("LISTEN_FDNAMES");
-	bool stored = false;
 
 	if (!handover)
 		return -ENOMEM;
-	handover->parcels = calloc(count + 1, sizeof(*handover->parcels));
-	handover->found = calloc(count + 1, sizeof(*handover->found));
-	if (!handover->parcels || !handover->found) {
-		handover_release(handover);
-		return -ENOMEM;
-	}
-	for (unsigned i = 0; i < count; i++) {
+	for (unsigned i = 0; i < count; i++, names = next_name(names)) {
 		int fd = FIRST_FD + (int)i;
-		bool ours = names && is_ours(&names);
 
-		if (fcntl(fd, F_SETFD, FD_CLOEXEC) || !ours)
+		if (fcntl(fd, F_SETFD, FD_CLOEXEC))
 			continue;
-		stored = true;
-		receive(handover, fd);
+		if (is_named(names, STORE_NAME))
+			handover->clients[handover->count++].fd = fd;
+		else if (is_named(names, LISTENERS_NAME) && handover->listeners_fd < 0)
+			handover->listeners_fd = fd;
 	}
 	unsetenv("LISTEN_PID");
 	unsetenv("LISTEN_FDS");
 	unsetenv("LISTEN_FDNAMES");
-	if (stored)
-		notify_service_manager("FDSTOREREMOVE=1\nFDNAME=" STORE_NAME);
 	*received = handover;
 	return 0;
 }
 
+/* While they listen still, whoever binds to their paths takes them for another program's. */
+static void await_their_end(const struct handover *handover)
+{
+	const struct timespec pause = { .tv_nsec = CLOSE_LOOK_NANOSECONDS };
+
+	for (unsigned i = 0; i < CLOSE_LOOKS && disposal_waiting(handover->disposal); i++)
+		nanosleep(&pause, NULL);
+}
+
+void handover_take_listeners(struct handover *handover, struct listeners *listeners)
+{
+	struct parcel parcel = { 0 };
+	int error;
+
+	if (handover->listeners_fd < 0)
+		return;
+	error = parcel_open(&parcel, handover->listeners_fd);
+	if (!error)
+		error = listeners_load(listeners, &parcel);
+	if (error)
+		log_warning("sockets of the daemon before this one are made anew: %s",
+			    parcel.failed ? parcel.reason : strerror(-error));
+	parcel_release(&parcel, handover->disposal);
+	disposal_close(handover->disposal, handover->listeners_fd);
+	handover->listeners_fd = -1;
+	if (error)
+		await_their_end(handover);
+}
+
+void handover_drop_listeners(struct handover *handover)
+{
+	if (!handover->listeners)
+		handover->listeners = listeners_create(-1);
+	if (handover->listeners)
+		handover_take_listeners(handover, handover->listeners);
+	listeners_release(handover->listeners);
+	handover->listeners = NULL;
+}
+
+void handover_open(struct handover *handover)
+{
+	handover->opened = true;
+	for (unsigned i = 0; i < handover->count; i++) {
+		struct waiting_client *client = &handover->clients[i];
+
+		if (parcel_open(&client->parcel, client->fd)) {
+			log_warning("%s: a client of the daemon before this one is let go: %s",
+				    client->parcel.name[0] ? client->parcel.name : "handover", client->parcel.reason);
+			client->found = true;
+		}
+		/* What could not be opened has files in its queue still. */
+		disposal_close(handover->disposal, client->fd);
+		client->fd = -1;
+	}
+}
+
 struct parcel *handover_find(struct handover *handover, const char *kind, const char *name)
 {
-	for (unsigned i = 0; handover && i < handover->count; i++) {
-		if (handover->found[i] || strcmp(handover->parcels[i].kind, kind) ||
-		    strcmp(handover->parcels[i].name, name))
+	for (unsigned i = 0; i < handover->count; i++) {
+		struct waiting_client *client = &handover->clients[i];
+
+		if (client->found || strcmp(client->parcel.kind, kind) || strcmp(client->parcel.name, name))
 			continue;
-		handover->found[i] = true;
-		return &handover->parcels[i];
+		client->found = true;
+		return &client->parcel;
 	}
 	return NULL;
 }
 
 void handover_disregarded(struct handover *handover)
 {
-	for (unsigned i = 0; handover && i < handover->count; i++) {
-		if (!handover->found[i])
+	for (unsigned i = 0; i < handover->count; i++) {
+		const struct waiting_client *client = &handover->clients[i];
+
+		if (!client->found)
 			log_warning("%s: its client is let go: the configuration has no such device (%s) any more",
-				    handover->parcels[i].name, handover->parcels[i].kind);
+				    client->parcel.name, client->parcel.kind);
 	}
+	if (handover->count)
+		notify_service_manager("FDSTOREREMOVE=1\nFDNAME=" STORE_NAME);
 }
 
 /* ---- leaving ----------------------------------------------------------------------------------------------------- */
-
-void handover_add(struct handover *handover, int fd)
-{
-	if (handover->count < CLIENTS_MAX) {
-		handover->fds[handover->count++] = fd;
-		return;
-	}
-	log_warning("more clients than can be left to the next daemon");
-	disposal_close(handover->disposal, fd);
-}
 
 bool handover_store_offered(void)
 {
 	const char *socket = getenv("NOTIFY_SOCKET"), *room = getenv("FDSTORE");
 
 	return socket && socket[0] && room && strtoul(room, NULL, 10) > 0;
+}
+
+static void store(struct waiting_client *client)
+{
+	int sent;
+
+	if (!handover_store_offered())
+		return;
+	sent = notify_service_manager_file("FDSTORE=1\nFDNAME=" STORE_NAME "\nFDPOLL=0", client->fd);
+	if (sent < 0)
+		log_warning("a client cannot be left with the service manager: %s", strerror(-sent));
+	client->stored = sent > 0;
+}
+
+void handover_add(struct handover *handover, int fd)
+{
+	struct waiting_client *client = &handover->clients[handover->count];
+
+	if (handover->count == CLIENTS_MAX) {
+		log_warning("more clients than can be left to the next daemon");
+		disposal_close(handover->disposal, fd);
+		return;
+	}
+	handover->count++;
+	client->fd = fd;
+	store(client);
+}
+
+void handover_add_listeners(struct handover *handover, struct listeners *listeners)
+{
+	handover->listeners = listeners;
+}
+
+void handover_store(struct handover *handover)
+{
+	for (unsigned i = 0; i < handover_waiting(handover); i++)
+		store(&handover->clients[i]);
 }
 
 /* All that was sent before has been looked at when the manager closes the end of a pipe that it gets now. */
@@ -207,48 +321,41 @@ static void await_store(void)
 	close(ends[0]);
 }
 
-void handover_store(struct handover *handover)
+void handover_await_store(const struct handover *handover)
 {
-	unsigned kept = 0;
+	unsigned stored = 0;
 
-	for (unsigned i = 0; i < handover->count; i++) {
-		int sent = notify_service_manager_file("FDSTORE=1\nFDNAME=" STORE_NAME "\nFDPOLL=0", handover->fds[i]);
-
-		if (sent < 0)
-			log_warning("a client cannot be left with the service manager: %s", strerror(-sent));
-		kept += sent > 0;
-	}
-	if (!kept)
+	for (unsigned i = 0; i < handover->count; i++)
+		stored += handover->clients[i].stored;
+	if (!stored)
 		return;
 	await_store();
-	log_info("%u client%s left with the service manager", kept, kept == 1 ? "" : "s");
-	/* They are in its store now: ours are copies, to be closed without a look at what is in them. */
-	for (unsigned i = 0; i < handover->count; i++)
-		close(handover->fds[i]);
-	handover->count = 0;
+	log_info("%u client%s left with the service manager", stored, stored == 1 ? "" : "s");
 }
 
-/* "name:name:..." of @count names. */
-static char *make_names(unsigned count)
+/* "name:name:..." of @count clients and perhaps of the listeners. */
+static char *make_names(unsigned count, bool listeners)
 {
-	char *names = malloc(count * sizeof(STORE_NAME) + 1), *end = names;
+	char *names = malloc(count * sizeof(STORE_NAME) + sizeof(LISTENERS_NAME)), *end = names;
 
 	if (!names)
 		return NULL;
 	*end = '\0';
 	for (unsigned i = 0; i < count; i++)
 		end += sprintf(end, "%s%s", i ? ":" : "", STORE_NAME);
+	if (listeners)
+		sprintf(end, "%s%s", count ? ":" : "", LISTENERS_NAME);
 	return names;
 }
 
-static int set_environment(unsigned count)
+static int set_environment(unsigned count, bool listeners)
 {
-	char number[16], process[16], *names = make_names(count);
+	char number[16], process[16], *names = make_names(count, listeners);
 	int error;
 
 	if (!names)
 		return -ENOMEM;
-	snprintf(number, sizeof(number), "%u", count);
+	snprintf(number, sizeof(number), "%u", count + listeners);
 	snprintf(process, sizeof(process), "%d", (int)getpid());
 	error = setenv("LISTEN_FDS", number, 1) || setenv("LISTEN_PID", process, 1) ||
 				setenv("LISTEN_FDNAMES", names, 1)
@@ -258,24 +365,66 @@ static int set_environment(unsigned count)
 	return error;
 }
 
+/* Return: a descriptor with all sockets to listen on, -1: there are none, or they cannot be left. */
+static int seal_listeners(const struct handover *handover)
+{
+	struct parcel parcel = { .kind = LISTENERS_KIND };
+	int fd;
+
+	if (!handover->listeners || !listeners_count(handover->listeners))
+		return -1;
+	listeners_save(handover->listeners, &parcel);
+	fd = parcel_seal(&parcel);
+	if (fd < 0)
+		log_warning("sockets are made anew: %s", parcel.failed ? parcel.reason : strerror(-fd));
+	parcel_release(&parcel, NULL);
+	return fd < 0 ? -1 : fd;
+}
+
+/* Out of the way of what has a number below @above. */
+static int move_away(int *fd, int above)
+{
+	int moved = fcntl(*fd, F_DUPFD_CLOEXEC, above);
+
+	if (moved < 0)
+		return -errno;
+	close(*fd);
+	*fd = moved;
+	return 0;
+}
+
+/* First all out of the way of each other, then to where they are expected, without the flag that closes them. */
+static int place(struct handover *handover, int *listeners)
+{
+	int above = FIRST_FD + (int)handover->count + 1, error = 0;
+
+	for (unsigned i = 0; i < handover->count && !error; i++)
+		error = move_away(&handover->clients[i].fd, above);
+	if (*listeners >= 0 && !error)
+		error = move_away(listeners, above);
+	for (unsigned i = 0; i < handover->count && !error; i++)
+		error = dup2(handover->clients[i].fd, FIRST_FD + (int)i) < 0 ? -errno : 0;
+	if (*listeners >= 0 && !error)
+		error = dup2(*listeners, above - 1) < 0 ? -errno : 0;
+	return error;
+}
+
 int handover_execute(struct handover *handover, const char *path, const char *const arguments[])
 {
-	int above = FIRST_FD + (int)handover->count;
-	int error = handover->count ? set_environment(handover->count) : 0;
+	int listeners = seal_listeners(handover), error = 0;
 
-	/* First out of the way of each other, then to where they are expected, without the flag that closes them. */
-	for (unsigned i = 0; i < handover->count && !error; i++) {
-		int fd = fcntl(handover->fds[i], F_DUPFD_CLOEXEC, above);
-
-		if (fd < 0)
-			error = -errno;
-		else
-			handover->fds[i] = fd;
+	if (handover->count || listeners >= 0)
+		error = set_environment(handover->count, listeners >= 0);
+	if (!error)
+		error = place(handover, &listeners);
+	if (!error) {
+		execv(path, (char *const *)(uintptr_t)arguments);
+		error = -errno;
 	}
-	for (unsigned i = 0; i < handover->count && !error; i++)
-		error = dup2(handover->fds[i], FIRST_FD + (int)i) < 0 ? -errno : 0;
-	if (error)
-		return error;
-	execv(path, (char *const *)(uintptr_t)arguments);
-	return -errno;
+	/* Who waits to be accepted is not to wait for an uncertain end. */
+	if (listeners >= 0)
+		fcntl(FIRST_FD + (int)handover->count, F_SETFD, FD_CLOEXEC);
+	disposal_close(handover->disposal, listeners);
+	handover_drop_listeners(handover);
+	return error;
 }

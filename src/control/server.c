@@ -7,7 +7,8 @@
  * Built from the bottom up, everything on the control thread: the engine and, for each sidecore, the scratch memory of
  * the network room and the io_uring of the block room; then networks with their uplinks; then interfaces and disks
  * (server_devices.c), each a device model first and a socket in front of it last, so that the first client finds all in
- * place; the control socket at the end.
+ * place; then the control socket. Clients that the daemon before has left are adopted at the very end: until then any
+ * step may fail, and they must stay what they are, for another attempt (control/handover.c).
  *
  * Taken down from the top, by server_stop.c, in stages, whether it was complete or failed half way: each object notes
  * itself as soon as it exists, and the stop passes over what does not.
@@ -27,7 +28,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "control/control_socket.h"
+#include "control/handover.h"
 #include "control/server_state.h"
+#include "transport/listeners.h"
 
 int server_failed(char **error, int result, const char *format, ...)
 {
@@ -186,6 +189,33 @@ static int build(struct server *server, char **error)
 	return result;
 }
 
+static void adopt_client(struct server *server, struct server_frontend *frontend, struct handover *handover)
+{
+	struct vfio_user_status status;
+	struct parcel *parcel;
+
+	if (!frontend->vfio_user)
+		return;
+	parcel = handover_find(handover, frontend->pci->ops->type, frontend->pci->name);
+	if (!parcel)
+		return;
+	vfio_user_server_adopt(frontend->vfio_user, parcel);
+	vfio_user_server_read_status(frontend->vfio_user, &status);
+	server->adopted += status.adopted;
+}
+
+/* Nothing can fail any more but a client of its own accord: now they become ours. */
+static void adopt(struct server *server, struct handover *handover)
+{
+	handover_open(handover);
+	for (unsigned i = 0; i < server->interface_count; i++)
+		adopt_client(server, &server->interfaces[i].frontend, handover);
+	for (unsigned i = 0; i < server->disk_count; i++)
+		adopt_client(server, &server->disks[i].frontend, handover);
+	handover_disregarded(handover);
+	listeners_settle(server->listeners);
+}
+
 static void note_stopped(void *context)
 {
 	bool *stopped = context;
@@ -205,21 +235,22 @@ int server_create(const struct config *config, struct event_base *base, struct h
 		return server_failed(error, -ENOMEM, "out of memory");
 	server->config = config;
 	server->base = base;
-	server->received = handover;
+	server->listeners = listeners_create(config->group_id);
 	server->sidecores = calloc(config->sidecores_count, sizeof(*server->sidecores));
 	server->networks = calloc(config->networks_count + 1, sizeof(*server->networks));
 	server->interfaces = calloc(config->interfaces_count + 1, sizeof(*server->interfaces));
 	server->disks = calloc(config->disks_count + 1, sizeof(*server->disks));
-	if (!server->sidecores || !server->networks || !server->interfaces || !server->disks ||
+	if (!server->listeners || !server->sidecores || !server->networks || !server->interfaces || !server->disks ||
 	    server_prepare_stop(server)) {
 		server_destroy(server);
 		return server_failed(error, -ENOMEM, "out of memory");
 	}
 	server->started_ns = server->sampled_ns = clock_nanoseconds();
 	server->started_cycles = server->sampled_cycles = clock_cycles();
+	handover_take_listeners(handover, server->listeners);
 	result = build(server, error);
-	server->received = NULL;
 	if (!result) {
+		adopt(server, handover);
 		*created = server;
 		return 0;
 	}

@@ -8,6 +8,8 @@
 #ifndef CONTROL_SERVER_H
 #define CONTROL_SERVER_H
 
+#include <stddef.h>
+
 #include "control/config.h"
 
 struct event_base;
@@ -18,7 +20,7 @@ struct server;
  * server_create() - build and start all that @config describes.
  * @config:	checked, and alive as long as the server
  * @base:	event loop of the control thread
- * @handover:	what the daemon before has left, NULL: nothing. What is not taken over stays in it
+ * @handover:	what the daemon before has left. After a failure clients are still in it as they were
  * @error:	out, on failure: one sentence with the remedy, to be freed
  *
  * What was built before a failure is taken down again; the event loop runs for that.
@@ -32,7 +34,10 @@ int server_create(const struct config *config, struct event_base *base, struct h
  * repeated. */
 void server_stop(struct server *server, void (*stopped)(void *context), void *context);
 
-/** server_hand_over() - the same, and the clients of emulated devices go into @handover, for the next daemon. */
+/**
+ * server_hand_over() - the same, and the clients of emulated devices go into @handover (NULL: nowhere), for the next
+ * daemon; in place, sockets to listen on, too.
+ */
 void server_hand_over(struct server *server, struct handover *handover, void (*stopped)(void *context), void *context);
 
 /**
@@ -41,8 +46,8 @@ void server_hand_over(struct server *server, struct handover *handover, void (*s
  */
 void server_on_restart(struct server *server, int (*restart)(void *context, const char **reason), void *context);
 
-/** server_restart_obstacle() - why the daemon must not be restarted now. Return: NULL: it may. */
-const char *server_restart_obstacle(const struct server *server);
+/** server_restart_obstacle() - must the daemon not be restarted now? Then @reason tells why, in @size bytes. */
+bool server_restart_obstacle(const struct server *server, char *reason, size_t size);
 
 /** server_destroy() - free what is left; it has stopped. */
 void server_destroy(struct server *server);

@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #include "control/control_socket.h"
-#include "control/handover.h"
 #include "control/server_state.h"
 
 /* ---- sockets ----------------------------------------------------------------------------------------------------- */
@@ -48,20 +47,16 @@ static int open_vhost_user(struct server *server, const char *what, const char *
 	return options->client ? 0 : give_to_group(server, what, name, options->path, error);
 }
 
-static int open_vfio_user(struct server *server, const char *what, const char *name, struct vfio_user_options *options,
-			  struct server_frontend *frontend, char **error)
+static int open_vfio_user(struct server *server, const char *what, const char *name,
+			  const struct vfio_user_options *options, struct server_frontend *frontend, char **error)
 {
-	struct vfio_user_status status;
 	const char *reason = NULL;
 	int result;
 
 	control_make_default_folder(options->path);
-	options->parcel = handover_find(server->received, frontend->pci->ops->type, name);
 	result = vfio_user_server_create(options, frontend->pci, server->base, &frontend->vfio_user, &reason);
 	if (result)
 		return socket_failed(error, result, what, name, options->path, reason);
-	vfio_user_server_read_status(frontend->vfio_user, &status);
-	server->adopted += status.adopted;
 	return give_to_group(server, what, name, options->path, error);
 }
 
@@ -132,10 +127,12 @@ static int open_interface_socket(struct server *server, struct server_interface 
 		.path = config->socket,
 		.client = config->mode == CONFIG_MODE_CLIENT,
 		.memory_max = config->memory_max_bytes,
+		.listeners = server->listeners,
 	};
 	struct vfio_user_options vfio_user = {
 		.path = config->socket,
 		.memory_max = config->memory_max_bytes,
+		.listeners = server->listeners,
 		.trap_windows = config->doorbells == CONFIG_DOORBELLS_POSTED,
 	};
 
@@ -263,10 +260,12 @@ int server_build_disk(struct server *server, struct server_disk *disk, char **er
 		.path = config->socket,
 		.client = config->mode == CONFIG_MODE_CLIENT,
 		.memory_max = config->memory_max_bytes,
+		.listeners = server->listeners,
 	};
 	struct vfio_user_options vfio_user = {
 		.path = config->socket,
 		.memory_max = config->memory_max_bytes,
+		.listeners = server->listeners,
 		.trap_windows = config->doorbells == CONFIG_DOORBELLS_POSTED,
 	};
 	int result;

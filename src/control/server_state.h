@@ -119,9 +119,9 @@ struct server {
 	uint64_t sampled_ns, sampled_cycles;
 
 	/* a restart: control/handover.h */
-	struct handover *received; /* while the server is built */
-	struct handover *left;	   /* where clients of emulated devices go when it stops; NULL: nowhere */
-	unsigned adopted;	   /* clients that were taken over */
+	struct handover *left;	     /* where clients of emulated devices go when it stops; NULL: nowhere */
+	struct listeners *listeners; /* sockets of the daemon before, or for the next one */
+	unsigned adopted;	     /* clients that were taken over */
 	int (*restart)(void *context, const char **reason);
 	void *restart_context;
 

@@ -12,7 +12,7 @@
  *
  * A stage begins things, counts them in @pending, and ends when the last one has told so. The next begins from the
  * event loop and not from within the call that told (it may come out of engine_run_completions(), and stage 6 destroys
- * the engine). A stage that takes more than five seconds is named in the log: a disk may wait for a dead server.
+ * the engine). A stage that takes more than two seconds is named in the log, and so are disks that have not answered.
  */
 #include <stdlib.h>
 
@@ -21,8 +21,9 @@
 #include "control/handover.h"
 #include "control/server.h"
 #include "control/server_state.h"
+#include "transport/listeners.h"
 
-#define PATIENCE_SECONDS 5
+#define PATIENCE_SECONDS 2
 
 static const char *const stage_names[] = {
 	[SERVER_RUNNING] = "running",
@@ -150,6 +151,10 @@ static void end(struct server *server)
 		engine_stop(server->engine);
 	server->engine_started = false;
 	event_del(server->patience);
+	if (server->left && handover_in_place(server->left)) {
+		handover_add_listeners(server->left, server->listeners);
+		server->listeners = NULL;
+	}
 	server->stopped(server->stopped_context);
 }
 
@@ -194,6 +199,15 @@ static void lost_patience(evutil_socket_t fd, short events, void *context)
 
 	log_warning("stopping takes long: stage %s, waiting for %u; a second signal ends at once",
 		    stage_names[server->stage], server->pending);
+	for (unsigned i = 0; i < server->disk_count; i++) {
+		const struct disk *disk = server->disks[i].disk;
+		unsigned count = disk ? disk_in_flight(disk) : 0;
+
+		if (count)
+			log_warning("disk %s does not answer: %u request%s in flight%s", server->disks[i].config->name,
+				    count, count == 1 ? "" : "s",
+				    disk_is_away(disk) ? "; its server is not connected" : "");
+	}
 }
 
 int server_prepare_stop(struct server *server)
@@ -211,59 +225,6 @@ void server_stop(struct server *server, void (*stopped)(void *context), void *co
 	server->stopped = stopped;
 	server->stopped_context = context;
 	event_active(server->advance, 0, 0);
-}
-
-void server_hand_over(struct server *server, struct handover *handover, void (*stopped)(void *context), void *context)
-{
-	if (!server->stopped)
-		server->left = handover;
-	server_stop(server, stopped, context);
-}
-
-void server_on_restart(struct server *server, int (*restart)(void *context, const char **reason), void *context)
-{
-	server->restart = restart;
-	server->restart_context = context;
-}
-
-/* struct client - what a front-end's status says of it. */
-struct client {
-	bool connected;
-	bool holds; /* files that do not let go */
-};
-
-static struct client look_at(const struct server_frontend *frontend)
-{
-	struct vhost_user_status vhost_user = { 0 };
-	struct vfio_user_status vfio_user = { 0 };
-
-	if (frontend->vhost_user)
-		vhost_user_server_read_status(frontend->vhost_user, &vhost_user);
-	if (frontend->vfio_user)
-		vfio_user_server_read_status(frontend->vfio_user, &vfio_user);
-	return (struct client){ .connected = vhost_user.connected || vfio_user.connected,
-				.holds = vhost_user.unclosed || vfio_user.unclosed };
-}
-
-const char *server_restart_obstacle(const struct server *server)
-{
-	/* The thread that closes them cannot be ended, not even by execv(), which would wait for it. */
-	static const char *const held = "a file that a client gave is not let go of (FUSE?): end that client first";
-
-	for (unsigned i = 0; i < server->interface_count; i++) {
-		if (look_at(&server->interfaces[i].frontend).holds)
-			return held;
-	}
-	for (unsigned i = 0; i < server->disk_count; i++) {
-		const struct server_disk *disk = &server->disks[i];
-		const struct server_disk *owner = disk->controller ? disk->controller : disk;
-
-		if (look_at(&disk->frontend).holds)
-			return held;
-		if (disk_is_transient(disk->disk) && look_at(&owner->frontend).connected)
-			return "a guest uses a disk of type ram, whose content would be lost";
-	}
-	return NULL;
 }
 
 static void free_event(struct event *event)
@@ -291,6 +252,7 @@ void server_destroy(struct server *server)
 	free_event(server->patience);
 	if (server->engine)
 		engine_destroy(server->engine);
+	listeners_release(server->listeners);
 	free(server->sidecores);
 	free(server->networks);
 	free(server->interfaces);

@@ -166,8 +166,10 @@ void server_sample(struct server *server)
 	}
 	for (unsigned i = 0; i < server->interface_count; i++)
 		sample_interface(&server->interfaces[i], seconds);
-	for (unsigned i = 0; i < server->disk_count; i++)
+	for (unsigned i = 0; i < server->disk_count; i++) {
 		sample_disk(&server->disks[i], seconds);
+		disk_observe(server->disks[i].disk, now);
+	}
 	server->sampled_ns = now;
 	server->sampled_cycles = cycles;
 }

@@ -10,14 +10,15 @@
 #include <unistd.h>
 
 #include "base/disposal.h"
+#include "transport/listeners.h"
 
 #define BACKLOG 4
 
-int listener_address(struct listener *listener, const char *path, const char **reason)
+int listener_address(struct listener *listener, const char *path, struct listeners *listeners, const char **reason)
 {
 	size_t length = strlen(path);
 
-	*listener = (struct listener){ .fd = -1 };
+	*listener = (struct listener){ .fd = -1, .listeners = listeners };
 	if (!length || length >= sizeof(listener->address.sun_path)) {
 		*reason = "the socket's path is empty or longer than 107 characters; choose a shorter one";
 		return -ENAMETOOLONG;
@@ -50,6 +51,8 @@ int listener_open(struct listener *listener, uint32_t mode, const char **reason)
 	struct stat status;
 	int error;
 
+	if (listener->listeners && listeners_take(listener->listeners, listener))
+		return 0;
 	listener->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (listener->fd < 0) {
 		*reason = "cannot make a socket";
@@ -85,7 +88,7 @@ void listener_close(struct listener *listener, struct disposal *disposal)
 {
 	struct stat status;
 
-	if (listener->fd < 0)
+	if (listener->fd < 0 || (listener->listeners && listeners_keep(listener->listeners, listener)))
 		return;
 	disposal_close(disposal, listener->fd);
 	listener->fd = -1;

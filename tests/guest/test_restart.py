@@ -4,6 +4,7 @@ The daemon is restarted in place under guests at work: one with an emulated card
 and never notice, and one with a card and a disk of virtio, which connects again. fio writes and verifies, iperf3 sends.
 """
 
+import functools
 import os
 import subprocess
 import time
@@ -45,7 +46,7 @@ def virtio_runs(daemon):
     return len(queues) == 3 and all(queue["running"] for queue in queues)
 
 
-def under_restarts(count):
+def under_restarts(judge):
     require()
     if not os.access(NEWER_QEMU, os.X_OK):
         pytest.skip("no newer QEMU in build/qemu (make it with: tools/qemu.sh build/qemu)")
@@ -62,7 +63,7 @@ def under_restarts(count):
                 machine.run(f"ip addr add 10.0.0.{number}/24 dev eth0 && ip link set eth0 up")
             partner.run("iperf3 -s -D")
             wait_until(lambda: guest.run("ping -c 1 -w 2 10.0.0.2", check=False).ok, "the partner answers", 30)
-            check(daemon, guest, partner, count)
+            judge(daemon, guest, partner)
 
 
 def check(daemon, guest, partner, count):
@@ -94,10 +95,35 @@ def check(daemon, guest, partner, count):
     wait_until(lambda: guest.run("ping -c 1 -w 2 10.0.0.2", check=False).ok, "the partner answers", 30)
 
 
+def check_start_that_fails(daemon, guest, partner):
+    """The program takes the configuration, but cannot make the control socket: for some seconds nobody serves the guests."""
+    verify = guest.spawn(FIO.format(seconds=8), timeout=68)
+    wait_until(lambda: guest.run("dmesg | grep 'eth0: link becomes ready'", check=False).ok, "the link", 30)
+    guest.run("dmesg -c >/dev/null")
+    before = devices(daemon)
+    good = daemon.config
+    time.sleep(1)
+    (daemon.directory / "config.yaml").write_text(good.replace("control: ctl.sock", "control: missing/ctl.sock"))
+    assert daemon.control(command="restart") == {"restart": "begun"}
+    wait_until(lambda: daemon.log.read_text().count("2 clients of emulated devices wait") > 1, "two attempts", 20)
+    (daemon.directory / "config.yaml").write_text(good)
+    result = verify.wait(70)
+    assert result.ok, result.output
+    for old, new in zip(before, devices(daemon)):
+        assert new["pci"]["resets"] == old["pci"]["resets"] and new["messages"] >= old["messages"]
+    assert not guest.run("dmesg | grep -iE 'nvme|igb|eth0|hung|I/O error'", check=False).output.strip()
+    wait_until(lambda: virtio_runs(daemon), "the virtio devices are back", 30)
+    wait_until(lambda: guest.run("ping -c 1 -w 2 10.0.0.2", check=False).ok, "the partner answers", 30)
+
+
 def test_guests_at_work():
-    under_restarts(RESTARTS)
+    under_restarts(functools.partial(check, count=RESTARTS))
+
+
+def test_start_that_fails():
+    under_restarts(check_start_that_fails)
 
 
 @pytest.mark.long
 def test_guests_at_work_for_long():
-    under_restarts(RESTARTS_LONG)
+    under_restarts(functools.partial(check, count=RESTARTS_LONG))

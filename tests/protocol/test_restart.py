@@ -6,6 +6,7 @@ The clients here are the drivers of emulated.py. That real drivers do not notice
 """
 import os
 import signal
+import socket
 import struct
 import subprocess
 import threading
@@ -15,8 +16,9 @@ import pytest
 
 from . import emulated, server as daemon
 from .emulated import DATA, MEGABYTE, PAGE, Card, Nvme, command, wait_for
-from .vfio_user import (ACCESS, CONFIG_REGION, DATA_EVENTFD, DATA_NONE, INTX, MASK, MSIX, TRIGGER, UNMASK, Command, Connection,
+from .vfio_user import (ACCESS, CONFIG_REGION, DATA_EVENTFD, DATA_NONE, INTX, MASK, MSIX, TRIGGER, UNMASK, Closed, Command, Connection,
 			eventfds, signalled)
+from .vhost_user import Closed as FrontEndClosed, Connection as FrontEnd
 
 CARDS = {"igb-net": "model: igb", "e1000e-net": "model: e1000e", "posted-net": "model: igb, doorbells: posted",
 	 "e1000-net": "model: e1000", "v-net": ""}
@@ -32,14 +34,17 @@ RESTLESS = (range(0xc0, 0xc4), range(0x1580, 0x1584), range(0x4000, 0x4200), ran
 class Restarted(daemon.Server):
 	"""A daemon with a file as its disk, and restarts."""
 
+	backend = None		# of another disk
+
 	def __init__(self, **keywords):
 		self.image = f"/tmp/sidecore-restart-{os.getpid()}-{id(self)}.img"
 		with open(self.image, "wb") as image:
 			image.truncate(16 * MEGABYTE)
 		super().__init__(self.text(**keywords))
 
-	def text(self, cards=None, disk="model: nvme, queues: 4", sidecores=1):
-		disks = {"n-disk": (f"type: file, path: {self.image}", disk)} if disk else None
+	def text(self, cards=None, disk="model: nvme, queues: 4", sidecores=1, image=None, backend=None):
+		backend = backend or self.backend or f"type: file, path: {image or self.image}"
+		disks = {"n-disk": (backend, disk)} if disk else None
 		return daemon.configuration(interfaces=CARDS if cards is None else cards, disks=disks, sidecores=sidecores)
 
 	def configure(self, **keywords):
@@ -55,9 +60,19 @@ class Restarted(daemon.Server):
 	def logged(self, text):
 		return text in self.log.read_text(errors="replace")
 
+	def attempts(self):
+		"""Starts that have failed while clients waited."""
+		return self.log.read_text(errors="replace").count("starting again in 1 s")
+
 	def __exit__(self, *arguments):
 		super().__exit__(*arguments)
 		os.unlink(self.image)
+
+
+def asked(guest):
+	"""A question that waits for whoever serves it. Return: what takes the answer."""
+	number = guest.connection.send(Command.REGION_READ, ACCESS.pack(8, 0, 4))
+	return lambda: guest.connection.reply_to(Command.REGION_READ, number)
 
 
 @pytest.fixture
@@ -428,7 +443,7 @@ def test_ram_disk_is_not_thrown_away():
 			 server.log.read_text().count("\nready\n") >= 1 and server.log.read_text().count("ready") >= 2, "a restart")
 		disk = Nvme(server.path("n-disk.sock"))
 		answer = server.control(command="restart")
-		assert answer["error"] == "not restarted: a guest uses a disk of type ram, whose content would be lost"
+		assert answer["error"] == "not restarted: a guest uses disk n-disk of type ram, whose content would be lost"
 		assert disk.works()
 		disk.close()
 
@@ -443,6 +458,64 @@ def test_by_signal(server):
 		time.sleep(0.03)
 		assert card.read(8)
 	card.close()
+
+
+# -- sockets
+
+def test_nobody_is_refused(server):
+	"""Who connects in the moment of a restart waits, on sockets of both kinds, and is served."""
+	card = Card(server.path("igb-net.sock"), "igb")
+	stop, served, failures = threading.Event(), dict.fromkeys(("e1000-net", "v-net"), 0), []
+
+	def connect(name):
+		while not stop.is_set():
+			try:
+				if name == "v-net":
+					with FrontEnd(server.path("v-net.sock")) as front_end:
+						front_end.get_features()
+				else:
+					Connection(server.path("e1000-net.sock")).close()
+				served[name] += 1
+			except (Closed, FrontEndClosed, BrokenPipeError, ConnectionResetError):
+				pass		# it was accepted by the daemon that went
+			except OSError as error:
+				failures.append((name, error))
+			time.sleep(0.001)
+
+	threads = [threading.Thread(target=connect, args=(name,)) for name in served]
+	inodes = {name: os.stat(server.path(name + ".sock")).st_ino for name in CARDS}
+	for thread in threads:
+		thread.start()
+	try:
+		for _ in range(5):
+			assert server.restart() >= 1
+	finally:
+		stop.set()
+		for thread in threads:
+			thread.join()
+	assert not failures and min(served.values()) > 10
+	assert inodes == {name: os.stat(server.path(name + ".sock")).st_ino for name in CARDS}
+	card.close()
+
+
+def test_sockets_of_another_configuration(server):
+	"""One whose device has gone is removed; one that somebody else has put there is his."""
+	os.unlink(server.path("e1000-net.sock"))
+	with socket.socket(socket.AF_UNIX) as theirs:
+		theirs.bind(server.path("e1000-net.sock"))
+		theirs.listen()
+		server.configure(cards={"igb-net": "model: igb", "e1000e-net": "model: e1000e, socket: other.sock"})
+		server.restart()
+		there = {name for name in os.listdir(server.directory) if name.endswith(".sock")}
+		assert there == {"igb-net.sock", "other.sock", "n-disk.sock", "ctl.sock", "e1000-net.sock"}
+		with socket.socket(socket.AF_UNIX) as client:
+			client.connect(server.path("e1000-net.sock"))
+			theirs.accept()[0].close()
+	os.unlink(server.path("e1000-net.sock"))
+	server.configure()
+	server.restart()
+	for name in MODELS:
+		Connection(server.path(name + ".sock")).close()
 
 
 def test_nothing_is_left_behind(server):

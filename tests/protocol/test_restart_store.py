@@ -18,13 +18,15 @@ import threading
 
 import pytest
 
-from . import child, emulated, server as daemon
-from .emulated import DATA, Card, Nvme, command, wait_for
-from .test_restart import Restarted, frame
+from . import child, emulated, nbd_server, server as daemon
+from .emulated import DATA, MEGABYTE, Card, Nvme, command, wait_for
+from .nbd_server import NbdServer
+from .test_restart import CARDS, Restarted, asked, frame
 from .vfio_user import ACCESS, Closed, Command
 
 NAME = "sidecore-handover"
 LABEL = struct.Struct("<QIIII16s64s")		# magic, version, length, files, reserved, kind, name
+PARCEL_MAGIC, PARCEL_VERSION = 0x4c435250454449, 1
 SEALS = 0x000f		# F_SEAL_SEAL, _SHRINK, _GROW, _WRITE
 F_ADD_SEALS = 1033
 
@@ -51,7 +53,8 @@ class Manager:
 				return
 			if "FDSTORE" in fields:
 				assert fields == {"FDSTORE": "1", "FDNAME": NAME, "FDPOLL": "0"}
-				self.stored += fds
+				for fd in fds:
+					self.store(fd)
 			elif fields.get("FDSTOREREMOVE") == "1":
 				assert fields["FDNAME"] == NAME
 				self.forget()
@@ -59,6 +62,13 @@ class Manager:
 				self.barriers += "BARRIER" in fields
 				for fd in fds:
 					os.close(fd)
+
+	def store(self, fd):
+		"""What is there already is not kept twice."""
+		if os.fstat(fd).st_ino in [os.fstat(other).st_ino for other in self.stored]:
+			os.close(fd)
+		else:
+			self.stored.append(fd)
 
 	def forget(self):
 		while self.stored:
@@ -78,18 +88,21 @@ class Managed(Restarted):
 	def start(self, timeout=20.0, wait=True):
 		if not hasattr(self, "manager"):
 			self.manager, self.store = Manager(self.path("notify")), "512"
+		ready = self.log.read_text().count("\nready\n") if self.log.exists() else 0
+		self.launch()
+		wait_for(lambda: self.process.poll() is not None or self.log.read_text().count("\nready\n") > ready, "a start", timeout)
+		assert self.process.poll() is None, self.tail()
+
+	def launch(self, name=NAME):
 		fds = self.manager.stored[::-1]		# in another order
 		script = "".join(f"exec {3 + i}<&{fd} {fd}<&-; " for i, fd in enumerate(fds))
 		environment = dict(os.environ, NOTIFY_SOCKET=self.path("notify"), FDSTORE=self.store, LISTEN_FDS=str(len(fds)),
-				   LISTEN_FDNAMES=":".join([NAME] * len(fds)))
+				   LISTEN_FDNAMES=":".join([name] * len(fds)))
 		command_line = ["bash", "-c", script + 'export LISTEN_PID=$$; exec "$@"', "bash", str(daemon.binary().resolve()), "serve",
 				"config.yaml"]
 		assert not fds or min(fds) > 2 + len(fds)
-		ready = self.log.read_text().count("\nready\n") if self.log.exists() else 0
 		with open(self.log, "ab") as log:
 			self.process = child.start(command_line, cwd=self.directory, stdout=log, stderr=log, env=environment, pass_fds=fds)
-		wait_for(lambda: self.process.poll() is not None or self.log.read_text().count("\nready\n") > ready, "a start", timeout)
-		assert self.process.poll() is None, self.tail()
 
 	def end(self, number=signal.SIGTERM):
 		self.process.send_signal(number)
@@ -167,6 +180,105 @@ def test_both_ways(server):
 	card.close()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_start_that_fails(server, number):
+	"""Its clients stay in the store, however it ends, and an attempt that succeeds has them."""
+	card, disk = Card(server.path("igb-net.sock"), "igb"), Nvme(server.path("n-disk.sock"))
+	server.end()
+	server.configure(image="/dev/null")
+	for _ in range(2):
+		count = server.attempts()
+		server.launch()
+		wait_for(lambda: server.attempts() > count + 1, "attempts")
+		server.process.send_signal(number)
+		assert server.process.wait(10) == (1 if number == signal.SIGTERM else -number)
+		assert len(server.manager.stored) == 2
+	take = asked(card)
+	server.configure()
+	server.start()
+	take()
+	wait_for(lambda: not server.manager.stored, "the store is emptied")
+	assert server.status()["taken_over"] == 2 and disk.works()
+	card.close()
+	disk.close()
+
+
+def test_restart_in_place_that_fails(server):
+	"""The store has its clients from the moment at which they are left."""
+	card = Card(server.path("igb-net.sock"), "igb")
+	server.configure(image="/dev/null")
+	assert server.control(command="restart") == {"restart": "begun"}
+	wait_for(server.attempts, "a start that fails")
+	assert len(server.manager.stored) == 1
+	server.process.kill()
+	server.process.wait()
+	server.configure()
+	server.start()
+	assert server.status()["taken_over"] == 1 and card.read(8)
+	wait_for(lambda: not server.manager.stored, "the store is emptied")
+	card.close()
+
+
+@pytest.mark.parametrize("what", ["another version", "another file", "nothing"])
+def test_sockets_that_cannot_be_taken_over(server, what):
+	"""An upgrade has another format: they are made anew, although those before listen for a moment still."""
+	server.end()
+	numbers = range(3 if what == "nothing" else 300)	# more than are closed at once
+	with contextlib.ExitStack() as stack:
+		names = [*(name + ".sock" for name in CARDS), *(f"other-{number}.sock" for number in numbers)]
+		sockets = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in names]
+		for name, listener in zip(names, sockets):
+			listener.bind(server.path(name))
+			listener.listen()
+		fds = [listener.fileno() for listener in sockets]
+		messages = [fds[start:start + 128] for start in range(0, len(fds), 128)]
+		version = PARCEL_VERSION + 1 if what == "another version" else PARCEL_VERSION
+		if what == "another file":
+			messages[0][0] = os.open("/dev/null", os.O_RDONLY)
+			stack.callback(os.close, messages[0][0])
+		content = b"" if what == "nothing" else saved_listeners([server.path(name) for name in names])
+		fields = [PARCEL_MAGIC, version, len(content), len(fds), 0, b"listeners", b""]
+		server.manager.stored = [put_together(fields, content, messages)]
+		os.set_inheritable(server.manager.stored[0], True)
+		# The parcel alone keeps them open, as after execv().
+		for listener in sockets:
+			listener.close()
+		server.launch("sidecore-listeners")
+		server.manager.forget()
+	wait_for(lambda: server.process.poll() is not None or server.log.read_text().count("\nready\n") > 1, "a start")
+	assert server.alive(), server.tail()
+	assert server.logged("made anew") or what == "another file"
+	card = Card(server.path("igb-net.sock"), "igb")
+	assert card.read(8)
+	card.close()
+
+
+def test_killed_in_the_midst(server, tmp_path):
+	"""While it waits for the disk of one guest: that one's device is lost, not those that have been left."""
+	with NbdServer(tmp_path / "nbd", 4 * MEGABYTE) as nbd:
+		server.backend = f'type: nbd, uri: "{nbd.uri}"'
+		server.configure()
+		assert server.restart() == 0
+		card, disk = Card(server.path("igb-net.sock"), "igb"), Nvme(server.path("n-disk.sock"))
+		queue = disk.create(1)
+		nbd.answer = nbd_server.silent
+		queue.add(command(emulated.READ, 1, DATA, dw10=0, dw12=7))
+		wait_for(lambda: nbd.seen, "a request")
+		server.process.send_signal(signal.SIGTERM)
+		wait_for(lambda: server.manager.stored, "a client in the store")
+		server.process.kill()
+		server.process.wait()
+		nbd.answer = nbd_server.honest
+		server.start()
+		assert server.status()["taken_over"] == 1 and card.read(8)
+		assert disk.connection.closed()
+		card.close()
+		disk.close()
+		again = Nvme(server.path("n-disk.sock"))
+		assert again.works()
+		again.close()
+
+
 # -- parcels
 
 def take_apart(fd):
@@ -193,6 +305,15 @@ def put_together(fields, content, messages):
 			socket.send_fds(inside, [struct.pack("<I", len(fds))], fds)
 	os.close(memory)
 	return outside.detach()
+
+
+def saved_listeners(paths):
+	"""The sections of src/transport/listeners.c: the group, then each one's path and identity."""
+	entries = b""
+	for path in paths:
+		status = os.stat(path)
+		entries += struct.pack("<108s4xQQ", path.encode(), status.st_dev, status.st_ino)
+	return struct.pack("<IIi", 0x50001, 4, -1) + struct.pack("<II", 0x50000, len(entries)) + entries
 
 
 def another(server, guest, change):

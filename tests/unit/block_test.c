@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "block_fixture.h"
 
 #define DISK_SIZE (16U << 20)
@@ -390,6 +391,7 @@ static void every_disk(void **state)
 		check_zeroes(&place, true, true);
 		check_discard(&place);
 		check_depth(&place, DEPTH, 20);
+		assert_int_equal(disk_in_flight(place.disk), 0);
 		tear_down(&place);
 	}
 }
@@ -952,6 +954,54 @@ static void nbd_slow_server_times_out(void **state)
 	nbd_end(&nbd, true);
 }
 
+/* What is in flight is known, and for how long at least; and it can be hurried. */
+static void nbd_tells_how_long_it_waits(void **state)
+{
+	static const char *const arguments[] = { "--filter=delay", "memory", "1M", "delay-read=20", NULL };
+	static uint8_t bytes[2][4096];
+	static struct block_job jobs[2];
+	struct timespec before, after;
+	struct nbd_place nbd;
+	struct disk *disk;
+	sem_t done;
+
+	nbd_start(&nbd, arguments);
+	assert_int_equal(nbd_open_disk(&nbd, 20000, false), 0);
+	disk = nbd.place.disk;
+	sem_init(&done, 0, 0);
+	for (unsigned i = 0; i < 2; i++)
+		block_job_buffer(&jobs[i], bytes[i], sizeof(bytes[i]));
+	assert_int_equal(disk_in_flight(disk), 0);
+	disk_observe(disk, 100);
+	disk_observe(disk, 200);
+	assert_int_equal(disk_waited(disk, 300), 0);
+	block_fixture_submit(&nbd.place.fixture, nbd.place.channel, &jobs[0], 1, &done);
+	while (!disk_in_flight(disk))
+		usleep(1000);
+	assert_int_equal(disk_waited(disk, 300), 0); /* it has come since */
+	disk_observe(disk, 300);
+	assert_int_equal(disk_waited(disk, 350), 50);
+	block_fixture_submit(&nbd.place.fixture, nbd.place.channel, &jobs[1], 1, &done);
+	while (disk_in_flight(disk) < 2)
+		usleep(1000);
+	disk_observe(disk, 400); /* others come and go: this one waits on */
+	assert_int_equal(disk_waited(disk, 500), 200);
+
+	assert_false(disk_is_away(disk));
+	clock_gettime(CLOCK_MONOTONIC, &before);
+	assert_true(disk_hurry(disk, clock_nanoseconds() + 100 * NANOSECONDS_PER_MILLISECOND));
+	block_fixture_await(2, &done);
+	clock_gettime(CLOCK_MONOTONIC, &after);
+	assert_true(after.tv_sec - before.tv_sec < 10);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(jobs[i].status, -ETIMEDOUT);
+	assert_int_equal(disk_in_flight(disk), 0);
+	assert_int_equal(disk_waited(disk, 600), 0);
+	assert_int_equal(io(&nbd.place, BLOCK_READ, 0, bytes, 512), -ETIMEDOUT); /* it is over with this disk */
+	sem_destroy(&done);
+	nbd_end(&nbd, true);
+}
+
 /* The server dies with requests under way and comes back: they are served. It dies for good: they fail in time. */
 static void nbd_server_dies(void **state)
 {
@@ -1016,6 +1066,7 @@ int main(void)
 		cmocka_unit_test(nbd_read_only_export),
 		cmocka_unit_test(nbd_errors_come_through),
 		cmocka_unit_test(nbd_slow_server_times_out),
+		cmocka_unit_test(nbd_tells_how_long_it_waits),
 		cmocka_unit_test(nbd_server_dies),
 	};
 

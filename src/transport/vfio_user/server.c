@@ -171,19 +171,6 @@ static void connection_closed(struct vfio_user_connection *connection)
 		event_add(server->accept_event, NULL);
 }
 
-/* A client that another daemon has left to us: one that cannot be served is let go, and another may come. */
-static void adopt(struct vfio_user_server *server, struct parcel *parcel)
-{
-	if (vfio_user_connection_adopt(&server->connection, parcel)) {
-		log_warning("%s: the client of the daemon before this one cannot be served: %s", server->device->name,
-			    parcel->reason);
-		return;
-	}
-	server->connections++;
-	server->adopted = true;
-	log_info("%s: client taken over from the daemon before this one", server->device->name);
-}
-
 int vfio_user_server_create(const struct vfio_user_options *options, struct pci_device *device, struct event_base *base,
 			    struct vfio_user_server **result, const char **reason)
 {
@@ -195,7 +182,7 @@ int vfio_user_server_create(const struct vfio_user_options *options, struct pci_
 		return -ENOMEM;
 	server->device = device;
 	server->base = base;
-	error = listener_address(&server->listener, options->path, reason);
+	error = listener_address(&server->listener, options->path, options->listeners, reason);
 	if (error) {
 		free(server);
 		return error;
@@ -215,10 +202,20 @@ int vfio_user_server_create(const struct vfio_user_options *options, struct pci_
 		free_server(server);
 		return error;
 	}
-	if (options->parcel)
-		adopt(server, options->parcel);
 	*result = server;
 	return 0;
+}
+
+void vfio_user_server_adopt(struct vfio_user_server *server, struct parcel *parcel)
+{
+	if (vfio_user_connection_adopt(&server->connection, parcel)) {
+		log_warning("%s: the client of the daemon before this one cannot be served: %s", server->device->name,
+			    parcel->reason);
+		return;
+	}
+	server->connections++;
+	server->adopted = true;
+	log_info("%s: client taken over from the daemon before this one", server->device->name);
 }
 
 void vfio_user_server_destroy(struct vfio_user_server *server, void (*done)(void *context), void *context)

@@ -10,6 +10,7 @@
 #include "device/pci/pci_device.h"
 
 struct event_base;
+struct listeners;
 struct parcel;
 struct vfio_user_server;
 
@@ -19,7 +20,7 @@ struct vfio_user_options {
 	uint64_t memory_max;   /* quota: bytes of guest memory mapped at a time; 0: 1 TiB */
 	bool trap_windows;     /* let the client map none of the device's windows: doorbells come as messages, posted by
 				QEMU */
-	struct parcel *parcel; /* a client that another daemon has handed over (handover.c); NULL: none */
+	struct listeners *listeners; /* that outlive their daemon (transport/listeners.h); NULL: none */
 };
 
 struct vfio_user_status {
@@ -40,6 +41,12 @@ struct vfio_user_status {
 /** vfio_user_server_create() - Return: 0; errno of bind and the like with a sentence in @error. */
 int vfio_user_server_create(const struct vfio_user_options *options, struct pci_device *device, struct event_base *base,
 			    struct vfio_user_server **server, const char **error);
+
+/**
+ * vfio_user_server_adopt() - go on with the client that another daemon has handed over, right after the creation and
+ * before the event loop runs. One that cannot be served is let go, with the reason in the log, and another may come.
+ */
+void vfio_user_server_adopt(struct vfio_user_server *server, struct parcel *parcel);
 
 /** vfio_user_server_destroy() - pause the device, close, unlink the socket; @done at the end. */
 void vfio_user_server_destroy(struct vfio_user_server *server, void (*done)(void *context), void *context);

@@ -219,7 +219,7 @@ int vhost_user_server_create(const struct vhost_user_options *options, struct vi
 	server->device = device;
 	server->base = base;
 	server->client = options->client;
-	error = listener_address(&server->listener, options->path, reason);
+	error = listener_address(&server->listener, options->path, options->listeners, reason);
 	if (error) {
 		free(server);
 		return error;

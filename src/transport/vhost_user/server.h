@@ -13,6 +13,7 @@
 #include "device/virtio_device.h"
 
 struct event_base;
+struct listeners;
 struct vhost_user_server;
 
 struct vhost_user_options {
@@ -20,6 +21,7 @@ struct vhost_user_options {
 	bool client;		  /* connect to a listening front-end, and again when it goes away (1 s) */
 	uint32_t mode;		  /* permissions of a listening socket; 0: 0660 */
 	uint64_t memory_max;	  /* quota: bytes of guest memory mapped at a time; 0: 1 TiB */
+	struct listeners *listeners; /* that outlive their daemon (transport/listeners.h); NULL: none */
 };
 
 struct vhost_user_status {
