@@ -20,7 +20,7 @@
  *
  * Context: the lane.
  */
-#include "device/intel/intel_internal.h"
+#include "device/intel/intel_transmit.h"
 #include "net/checksum.h"
 
 #define IP_LENGTH	  2U

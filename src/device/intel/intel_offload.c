@@ -24,7 +24,7 @@
  */
 #include <endian.h>
 
-#include "device/intel/intel_internal.h"
+#include "device/intel/intel_transmit.h"
 #include "net/checksum.h"
 
 #define IPV4_LENGTH   2U /* offsets of fields */
