@@ -27,7 +27,6 @@
 #include <endian.h>
 #include <errno.h>
 #include <linux/vfio.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -267,10 +266,8 @@ static int reset(struct net_intel *intel)
 		error = vfio_user_client_read32(client, STATUS, &value);
 		if (!error && value & STATUS_LU)
 			break;
-		if (!error && tries == LINK_TRIES) {
-			snprintf(client->error, sizeof(client->error), "no link: STATUS 0x%x", value);
-			error = -ENETDOWN;
-		}
+		if (!error && tries == LINK_TRIES)
+			error = client_connection_fail(&client->connection, -ENETDOWN, "no link: STATUS 0x%x", value);
 		nanosleep(&pause, NULL);
 	}
 
@@ -524,8 +521,8 @@ struct net_driver *net_intel_create(const struct net_endpoint_options *options)
 					     .options = options,
 					     .memory = &intel->client.memory,
 					     .events = { -1, -1 },
-					     .error = intel->client.error };
-	intel->client.socket = -1;
+					     .error = intel->client.connection.error };
+	intel->client.connection.socket = -1;
 	intel->client.memory.fd = -1;
 
 	return &intel->driver;
