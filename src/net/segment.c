@@ -71,7 +71,7 @@ static unsigned plan_slice(struct segment_plan *plan, uint32_t length, struct gu
 static void ipv4_header(const struct segment_plan *plan, uint8_t *headers, uint32_t length, bool last)
 {
 	uint8_t *ip = headers + plan->network;
-	uint32_t identification = load16(ip + 4), fragment = load16(ip + 6);
+	uint32_t identification = load_be16(ip + 4), fragment = load_be16(ip + 6);
 	uint16_t result;
 
 	if (plan->gso == FRAME_GSO_UDP_FRAGMENT)
@@ -79,9 +79,9 @@ static void ipv4_header(const struct segment_plan *plan, uint8_t *headers, uint3
 	else
 		identification += plan->packet;
 	length -= plan->network;
-	store16(ip + 2, length);
-	store16(ip + 4, identification);
-	store16(ip + 6, fragment);
+	store_be16(ip + 2, length);
+	store_be16(ip + 4, identification);
+	store_be16(ip + 6, fragment);
 	result = (uint16_t)~checksum_fold((uint64_t)plan->network_sum + sum_word(length) + sum_word(identification) +
 					  sum_word(fragment));
 	memcpy(ip + 10, &result, sizeof(result));
@@ -93,18 +93,18 @@ static void ipv6_fragment_header(const struct segment_plan *plan, uint8_t *heade
 
 	fragment[0] = headers[plan->next_header];
 	fragment[1] = 0;
-	store16(fragment + 2, plan->index * plan->payload | (last ? 0 : 1));
-	store32(fragment + 4, plan->identification);
+	store_be16(fragment + 2, plan->index * plan->payload | (last ? 0 : 1));
+	store_be32(fragment + 4, plan->identification);
 	headers[plan->next_header] = PROTOCOL_FRAGMENT;
 }
 
 static void tcp_header(const struct segment_plan *plan, uint8_t *tcp, bool last)
 {
-	store32(tcp + 4, load32(tcp + 4) + plan->index * plan->payload);
+	store_be32(tcp + 4, load_be32(tcp + 4) + plan->index * plan->payload);
 	if (plan->index)
 		tcp[13] &= (uint8_t)~TCP_CWR;
 	if (!last)
-		tcp[13] &= (uint8_t)~(TCP_FIN | TCP_PSH);
+		tcp[13] &= (uint8_t) ~(TCP_FIN | TCP_PSH);
 }
 
 /* Sum of a segment's headers: of the plan's, and the fields that are its own. */
@@ -114,8 +114,8 @@ static uint64_t header_sum(const struct segment_plan *plan, const uint8_t *trans
 
 	if (plan->gso == FRAME_GSO_UDP_SEGMENT)
 		return sum + sum_word(length);
-	return sum + sum_word(load16(transport + 4)) + sum_word(load16(transport + 6)) +
-	       sum_word(load16(transport + 12));
+	return sum + sum_word(load_be16(transport + 4)) + sum_word(load_be16(transport + 6)) +
+	       sum_word(load_be16(transport + 12));
 }
 
 /* Checksum of a segment that has a transport header of its own, or the seed of one that the receiver completes. */
@@ -176,7 +176,7 @@ static unsigned build(struct segment_plan *plan, struct frame *out, uint8_t *hea
 		if (inserted)
 			ipv6_fragment_header(plan, headers, last);
 		if (plan->ipv6)
-			store16(headers + plan->network + 4, length - plan->network - IPV6_LENGTH);
+			store_be16(headers + plan->network + 4, length - plan->network - IPV6_LENGTH);
 		else
 			ipv4_header(plan, headers, length, last);
 	}
@@ -187,7 +187,7 @@ static unsigned build(struct segment_plan *plan, struct frame *out, uint8_t *hea
 		transport_checksum(plan, out, headers, segments + 1, count, length);
 		break;
 	case FRAME_GSO_UDP_SEGMENT:
-		store16(headers + plan->transport + 4, length - plan->transport);
+		store_be16(headers + plan->transport + 4, length - plan->transport);
 		transport_checksum(plan, out, headers, segments + 1, count, length);
 		break;
 	case FRAME_GSO_NONE:

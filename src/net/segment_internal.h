@@ -5,6 +5,7 @@
 
 #include <endian.h>
 
+#include "base/byte_order.h"
 #include "net/segment.h"
 
 enum {
@@ -35,28 +36,6 @@ enum {
 
 	IPV4_MORE_FRAGMENTS = 0x2000,
 };
-
-static inline uint16_t load16(const uint8_t *from)
-{
-	return (uint16_t)(from[0] << 8 | from[1]);
-}
-
-static inline void store16(uint8_t *to, uint32_t value)
-{
-	to[0] = (uint8_t)(value >> 8);
-	to[1] = (uint8_t)value;
-}
-
-static inline uint32_t load32(const uint8_t *from)
-{
-	return (uint32_t)load16(from) << 16 | load16(from + 2);
-}
-
-static inline void store32(uint8_t *to, uint32_t value)
-{
-	store16(to, value >> 16);
-	store16(to + 2, value & 0xffff);
-}
 
 static inline uint32_t transport_checksum_offset(uint8_t gso)
 {

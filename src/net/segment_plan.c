@@ -37,8 +37,7 @@ static void plan_seek(struct segment_plan *plan, uint32_t offset)
 	if (offset - distance < frame->header_length)
 		distance = offset - frame->header_length;
 	plan->segment_offset += distance;
-	while (plan->segment < frame->segment_count &&
-	       plan->segment_offset >= frame->segments[plan->segment].length) {
+	while (plan->segment < frame->segment_count && plan->segment_offset >= frame->segments[plan->segment].length) {
 		plan->segment_offset -= frame->segments[plan->segment].length;
 		plan->segment++;
 	}
@@ -53,7 +52,7 @@ static int plan_link(struct segment_plan *plan, uint32_t have)
 	for (unsigned tags = 0;; tags++) {
 		if (at + 2 > have)
 			return -EINVAL;
-		type = load16(plan->headers + at);
+		type = load_be16(plan->headers + at);
 		at += 2;
 		if (type != ETHERTYPE_VLAN && type != ETHERTYPE_QINQ)
 			break;
@@ -78,7 +77,7 @@ static int plan_ipv4(struct segment_plan *plan, uint32_t have, uint8_t *protocol
 	length = (ip[0] & 15U) * 4;
 	if (length < IPV4_LENGTH || plan->network + length > have)
 		return -EINVAL;
-	if (load16(ip + 6) & 0x3fff) /* more fragments, or not the first one */
+	if (load_be16(ip + 6) & 0x3fff) /* more fragments, or not the first one */
 		return -EINVAL;
 	*protocol = ip[9];
 	plan->transport = (uint16_t)(plan->network + length);
@@ -158,7 +157,7 @@ static void pseudo_header(const struct segment_plan *plan, struct checksum *chec
 	uint8_t rest[8] = { 0 };
 
 	checksum_add(checksum, ip + (plan->ipv6 ? 8 : 12), plan->ipv6 ? 32 : 8);
-	store32(rest, length);
+	store_be32(rest, length);
 	rest[7] = plan->gso == FRAME_GSO_TCPV4 || plan->gso == FRAME_GSO_TCPV6 ? PROTOCOL_TCP : PROTOCOL_UDP;
 	checksum_add(checksum, rest, sizeof(rest));
 }
@@ -211,8 +210,8 @@ static int plan_fragments(struct segment_plan *plan)
 	if (plan->payload < shared || length > UINT16_MAX)
 		return -EINVAL;
 
-	store16(udp + 4, length);
-	store16(udp + UDP_CHECKSUM, 0);
+	store_be16(udp + 4, length);
+	store_be16(udp + UDP_CHECKSUM, 0);
 	pseudo_header(plan, &checksum, length);
 	checksum_add(&checksum, udp, UDP_LENGTH);
 	checksum_add_frame(&checksum, frame, plan->first, frame->length);
@@ -251,10 +250,11 @@ int segment_plan(struct segment_plan *plan, const struct frame *frame, bool part
 	uint8_t protocol;
 	int error;
 
-	*plan = (struct segment_plan){
-		.frame = frame, .partial = partial, .gso = frame->offload.gso, .identification = identification,
-		.together = 1
-	};
+	*plan = (struct segment_plan){ .frame = frame,
+				       .partial = partial,
+				       .gso = frame->offload.gso,
+				       .identification = identification,
+				       .together = 1 };
 	if (!frame_read(frame, 0, plan->headers, have))
 		return -EINVAL;
 	if (plan->gso == FRAME_GSO_NONE)
