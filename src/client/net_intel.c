@@ -16,7 +16,7 @@
  *	igb	MSI-X vector 1 for both rings, masked when it fires (EIAM) and cleared (EIAC): a store to EIMS
  *	e1000e	MSI-X vector 0 for receive, 1 for transmit, masked and cleared likewise: a store to IMS for each
  *		that fired
- * fired e1000	the pin: read ICR, unmask at the VMM, write IMC, flush; at the end write IMS, flush
+ *	e1000	the pin: read ICR, unmask at the VMM, write IMC, flush; at the end write IMS, flush
  *
  * Context: one thread owns a card.
  */
