@@ -161,8 +161,19 @@ struct run {
 	struct run_guest guests[RUN_GUESTS_MAX];
 };
 
+/** run_complain() - print what went wrong, and why. Return: -1. */
+int run_complain(const char *what, const char *why);
+
+/* --- run_daemon.c --- */
+
 /** run_image_is_nbd() - is this --image the URI of an NBD export, rather than a file? */
 bool run_image_is_nbd(const char *image);
+
+/**
+ * run_start_daemon() - write its configuration, start it, and wait until it answers.
+ * Return: 0; -ECHILD: it has ended; another negative errno.
+ */
+int run_start_daemon(struct run *run);
 
 /** run_status() - the daemon's status, or NULL. The caller's to json_decref(). */
 json_t *run_status(const struct run *run);

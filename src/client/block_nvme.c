@@ -189,8 +189,8 @@ struct block_driver *block_nvme_create(const struct block_load_options *options)
 	nvme->driver = (struct block_driver){ .ops = &nvme_ops,
 					      .options = options,
 					      .memory = &nvme->nvme.client.memory,
-					      .error = nvme->nvme.client.error };
-	nvme->nvme.client.socket = -1;
+					      .error = nvme->nvme.client.connection.error };
+	nvme->nvme.client.connection.socket = -1;
 	nvme->nvme.client.memory.fd = -1;
 
 	return &nvme->driver;

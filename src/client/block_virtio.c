@@ -263,10 +263,11 @@ struct block_driver *block_virtio_create(const struct block_load_options *option
 
 	if (!virtio)
 		return NULL;
-	virtio->driver = (struct block_driver){
-		.ops = &virtio_ops, .options = options, .memory = &virtio->client.memory, .error = virtio->client.error
-	};
-	virtio->client.socket = -1;
+	virtio->driver = (struct block_driver){ .ops = &virtio_ops,
+						.options = options,
+						.memory = &virtio->client.memory,
+						.error = virtio->client.connection.error };
+	virtio->client.connection.socket = -1;
 	virtio->client.memory.fd = -1;
 
 	return &virtio->driver;

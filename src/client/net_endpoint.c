@@ -31,6 +31,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/byte_order.h"
+
 #define CACHE_LINE  64u
 #define PROBE_EVERY 32u
 #define CHECK_PAUSE 1000u
@@ -77,12 +79,6 @@ static uint16_t fold(uint32_t sum)
 	return (uint16_t)sum;
 }
 
-static void put16(uint8_t *at, uint32_t value)
-{
-	at[0] = (uint8_t)(value >> 8);
-	at[1] = (uint8_t)value;
-}
-
 /* One TCP segment of up to 64 KiB: lengths, IPv4 checksum, and TCP's field with the pseudo-header sum (5.1.6.2). */
 static void build_tcp(const struct net_endpoint *endpoint, uint8_t *frame)
 {
@@ -91,18 +87,18 @@ static void build_tcp(const struct net_endpoint *endpoint, uint8_t *frame)
 	uint8_t *tcp = ip + IPV4_LEN;
 
 	ip[0] = 0x45;
-	put16(ip + 2, ip_length);
+	store_be16(ip + 2, ip_length);
 	ip[8] = 64;
 	ip[9] = 6;
 	memcpy(ip + 12, (const uint8_t[]){ 192, 0, 2, 1, 192, 0, 2, 2 }, 8);
-	put16(ip + 10, (uint16_t)~fold(sum_words(ip, IPV4_LEN, 0)));
+	store_be16(ip + 10, (uint16_t)~fold(sum_words(ip, IPV4_LEN, 0)));
 
-	put16(tcp, 5001);
-	put16(tcp + 2, 5001);
+	store_be16(tcp, 5001);
+	store_be16(tcp + 2, 5001);
 	tcp[12] = 5 << 4;
 	tcp[13] = TCP_ACK | TCP_PSH;
-	put16(tcp + 14, 0xffff);
-	put16(tcp + 16, fold(sum_words(ip + 12, 8, 6 + ip_length - IPV4_LEN)));
+	store_be16(tcp + 14, 0xffff);
+	store_be16(tcp + 16, fold(sum_words(ip + 12, 8, 6 + ip_length - IPV4_LEN)));
 }
 
 /* What virtio-net's header says of a frame (virtio 1.3 5.1.6.2). */
@@ -127,9 +123,9 @@ static void prepare_segmentation(uint8_t *frame)
 {
 	uint8_t *ip = frame + ETHER_LEN;
 
-	put16(ip + 2, 0);
-	put16(ip + 10, 0);
-	put16(ip + IPV4_LEN + 16, fold(sum_words(ip + 12, 8, 6)));
+	store_be16(ip + 2, 0);
+	store_be16(ip + 10, 0);
+	store_be16(ip + IPV4_LEN + 16, fold(sum_words(ip + 12, 8, 6)));
 }
 
 static void build_frame(const struct net_endpoint *endpoint, uint8_t *frame)
@@ -140,7 +136,7 @@ static void build_frame(const struct net_endpoint *endpoint, uint8_t *frame)
 		frame[i] = (uint8_t)(i * 7 + i / 256);
 	memcpy(frame, endpoint->options.destination, NET_ENDPOINT_ADDRESS_LEN);
 	memcpy(frame + NET_ENDPOINT_ADDRESS_LEN, endpoint->options.source, NET_ENDPOINT_ADDRESS_LEN);
-	put16(frame + 12, endpoint->options.gso ? ETHERTYPE_IPV4 : ETHERTYPE_EXPERIMENT);
+	store_be16(frame + 12, endpoint->options.gso ? ETHERTYPE_IPV4 : ETHERTYPE_EXPERIMENT);
 
 	if (endpoint->options.gso) {
 		memset(frame + ETHER_LEN, 0, IPV4_LEN + TCP_LEN);

@@ -282,8 +282,8 @@ struct net_driver *net_virtio_create(const struct net_endpoint_options *options)
 					      .options = options,
 					      .memory = &virtio->client.memory,
 					      .events = { -1, -1 },
-					      .error = virtio->client.error };
-	virtio->client.socket = -1;
+					      .error = virtio->client.connection.error };
+	virtio->client.connection.socket = -1;
 	virtio->client.memory.fd = -1;
 
 	return &virtio->driver;

@@ -19,7 +19,6 @@
 #include <endian.h>
 #include <errno.h>
 #include <linux/vfio.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -51,9 +50,7 @@
 
 static int fail(struct nvme_driver *driver, int error, const char *what, unsigned long long value)
 {
-	snprintf(driver->client.error, sizeof(driver->client.error), "NVMe: %s 0x%llx", what, value);
-
-	return error;
+	return client_connection_fail(&driver->client.connection, error, "NVMe: %s 0x%llx", what, value);
 }
 
 /* ---- a pair of queues ---- */
@@ -243,7 +240,7 @@ static int enable(struct nvme_driver *driver)
  * @result:	receives dword 0 of the completion; may be NULL
  *
  * Return: 0, -EREMOTEIO if the controller refuses it, or another negative errno, with the reason in
- * @driver->client.error.
+ * @driver->client.connection.error.
  */
 int nvme_driver_admin(struct nvme_driver *driver, const struct nvme_command *command, uint32_t *result)
 {
@@ -340,7 +337,7 @@ size_t nvme_driver_memory_size(unsigned int pairs, unsigned int entries)
  * @options:	how; guest memory includes nvme_driver_memory_size()
  * @interrupts:	MSI-X is enabled: vector 0 for the admin queue, one for each I/O queue (its index)
  *
- * Return: 0, or a negative errno with the reason in @driver->client.error.
+ * Return: 0, or a negative errno with the reason in @driver->client.connection.error.
  */
 int nvme_driver_attach(struct nvme_driver *driver, const struct vfio_user_client_options *options, bool interrupts)
 {
@@ -391,7 +388,7 @@ void nvme_driver_detach(struct nvme_driver *driver)
  *
  * It interrupts if the driver was attached with interrupts.
  *
- * Return: 0, or a negative errno with the reason in @driver->client.error.
+ * Return: 0, or a negative errno with the reason in @driver->client.connection.error.
  */
 int nvme_driver_create_pair(struct nvme_driver *driver, uint16_t entries)
 {

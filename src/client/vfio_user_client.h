@@ -2,6 +2,7 @@
 #ifndef CLIENT_VFIO_USER_CLIENT_H
 #define CLIENT_VFIO_USER_CLIENT_H
 
+#include "client/client_connection.h"
 #include "client/client_memory.h"
 
 #include <stdbool.h>
@@ -56,8 +57,7 @@ struct vfio_user_client_region {
 
 /**
  * struct vfio_user_client - one attached device, seen from the VMM and the guest's driver.
- * @socket:	connected socket, -1 when detached
- * @timeout_ms:	bound of every wait
+ * @connection:	to the server; has the reason of what failed
  * @posted:	writes want no reply: nothing is mapped, as QEMU decides it
  * @next_id:	of the next message
  * @messages:	messages sent
@@ -65,11 +65,9 @@ struct vfio_user_client_region {
  * @regions:	what the device has
  * @event_count: interrupt vectors that have an eventfd
  * @events:	them, non-blocking
- * @error:	what failed, in words, after a negative return
  */
 struct vfio_user_client {
-	int socket;
-	int timeout_ms;
+	struct client_connection connection;
 	bool posted;
 	uint16_t next_id;
 	uint64_t messages;
@@ -77,7 +75,6 @@ struct vfio_user_client {
 	struct vfio_user_client_region regions[VFIO_USER_CLIENT_REGIONS];
 	unsigned int event_count;
 	int events[VFIO_USER_CLIENT_EVENTS];
-	char error[160];
 };
 
 /**

@@ -23,18 +23,11 @@
 #include <errno.h>
 #include <linux/vhost_types.h>
 #include <linux/virtio_config.h>
-#include <poll.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
-#define DEFAULT_TIMEOUT	  5000
-#define CONFIG_MAX	  256 /* VHOST_USER_MAX_CONFIG_SIZE of the specification */
+#define CONFIG_MAX 256 /* VHOST_USER_MAX_CONFIG_SIZE of the specification */
 
 /* vhost-user "Front-end message types" */
 enum {
@@ -97,18 +90,6 @@ struct message {
 
 #define HEADER_SIZE offsetof(struct message, payload)
 
-__attribute__((format(printf, 3, 4))) static int fail(struct vhost_user_client *client, int error, const char *format,
-						      ...)
-{
-	va_list arguments;
-
-	va_start(arguments, format);
-	vsnprintf(client->error, sizeof(client->error), format, arguments);
-	va_end(arguments);
-
-	return error;
-}
-
 static const char *request_name(uint32_t request)
 {
 	static const char *const names[] = {
@@ -138,95 +119,31 @@ static bool has_protocol_feature(const struct vhost_user_client *client, unsigne
 	return client->protocol_features >> bit & 1;
 }
 
-/* ---- the socket ---- */
-
-static int wait_for(struct vhost_user_client *client, int fd, short events, const char *what)
-{
-	struct pollfd pollfd = { .fd = fd, .events = events };
-	int ready;
-
-	do {
-		ready = poll(&pollfd, 1, client->timeout_ms);
-	} while (ready < 0 && errno == EINTR);
-
-	if (ready < 0)
-		return fail(client, -errno, "%s: poll: %s", what, strerror(errno));
-	if (ready == 0)
-		return fail(client, -ETIMEDOUT, "%s: no answer in %d ms", what, client->timeout_ms);
-
-	return 0;
-}
+/* ---- messages ---- */
 
 static int send_message(struct vhost_user_client *client, const struct message *message, int fd)
 {
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(sizeof(int))];
-	} control = { 0 };
-	size_t length = HEADER_SIZE + message->size;
-	struct iovec iovec = { .iov_base = (void *)(uintptr_t)message, .iov_len = length };
-	struct msghdr header = { .msg_iov = &iovec, .msg_iovlen = 1 };
-	ssize_t sent;
-
-	if (fd >= 0) {
-		header.msg_control = control.space;
-		header.msg_controllen = sizeof(control.space);
-		control.header.cmsg_level = SOL_SOCKET;
-		control.header.cmsg_type = SCM_RIGHTS;
-		control.header.cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(&control.header), &fd, sizeof(int));
-	}
-
-	do {
-		sent = sendmsg(client->socket, &header, MSG_NOSIGNAL);
-	} while (sent < 0 && errno == EINTR);
-
-	if (sent < 0)
-		return fail(client, -errno, "%s: send: %s", request_name(message->request), strerror(errno));
-	if ((size_t)sent != length)
-		return fail(client, -EIO, "%s: sent %zd of %zu bytes", request_name(message->request), sent, length);
-
-	return 0;
-}
-
-static int receive_exactly(struct vhost_user_client *client, void *data, size_t size, const char *what)
-{
-	size_t done = 0;
-
-	while (done < size) {
-		int error = wait_for(client, client->socket, POLLIN, what);
-		ssize_t received;
-
-		if (error)
-			return error;
-		received = recv(client->socket, (uint8_t *)data + done, size - done, 0);
-		if (received < 0 && errno == EINTR)
-			continue;
-		if (received < 0)
-			return fail(client, -errno, "%s: receive: %s", what, strerror(errno));
-		if (received == 0)
-			return fail(client, -ECONNRESET, "%s: the back-end closed the connection", what);
-		done += (size_t)received;
-	}
-
-	return 0;
+	return client_connection_send(&client->connection, message, HEADER_SIZE + message->size, fd,
+				      request_name(message->request));
 }
 
 static int receive_reply(struct vhost_user_client *client, uint32_t request, struct message *reply)
 {
 	const char *name = request_name(request);
-	int error = receive_exactly(client, reply, HEADER_SIZE, name);
+	int error = client_connection_receive(&client->connection, reply, HEADER_SIZE, name, NULL);
 
 	if (error)
 		return error;
 	if (reply->request != request)
-		return fail(client, -EPROTO, "%s: answered with message type %u", name, reply->request);
+		return client_connection_fail(&client->connection, -EPROTO, "%s: answered with message type %u", name,
+					      reply->request);
 	if ((reply->flags & FLAGS_VERSION_MASK) != FLAGS_VERSION || !(reply->flags & FLAGS_REPLY))
-		return fail(client, -EPROTO, "%s: reply has flags 0x%x", name, reply->flags);
+		return client_connection_fail(&client->connection, -EPROTO, "%s: reply has flags 0x%x", name,
+					      reply->flags);
 	if (reply->size > sizeof(reply->payload))
-		return fail(client, -EPROTO, "%s: reply of %u bytes", name, reply->size);
+		return client_connection_fail(&client->connection, -EPROTO, "%s: reply of %u bytes", name, reply->size);
 
-	return receive_exactly(client, &reply->payload, reply->size, name);
+	return client_connection_receive(&client->connection, &reply->payload, reply->size, name, NULL);
 }
 
 /* Sends a setting and, where the back-end can tell, learns whether it was accepted. */
@@ -245,7 +162,8 @@ static int set(struct vhost_user_client *client, struct message *message, int fd
 	if (error)
 		return error;
 	if (reply.size != sizeof(uint64_t) || reply.payload.u64 != 0)
-		return fail(client, -EREMOTEIO, "%s: refused by the back-end", request_name(message->request));
+		return client_connection_fail(&client->connection, -EREMOTEIO, "%s: refused by the back-end",
+					      request_name(message->request));
 
 	return 0;
 }
@@ -281,8 +199,8 @@ static int get(struct vhost_user_client *client, struct message *message, uint32
 	if (error)
 		return error;
 	if (message->size != size)
-		return fail(client, -EPROTO, "%s: reply of %u bytes, not %u", request_name(request), message->size,
-			    size);
+		return client_connection_fail(&client->connection, -EPROTO, "%s: reply of %u bytes, not %u",
+					      request_name(request), message->size, size);
 
 	return 0;
 }
@@ -296,60 +214,6 @@ static int get_u64(struct vhost_user_client *client, uint32_t request, uint64_t 
 		*value = message.payload.u64;
 
 	return error;
-}
-
-static int connect_to(struct vhost_user_client *client, const struct sockaddr_un *address)
-{
-	struct timespec pause = { .tv_nsec = 20000000 };
-	int tries = client->timeout_ms / 20 + 1;
-
-	client->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (client->socket < 0)
-		return fail(client, -errno, "socket: %s", strerror(errno));
-
-	/* A back-end that is just starting has no socket yet, or has bound it and does not listen. */
-	while (connect(client->socket, (const struct sockaddr *)address, sizeof(*address)) < 0) {
-		if ((errno != ENOENT && errno != ECONNREFUSED) || --tries <= 0)
-			return fail(client, -errno, "connect to %s: %s", address->sun_path, strerror(errno));
-		nanosleep(&pause, NULL);
-	}
-
-	return 0;
-}
-
-static int accept_from(struct vhost_user_client *client, const struct sockaddr_un *address)
-{
-	int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	int error = 0;
-
-	if (listener < 0)
-		return fail(client, -errno, "socket: %s", strerror(errno));
-
-	unlink(address->sun_path);
-	if (bind(listener, (const struct sockaddr *)address, sizeof(*address)) < 0 || listen(listener, 1) < 0)
-		error = fail(client, -errno, "listen on %s: %s", address->sun_path, strerror(errno));
-	if (!error)
-		error = wait_for(client, listener, POLLIN, "waiting for the back-end to connect");
-	if (!error) {
-		client->socket = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-		if (client->socket < 0)
-			error = fail(client, -errno, "accept: %s", strerror(errno));
-	}
-	close(listener);
-	unlink(address->sun_path);
-
-	return error;
-}
-
-static int open_socket(struct vhost_user_client *client, const struct vhost_user_client_options *options)
-{
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-
-	if (strlen(options->socket_path) >= sizeof(address.sun_path))
-		return fail(client, -ENAMETOOLONG, "socket path longer than %zu bytes", sizeof(address.sun_path) - 1);
-	memcpy(address.sun_path, options->socket_path, strlen(options->socket_path));
-
-	return options->listen ? accept_from(client, &address) : connect_to(client, &address);
 }
 
 /* ---- memory ---- */
@@ -402,8 +266,9 @@ static int negotiate(struct vhost_user_client *client, const struct vhost_user_c
 		return error;
 	missing = options->features_required & ~client->backend_features;
 	if (missing)
-		return fail(client, -ENOTSUP, "the back-end lacks virtio feature %d (it offers 0x%llx)",
-			    __builtin_ctzll(missing), (unsigned long long)client->backend_features);
+		return client_connection_fail(&client->connection, -ENOTSUP,
+					      "the back-end lacks virtio feature %d (it offers 0x%llx)",
+					      __builtin_ctzll(missing), (unsigned long long)client->backend_features);
 
 	client->features = client->backend_features & (options->features | options->features_required | protocol);
 	if (client->features & protocol)
@@ -421,21 +286,23 @@ static int negotiate(struct vhost_user_client *client, const struct vhost_user_c
  * @client:	written from scratch; detach it whatever this returns
  * @options:	how
  *
- * Return: 0, or a negative errno with the reason in @client->error.
+ * Return: 0, or a negative errno with the reason in @client->connection.error.
  */
 int vhost_user_client_attach(struct vhost_user_client *client, const struct vhost_user_client_options *options)
 {
+	const struct client_endpoint endpoint = { .path = options->socket_path,
+						  .listen = options->listen,
+						  .timeout_ms = options->timeout_ms };
 	int error;
 
-	*client = (struct vhost_user_client){ .socket = -1, .memory.fd = -1 };
-	client->timeout_ms = options->timeout_ms ? options->timeout_ms : DEFAULT_TIMEOUT;
+	*client = (struct vhost_user_client){ .connection.socket = -1, .memory.fd = -1 };
 	for (unsigned int i = 0; i < VHOST_USER_CLIENT_QUEUES_MAX; i++)
 		client->queues[i] = (struct vhost_user_client_queue){ .kick_fd = -1, .call_fd = -1 };
 
-	error = client_memory_create(&client->memory, options->memory_size, options->huge_pages, client->error,
-				     sizeof(client->error));
+	error = client_memory_create(&client->memory, options->memory_size, options->huge_pages,
+				     client->connection.error, sizeof(client->connection.error));
 	if (!error)
-		error = open_socket(client, options);
+		error = client_connection_open(&client->connection, &endpoint);
 	if (!error)
 		error = negotiate(client, options);
 	if (!error)
@@ -450,8 +317,7 @@ int vhost_user_client_attach(struct vhost_user_client *client, const struct vhos
  */
 void vhost_user_client_detach(struct vhost_user_client *client)
 {
-	if (client->socket >= 0)
-		close(client->socket);
+	client_connection_close(&client->connection);
 	for (unsigned int i = 0; i < VHOST_USER_CLIENT_QUEUES_MAX; i++) {
 		if (client->queues[i].kick_fd >= 0)
 			close(client->queues[i].kick_fd);
@@ -460,7 +326,6 @@ void vhost_user_client_detach(struct vhost_user_client *client)
 		client->queues[i] = (struct vhost_user_client_queue){ .kick_fd = -1, .call_fd = -1 };
 	}
 	client_memory_release(&client->memory);
-	client->socket = -1;
 }
 
 /* ---- queues ---- */
@@ -474,7 +339,7 @@ static int create_events(struct vhost_user_client *client, unsigned int index)
 	if (queue->call_fd < 0)
 		queue->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (queue->kick_fd < 0 || queue->call_fd < 0)
-		return fail(client, -errno, "eventfd: %s", strerror(errno));
+		return client_connection_fail(&client->connection, -errno, "eventfd: %s", strerror(errno));
 
 	return 0;
 }
@@ -485,7 +350,7 @@ static int create_events(struct vhost_user_client *client, unsigned int index)
  * @index:	queue index
  * @ring:	where it lies; all of it in guest memory of @client
  *
- * Return: 0, or a negative errno with the reason in @client->error.
+ * Return: 0, or a negative errno with the reason in @client->connection.error.
  */
 int vhost_user_client_start_queue(struct vhost_user_client *client, unsigned int index,
 				  const struct vhost_user_client_ring *ring)
@@ -494,7 +359,7 @@ int vhost_user_client_start_queue(struct vhost_user_client *client, unsigned int
 	int error;
 
 	if (index >= VHOST_USER_CLIENT_QUEUES_MAX)
-		return fail(client, -EINVAL, "queue index %u", index);
+		return client_connection_fail(&client->connection, -EINVAL, "queue index %u", index);
 
 	/* Ring addresses are user addresses (ours), unlike those in descriptors: "Vring address description". */
 	address.payload.address = (struct vhost_vring_addr){
@@ -527,7 +392,7 @@ int vhost_user_client_start_queue(struct vhost_user_client *client, unsigned int
  * @index:	queue index
  * @base:	receives where the back-end stopped; may be NULL
  *
- * Return: 0, or a negative errno with the reason in @client->error.
+ * Return: 0, or a negative errno with the reason in @client->connection.error.
  */
 int vhost_user_client_stop_queue(struct vhost_user_client *client, unsigned int index, uint32_t *base)
 {
@@ -541,7 +406,8 @@ int vhost_user_client_stop_queue(struct vhost_user_client *client, unsigned int 
 	if (!error)
 		error = get(client, &message, sizeof(struct vhost_vring_state));
 	if (!error && message.payload.state.index != index)
-		error = fail(client, -EPROTO, "GET_VRING_BASE: answered for queue %u", message.payload.state.index);
+		error = client_connection_fail(&client->connection, -EPROTO, "GET_VRING_BASE: answered for queue %u",
+					       message.payload.state.index);
 	if (!error && base)
 		*base = message.payload.state.num;
 
@@ -578,7 +444,7 @@ int vhost_user_client_queue_limit(struct vhost_user_client *client, unsigned int
 	int error;
 
 	if (!has_protocol_feature(client, VHOST_USER_CLIENT_PROTOCOL_F_MQ))
-		return fail(client, -ENOTSUP, "the back-end lacks protocol feature MQ");
+		return client_connection_fail(&client->connection, -ENOTSUP, "the back-end lacks protocol feature MQ");
 
 	error = get_u64(client, GET_QUEUE_NUM, &value);
 	if (!error)
@@ -602,9 +468,10 @@ int vhost_user_client_read_config(struct vhost_user_client *client, uint32_t off
 	int error;
 
 	if (!has_protocol_feature(client, VHOST_USER_CLIENT_PROTOCOL_F_CONFIG))
-		return fail(client, -ENOTSUP, "the back-end lacks protocol feature CONFIG");
+		return client_connection_fail(&client->connection, -ENOTSUP,
+					      "the back-end lacks protocol feature CONFIG");
 	if (size > CONFIG_MAX)
-		return fail(client, -EINVAL, "GET_CONFIG of %u bytes", size);
+		return client_connection_fail(&client->connection, -EINVAL, "GET_CONFIG of %u bytes", size);
 
 	message.size = (uint32_t)offsetof(struct config_space, data) + size;
 	error = get(client, &message, message.size);

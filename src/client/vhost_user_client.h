@@ -2,6 +2,7 @@
 #ifndef CLIENT_VHOST_USER_CLIENT_H
 #define CLIENT_VHOST_USER_CLIENT_H
 
+#include "client/client_connection.h"
 #include "client/client_memory.h"
 
 #include <stdbool.h>
@@ -51,24 +52,20 @@ struct vhost_user_client_queue {
 
 /**
  * struct vhost_user_client - one attached device, seen from the front-end.
- * @socket:		connected socket, -1 when detached
- * @timeout_ms:		bound of every wait
+ * @connection:		to the back-end; has the reason of what failed
  * @features:		virtio features in force
  * @protocol_features:	vhost-user protocol features in force
  * @backend_features:	virtio features that the back-end offers
  * @memory:		guest memory
  * @queues:		event fds by queue index
- * @error:		what failed, in words, after a negative return
  */
 struct vhost_user_client {
-	int socket;
-	int timeout_ms;
+	struct client_connection connection;
 	uint64_t features;
 	uint64_t protocol_features;
 	uint64_t backend_features;
 	struct client_memory memory;
 	struct vhost_user_client_queue queues[VHOST_USER_CLIENT_QUEUES_MAX];
-	char error[160];
 };
 
 /**

@@ -18,7 +18,7 @@
  * the work and then, after a full barrier, loads @armed. The sidecore stores @armed and then, after a full barrier,
  * loads the work. Two full barriers are in one order or the other: if the control thread's comes first, the sidecore's
  * look sees the work; else the control thread sees @armed and writes kick_fd, which is in the sidecore's epoll set as
- * long as the poller is attached, and whose edges wait there (engine/sidecore.c).
+ * long as the poller is attached, and whose edges wait there (engine/sidecore_sleep.c).
  */
 #include "device/device_queue.h"
 

@@ -10,7 +10,7 @@
  *
  * *Kicks.* The peer may notify by @wake_fd (its kick), or by the control thread, on which its doorbell arrived as a message:
  * device_queue_kick(). A peer that only writes to memory that it shares with us can do neither: such a queue is
- * poller.silent, and while one is attached an idle sidecore naps for a bounded time instead of sleeping (engine/sidecore.c).
+ * poller.silent, and while one is attached an idle sidecore naps for a bounded time instead of sleeping (engine/sidecore_sleep.c).
  *
  * *Queues that nobody polls.* A receive side is filled by whoever has frames for it. Such a queue starts without a home:
  * no poller, nothing in flight, and its stop is only the barrier (its owner unpublishes it first).

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* virtio-blk: what the device (virtio_blk.c) and its requests (virtio_blk_request.c) share. */
+/*
+ * virtio-blk: what the device (virtio_blk.c) and its requests (virtio_blk_request.c, virtio_blk_ranges.c) share.
+ */
 #ifndef DEVICE_VIRTIO_BLK_INTERNAL_H
 #define DEVICE_VIRTIO_BLK_INTERNAL_H
 
+#include <errno.h>
 #include <linux/virtio_blk.h>
 #include <stdatomic.h>
 
+#include "base/checked.h"
 #include "device/virtio_blk.h"
 
 /** All sizes on the wire are in these, whatever the block size (virtio 1.3 5.2.4). */
@@ -56,7 +60,7 @@ struct blk_request {
 	uint64_t cost;	  /* bytes that it takes of its turn */
 	uint16_t id, slots;
 	bool busy;
-	bool submitting, completed_inline; /* see submit_ranges() */
+	bool submitting, completed_inline; /* see virtio_blk_ranges.c */
 	uint8_t segment_class;		   /* enum segment_class */
 	uint8_t range_next, range_count;
 	struct blk_range *ranges;
@@ -97,11 +101,43 @@ static inline struct virtio_blk *virtio_blk_of(const struct virtio_device *devic
 	return container_of(device, struct virtio_blk, device);
 }
 
+/* virtio_blk_request.c */
+
 /** blk_queue_create() - make all that requests of @queue need. Return: 0 or -ENOMEM. */
 int blk_queue_create(struct virtio_queue *queue, struct block_channel *channel, struct blk_queue **made);
 void blk_queue_destroy(struct blk_queue *blk_queue);
 
 /** blk_queue_poll() - one turn. Return: requests taken. */
 unsigned blk_queue_poll(struct virtio_queue *queue, const struct turn *turn);
+
+/** blk_request_finish() - the end of a request: answer and give everything back. Publishing is up to the caller. */
+void blk_request_finish(struct blk_request *request, uint8_t status);
+
+/** blk_status_of() - VIRTIO_BLK_S_* for what a backend says. */
+static inline uint8_t blk_status_of(int error)
+{
+	if (likely(!error))
+		return VIRTIO_BLK_S_OK;
+	return error == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR;
+}
+
+/** blk_check_range() - is [@sector, +@length) one that the guest may address, in whole blocks? @offset: out, in bytes. */
+static inline bool blk_check_range(const struct virtio_blk *blk, uint64_t sector, uint64_t length, uint64_t *offset)
+{
+	uint64_t mask = blk->limits.block_size - 1U;
+
+	if (unlikely(!checked_multiply(sector, SECTOR_SIZE, offset)))
+		return false;
+	return likely(range_inside(*offset, length, atomic_load_explicit(&blk->size, memory_order_relaxed)) &&
+		      !((*offset | length) & mask));
+}
+
+/* virtio_blk_ranges.c */
+
+/** blk_ranges_start() - begin a discard or write zeroes request. */
+void blk_ranges_start(struct blk_request *request, const struct chain *chain);
+
+/** blk_ranges_complete() - the disk is done with one range, and says @status. */
+void blk_ranges_complete(struct blk_request *request, int status);
 
 #endif

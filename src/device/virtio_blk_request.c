@@ -8,8 +8,7 @@
  *
  * Theory of operation
  * -------------------
- * Any layout: the header is the first 16 readable bytes, the status is the last writable byte, data is what lies
- * between, however the driver cut it into descriptors (virtio 1.3 2.7.4).
+ * A request may have any layout: device/virtio_blk_chain.h.
  *
  * A turn pops batches of chains within its bounds, makes requests of them and submits them. Requests are preallocated,
  * one for each chain id. A chain whose id is still under way breaks the queue: the driver made available what it had
@@ -21,9 +20,7 @@
  * interrupt are done once for many: at the end of the turn for requests that completed inside it, else at the end of
  * the batch in which the backend delivers completions (block_at_batch_end()).
  *
- * Discard and write zeroes may have several ranges. All are read and checked before the first is started; they are then
- * done one after the other, and the first failure ends the request. While a range is being submitted its completion
- * only sets a flag, so that a disk that completes at once makes a loop here and not a recursion.
+ * Discard and write zeroes, which may have several ranges, continue in device/virtio_blk_ranges.c.
  *
  * Used length: a successful read tells its data and the status byte, the others the one byte of status (2.7.8).
  *
@@ -36,7 +33,7 @@
 
 #include "base/clock.h"
 #include "base/counter.h"
-#include "device/virtio_blk_internal.h"
+#include "device/virtio_blk_chain.h"
 
 /*
  * Bytes say how long a request takes only as long as memory is there. One that touches a huge page for the first time
@@ -144,70 +141,6 @@ static void give_segments(struct blk_request *request)
 		give_block(request->queue, request->segment_class, request->io.segments);
 }
 
-/* Copies @length bytes from @skip bytes into @segments on; the caller knows that they are there. */
-static void read_segments(const struct guest_segment *segments, size_t skip, void *to, size_t length)
-{
-	char *place = to;
-
-	for (; length; segments++) {
-		size_t piece;
-
-		if (skip >= segments->length) {
-			skip -= segments->length;
-			continue;
-		}
-		piece = min(length, segments->length - skip);
-		guest_fetch(place, segments->base + skip, piece);
-		place += piece;
-		length -= piece;
-		skip = 0;
-	}
-}
-
-/* Copies the part [@skip, @skip + @length) of @from to @to. Return: how many segments that makes. */
-static unsigned cut_segments(const struct guest_segment *from, size_t skip, size_t length, struct guest_segment *to)
-{
-	unsigned count = 0;
-
-	for (; length; from++) {
-		if (skip >= from->length) {
-			skip -= from->length;
-			continue;
-		}
-		to[count].base = from->base + skip;
-		to[count].length = min(length, from->length - skip);
-		length -= to[count].length;
-		skip = 0;
-		count++;
-	}
-	return count;
-}
-
-/*
- * The segments of the data: readable ones after the header, or writable ones before the status. Drivers give header
- * and status descriptors of their own and small requests one for the data; the general cut is for all others.
- */
-static unsigned data_segments(const struct chain *chain, bool write, size_t length, struct guest_segment *to)
-{
-	const struct guest_segment *from = write ? chain->segments : chain_writable(chain);
-	unsigned count = write ? chain->readable_count : chain->writable_count;
-
-	if (likely(count == 2 && from[write].length == length)) {
-		*to = from[write];
-		return 1;
-	}
-	return cut_segments(from, write ? sizeof(struct virtio_blk_outhdr) : 0, length, to);
-}
-
-static void read_header(const struct chain *chain, struct virtio_blk_outhdr *header)
-{
-	/* A copy of constant size is two loads, not a call. */
-	if (likely(chain->segments->length >= sizeof(*header)))
-		guest_read(header, chain->segments->base, sizeof(*header));
-	else
-		read_segments(chain->segments, 0, header, sizeof(*header));
-}
-
 static void count_success(const struct blk_request *request)
 {
 	struct virtio_blk_counters *counters = request->queue->counters;
@@ -244,8 +177,7 @@ static void log_data(struct blk_request *request)
 		virtqueue_log_write(ring, request->io.segments[i].base, request->io.segments[i].length);
 }
 
-/* The end of a request: answer and give everything back. Publishing is up to the caller. */
-static void finish(struct blk_request *request, uint8_t status)
+void blk_request_finish(struct blk_request *request, uint8_t status)
 {
 	struct blk_queue *blk_queue = request->queue;
 	struct virtqueue *ring = &blk_queue->queue->ring;
@@ -292,69 +224,14 @@ static void run_batch_end(struct block_batch_end *end)
 		device_queue_drained(&queue->life);
 }
 
-static uint8_t status_of(int error)
-{
-	if (likely(!error))
-		return VIRTIO_BLK_S_OK;
-	return error == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR;
-}
-
-/* Does range after range until one is under way, fails, or all are done. */
-static void submit_ranges(struct blk_request *request)
-{
-	struct block_request *io = &request->io;
-
-	while (request->range_next < request->range_count) {
-		const struct blk_range *range = &request->ranges[request->range_next++];
-
-		io->offset = range->offset;
-		io->length = range->length;
-		io->segment_count = 0;
-		request->completed_inline = false;
-		request->submitting = true;
-		block_submit(request->queue->channel, io);
-		request->submitting = false;
-		if (!request->completed_inline)
-			return;
-		if (io->status) {
-			finish(request, status_of(io->status));
-			return;
-		}
-	}
-	finish(request, VIRTIO_BLK_S_OK);
-}
-
 static void request_complete(struct block_request *io, int status)
 {
 	struct blk_request *request = container_of(io, struct blk_request, io);
 
-	if (likely(!request->range_count)) {
-		finish(request, status_of(status));
-		return;
-	}
-	if (request->submitting) {
-		io->status = status;
-		request->completed_inline = true;
-		return;
-	}
-	if (status) {
-		finish(request, status_of(status));
-		return;
-	}
-	submit_ranges(request);
-	/* The next range must not wait for the queue's next turn, which may not come while the queue drains. */
-	block_at_batch_end(request->queue->channel, &request->queue->batch_end);
-}
-
-/* Is [@sector, +@length) one that the guest may address, in whole blocks? @offset: out, in bytes. */
-static bool check_range(const struct virtio_blk *blk, uint64_t sector, uint64_t length, uint64_t *offset)
-{
-	uint64_t mask = blk->limits.block_size - 1U;
-
-	if (unlikely(!checked_multiply(sector, SECTOR_SIZE, offset)))
-		return false;
-	return likely(range_inside(*offset, length, atomic_load_explicit(&blk->size, memory_order_relaxed)) &&
-		      !((*offset | length) & mask));
+	if (likely(!request->range_count))
+		blk_request_finish(request, blk_status_of(status));
+	else
+		blk_ranges_complete(request, status);
 }
 
 static void start_transfer(struct blk_request *request, const struct chain *chain, uint64_t sector)
@@ -364,8 +241,8 @@ static void start_transfer(struct blk_request *request, const struct chain *chai
 	struct block_request *io = &request->io;
 	size_t length = write ? chain->readable_length - sizeof(struct virtio_blk_outhdr) : chain->writable_length - 1;
 
-	if (unlikely(!check_range(blk, sector, length, &io->offset) || (write && blk->limits.read_only))) {
-		finish(request, VIRTIO_BLK_S_IOERR);
+	if (unlikely(!blk_check_range(blk, sector, length, &io->offset) || (write && blk->limits.read_only))) {
+		blk_request_finish(request, VIRTIO_BLK_S_IOERR);
 		return;
 	}
 	io->length = length;
@@ -377,10 +254,10 @@ static void start_transfer(struct blk_request *request, const struct chain *chai
 		request->written = (uint32_t)length + 1;
 	}
 	if (unlikely(!length)) {
-		finish(request, VIRTIO_BLK_S_OK);
+		blk_request_finish(request, VIRTIO_BLK_S_OK);
 		return;
 	}
-	io->segment_count = data_segments(chain, write, length, io->segments);
+	io->segment_count = blk_data_segments(chain, write, length, io->segments);
 	block_submit(request->queue->channel, io);
 }
 
@@ -388,7 +265,7 @@ static void start_flush(struct blk_request *request)
 {
 	if (!request->queue->blk->limits.flush_needed) {
 		/* Not offered; harmless all the same: nothing is ever cached. */
-		finish(request, VIRTIO_BLK_S_OK);
+		blk_request_finish(request, VIRTIO_BLK_S_OK);
 		return;
 	}
 	request->io.operation = BLOCK_FLUSH;
@@ -414,65 +291,7 @@ static void answer_id(struct blk_request *request, const struct chain *chain)
 		length -= piece;
 	}
 	request->written = (uint32_t)(from - serial) + 1;
-	finish(request, VIRTIO_BLK_S_OK);
-}
-
-/* Checks one range on its local copy. Return: VIRTIO_BLK_S_*. */
-static uint8_t check_zone(struct blk_request *request, const struct virtio_blk_discard_write_zeroes *zone,
-			  struct blk_range *range)
-{
-	const struct virtio_blk *blk = request->queue->blk;
-	bool discard = request->type == VIRTIO_BLK_T_DISCARD;
-	uint64_t limit = discard ? blk->limits.discard_max : blk->limits.write_zeroes_max;
-	uint32_t flags = le32toh(zone->flags);
-
-	/* virtio 1.3 5.2.6.2: unknown flags, and unmap in a discard, are unsupported. */
-	if (flags & ~(discard ? 0U : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP))
-		return VIRTIO_BLK_S_UNSUPP;
-	range->length = (uint64_t)le32toh(zone->num_sectors) * SECTOR_SIZE;
-	if (!range->length || range->length > limit ||
-	    !check_range(blk, le64toh(zone->sector), range->length, &range->offset))
-		return VIRTIO_BLK_S_IOERR;
-	/* One request, one kind of zeroing: unmapping is only a permission, so it needs every range's consent. */
-	request->io.may_unmap = request->io.may_unmap && (flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
-	return VIRTIO_BLK_S_OK;
-}
-
-static void start_zones(struct blk_request *request, const struct chain *chain)
-{
-	const struct virtio_blk *blk = request->queue->blk;
-	bool discard = request->type == VIRTIO_BLK_T_DISCARD;
-	struct virtio_blk_discard_write_zeroes zones[DISCARD_RANGES_MAX];
-	size_t length = chain->readable_length - sizeof(struct virtio_blk_outhdr);
-	size_t count = length / sizeof(zones[0]);
-	uint8_t status = VIRTIO_BLK_S_OK;
-
-	if (!(discard ? blk->limits.discard : blk->limits.write_zeroes) && !blk->limits.read_only) {
-		finish(request, VIRTIO_BLK_S_UNSUPP);
-		return;
-	}
-	if (blk->limits.read_only || !count || length % sizeof(zones[0]) ||
-	    count > (discard ? DISCARD_RANGES_MAX : WRITE_ZEROES_RANGES_MAX)) {
-		finish(request, VIRTIO_BLK_S_IOERR);
-		return;
-	}
-	read_segments(chain->segments, sizeof(struct virtio_blk_outhdr), zones, length);
-
-	request->io.operation = discard ? BLOCK_DISCARD : BLOCK_WRITE_ZEROES;
-	request->io.may_unmap = blk->limits.write_zeroes_unmap;
-	request->io.durable = atomic_load_explicit(&blk->durable, memory_order_relaxed);
-	request->ranges = (struct blk_range *)(void *)request->io.segments;
-	for (size_t i = 0; i < count && status == VIRTIO_BLK_S_OK; i++)
-		status = check_zone(request, &zones[i], &request->ranges[i]);
-	if (status != VIRTIO_BLK_S_OK) {
-		finish(request, status);
-		return;
-	}
-	/* The disk may do it at once, in memory: the turn pays for the ranges, not for the few bytes that name them. */
-	for (size_t i = 0; i < count; i++)
-		request->cost += request->ranges[i].length;
-	request->range_count = (uint8_t)count;
-	submit_ranges(request);
+	blk_request_finish(request, VIRTIO_BLK_S_OK);
 }
 
 enum taken {
@@ -509,7 +328,7 @@ static enum taken take_chain(struct blk_queue *blk_queue, const struct chain *ch
 									      : VIRTQUEUE_BAD_HEAD);
 		return BROKEN;
 	}
-	read_header(chain, &header);
+	blk_read_header(chain, &header);
 	request->type = le32toh(header.type);
 	if (unlikely(!take_segments(request, room_needed(chain, request->type))))
 		return NO_ROOM;
@@ -540,10 +359,10 @@ static enum taken take_chain(struct blk_queue *blk_queue, const struct chain *ch
 		break;
 	case VIRTIO_BLK_T_DISCARD:
 	case VIRTIO_BLK_T_WRITE_ZEROES:
-		start_zones(request, chain);
+		blk_ranges_start(request, chain);
 		break;
 	default:
-		finish(request, VIRTIO_BLK_S_UNSUPP);
+		blk_request_finish(request, VIRTIO_BLK_S_UNSUPP);
 		break;
 	}
 	return TAKEN;

@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/byte_order.h"
 #include "base/counter.h"
 #include "device/virtio_net_internal.h"
 
@@ -89,11 +90,6 @@ static bool has(const struct virtio_net *net, enum virtio_net_feature feature)
 	return virtio_net_has(net->device.acked_features, feature);
 }
 
-static uint16_t load16(const uint8_t *from)
-{
-	return (uint16_t)(from[0] | from[1] << 8);
-}
-
 static bool receive_mode(const struct virtio_net *net, const struct command *command)
 {
 	if (command->length != 1 || command->number > VIRTIO_NET_CTRL_RX_NOBCAST)
@@ -145,7 +141,7 @@ static bool mac(struct virtio_net *net, const struct command *command)
 static bool vlan(const struct virtio_net *net, const struct command *command)
 {
 	return has(net, VIRTIO_NET_F_CTRL_VLAN) && command->number <= VIRTIO_NET_CTRL_VLAN_DEL &&
-	       command->length == 2 && load16(command->data) < 4096;
+	       command->length == 2 && load_le16(command->data) < 4096;
 }
 
 static bool announce(struct virtio_net *net, const struct command *command)
@@ -162,7 +158,7 @@ static bool queue_pairs(struct virtio_net *net, const struct command *command)
 
 	if (!has(net, VIRTIO_NET_F_MQ) || command->number != VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET || command->length != 2)
 		return false;
-	pairs = load16(command->data);
+	pairs = load_le16(command->data);
 	if (pairs < 1 || pairs > net->queue_pairs)
 		return false;
 	atomic_store_explicit(&net->pairs_enabled, pairs, memory_order_relaxed);

@@ -10,7 +10,7 @@
  *
  * When nothing had work for a while (busy_poll), the sidecore *arms* all its pollers (asks each peer to notify), polls
  * each of them once more, and only then sleeps in epoll; a kick, a message or a deadline wakes it, it disarms and polls
- * again. See engine/sidecore.c for the argument that no wake-up is ever lost.
+ * again. See engine/sidecore_sleep.c for the argument that no wake-up is ever lost.
  *
  * Configuration never locks the data path: the control thread posts messages, a sidecore runs them between two rounds,
  * and the answer comes back as a completion on the control thread. engine_barrier() completes when every sidecore has

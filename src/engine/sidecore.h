@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * What engine.c (control thread) and sidecore.c (the loop) share. Nobody outside of src/engine includes this.
+ * What engine.c (control thread), sidecore.c (the loop) and sidecore_sleep.c share. Nobody outside of src/engine includes this.
  */
 #ifndef ENGINE_SIDECORE_H
 #define ENGINE_SIDECORE_H

@@ -120,7 +120,7 @@ struct port {
 	struct port_abilities abilities; /* read and changed under the claim, or while the port is not up */
 	atomic_bool up;			 /* frames may be delivered; cleared, then engine_barrier(), before anything is freed */
 	atomic_flag claim;
-	/* under the claim; how they are used: net/network.c */
+	/* under the claim; how they are used: net/network_forward.c */
 	uint64_t full_since;		 /* clock when it was last found full, and senders wait for it; 0: none does */
 	uint64_t patience_spent;	 /* ns for which they waited, less what was earned by taking frames */
 

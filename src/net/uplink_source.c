@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/byte_order.h"
 #include "net/checksum.h"
 #include "net/uplink_internal.h"
 
@@ -97,12 +98,6 @@ static const struct port_ops source_port_ops = {
 	.flush = source_flush,
 };
 
-static void put16(uint8_t *at, unsigned value)
-{
-	at[0] = (uint8_t)(value >> 8);
-	at[1] = (uint8_t)value;
-}
-
 /* Addresses of TEST-NET-1 (RFC 5737) and a locally administered MAC address: nobody's. */
 static void source_build(struct source *source)
 {
@@ -120,21 +115,21 @@ static void source_build(struct source *source)
 
 	memcpy(source->bytes, ethernet, sizeof(ethernet));
 	memcpy(ip, ipv4, sizeof(ipv4));
-	put16(ip + 2, ip_length);
+	store_be16(ip + 2, ip_length);
 	ip[9] = tcp ? IPPROTO_TCP : IPPROTO_UDP;
 	checksum_add(&header, ip, IPV4_LENGTH);
 	checksum = checksum_finish(&header);
 	memcpy(ip + 10, &checksum, sizeof(checksum));
 
-	put16(l4, 9); /* discard */
-	put16(l4 + 2, 9);
+	store_be16(l4, 9); /* discard */
+	store_be16(l4 + 2, 9);
 	if (!tcp) {
-		put16(l4 + 4, l4_length); /* checksum 0: none (RFC 768) */
+		store_be16(l4 + 4, l4_length); /* checksum 0: none (RFC 768) */
 		return;
 	}
 	l4[12] = TCP_LENGTH / 4 << 4;
 	l4[13] = 0x10; /* ACK */
-	put16(l4 + 14, 65535);
+	store_be16(l4 + 14, 65535);
 	/* virtio 1.3 5.1.6.2: the field holds the sum of the pseudo header. */
 	checksum_add(&pseudo, ip + 12, 8);
 	checksum_add_word(&pseudo, IPPROTO_TCP);

@@ -5,16 +5,8 @@
  *
  * Theory of operation
  * -------------------
- * There is one connection at a time; made by us, tried once a second, or accepted. When it breaks, another is made.
- *
- *	WAITING		connect: the next try is at retry_at; listen: for a peer
- *	CONNECTING	connect() is on its way (TCP)
- *	CONNECTED	frames flow
- *
- * All of it is done by the poller, without ever blocking. What the sidecore watches while it sleeps is an epoll set of
- * the uplink's own (an epoll descriptor can itself be watched), with the timer, the listening socket and the connection
- * in it: so the poller's wake_fd stays the same while sockets come and go. It is edge-triggered through and through;
- * nobody reads its events, the poller just looks at everything.
+ * There is one connection at a time, which comes and goes by the poller's steps (net/stream_link.c); the poller gives it
+ * to the senders, and takes it from them before it is closed.
  *
  * In: bytes are received into a buffer, complete frames in it are forwarded from where they lie, and the rest moves to
  * the front when none of them is left. Nothing is received while frames wait for their receiver.
@@ -31,46 +23,23 @@
  */
 #include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/timerfd.h>
-#include <unistd.h>
 
-#include "base/clock.h"
 #include "base/log.h"
-#include "net/stream_address.h"
+#include "net/stream_link.h"
 #include "net/uplink_internal.h"
 
-#define LENGTH_SIZE    4U
-#define INPUT_SIZE     (4U * (LENGTH_SIZE + FRAME_LENGTH_MAX))
-#define OUTPUT_SIZE    (8U * (LENGTH_SIZE + FRAME_LENGTH_MAX))
-#define RETRY_INTERVAL NANOSECONDS_PER_SECOND
-
-enum stream_state {
-	STREAM_WAITING,
-	STREAM_CONNECTING,
-	STREAM_CONNECTED,
-};
+#define LENGTH_SIZE 4U
+#define INPUT_SIZE  (4U * (LENGTH_SIZE + FRAME_LENGTH_MAX))
+#define OUTPUT_SIZE (8U * (LENGTH_SIZE + FRAME_LENGTH_MAX))
 
 struct stream {
 	struct uplink uplink;
 	struct poller poller;
-	bool listens;
-	struct stream_address addresses[STREAM_ADDRESSES_MAX];
-	unsigned address_count;
 
 	/* The sidecore's. */
-	atomic_uint state; /* enum stream_state; read by the control thread */
-	unsigned address;  /* the one to try */
-	int wake_fd;	   /* epoll set */
-	int timer_fd;
-	int listen_fd;
-	int fd; /* the connection, -1: none */
-	uint64_t retry_at;
+	struct stream_link link;
 	uint64_t next_look; /* see UPLINK_LOOK_INTERVAL_NS */
 	bool closing;	    /* the connection is over; frames that came before are still to be forwarded */
 	struct log_limit log_limit;
@@ -85,16 +54,6 @@ struct stream {
 	atomic_bool output_left;   /* there is something to send; a hint for the poller */
 	atomic_bool output_failed; /* the connection is broken; for the poller */
 };
-
-static void set_state(struct stream *stream, enum stream_state state)
-{
-	atomic_store_explicit(&stream->state, state, memory_order_relaxed);
-}
-
-static enum stream_state get_state(const struct stream *stream)
-{
-	return atomic_load_explicit(&stream->state, memory_order_relaxed);
-}
 
 /* --- out of the network: under the claim --- */
 
@@ -200,106 +159,19 @@ static bool stream_set_output(struct stream *stream, int fd)
 	return true;
 }
 
-static void stream_watch(struct stream *stream, int fd, uint32_t events)
-{
-	struct epoll_event event = { .events = events | EPOLLET };
-
-	/* Fails for want of memory only; then the retry timer or the next kick of somebody else finds what is there. */
-	epoll_ctl(stream->wake_fd, EPOLL_CTL_ADD, fd, &event);
-}
-
-/* Wait for the next try: the next address at once, the first one again after a while. */
-static void stream_retry(struct stream *stream, uint64_t now)
-{
-	struct itimerspec when = { 0 };
-
-	set_state(stream, STREAM_WAITING);
-	stream->address = (stream->address + 1) % stream->address_count;
-	stream->retry_at = stream->address ? now : now + RETRY_INTERVAL;
-	when.it_value.tv_sec = (time_t)(stream->retry_at / NANOSECONDS_PER_SECOND);
-	when.it_value.tv_nsec = (long)(stream->retry_at % NANOSECONDS_PER_SECOND);
-	timerfd_settime(stream->timer_fd, TFD_TIMER_ABSTIME, &when, NULL);
-}
-
-static void stream_close(struct stream *stream)
-{
-	if (stream->fd >= 0)
-		close(stream->fd); /* leaves the epoll set by itself */
-	stream->fd = -1;
-	stream->closing = false;
-	stream->head = stream->tail = 0;
-}
-
-static void stream_start_connect(struct stream *stream, uint64_t now)
-{
-	const struct stream_address *address = &stream->addresses[stream->address];
-
-	stream->fd = socket(address->storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (stream->fd < 0) {
-		stream_retry(stream, now);
-		return;
-	}
-	stream_watch(stream, stream->fd, EPOLLIN | EPOLLOUT);
-	/* A unix socket connects at once or (EAGAIN: the peer's backlog is full) not at all. */
-	if (connect(stream->fd, (const struct sockaddr *)&address->storage, address->length) && errno != EINPROGRESS) {
-		stream_close(stream);
-		stream_retry(stream, now);
-		return;
-	}
-	set_state(stream, STREAM_CONNECTING);
-}
-
-/* Has connect() come to an end? Return: true when connected. */
-static bool stream_finish_connect(struct stream *stream, uint64_t now)
-{
-	struct pollfd pollfd = { .fd = stream->fd, .events = POLLOUT };
-	socklen_t length = sizeof(int);
-	int error = 0;
-
-	if (poll(&pollfd, 1, 0) != 1)
-		return false;
-	if (getsockopt(stream->fd, SOL_SOCKET, SO_ERROR, &error, &length) || error) {
-		stream_close(stream);
-		stream_retry(stream, now);
-		return false;
-	}
-	return true;
-}
-
-/* One step towards a connection. Return: true when there is one, not yet known to the senders. */
-static bool stream_step(struct stream *stream, uint64_t now)
-{
-	if (stream->listens) {
-		if (stream->fd < 0) {
-			stream->fd = accept4(stream->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-			if (stream->fd >= 0)
-				stream_watch(stream, stream->fd, EPOLLIN | EPOLLOUT);
-		}
-		return stream->fd >= 0;
-	}
-	if (get_state(stream) == STREAM_WAITING && now >= stream->retry_at)
-		stream_start_connect(stream, now);
-	return get_state(stream) == STREAM_CONNECTING && stream_finish_connect(stream, now);
-}
-
 static void stream_connect(struct stream *stream, const struct turn *turn)
 {
-	int one = 1;
-
 	if (turn->now < stream->next_look)
 		return;
 	stream->next_look = turn->now + UPLINK_LOOK_INTERVAL_NS;
-	if (!stream_step(stream, turn->now))
+	if (!stream_link_step(&stream->link, turn->now))
 		return;
-	if (!stream_set_output(stream, stream->fd)) {
+	if (!stream_set_output(stream, stream->link.fd)) {
 		stream->poller.pending = true;
 		return;
 	}
-	/* Frames go out in batches already. Not for unix sockets, which fail this. */
-	setsockopt(stream->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	stream_link_taken_up(&stream->link);
 	stream->next_look = 0;
-	stream->address = 0;
-	set_state(stream, STREAM_CONNECTED);
 	log_limited(&stream->log_limit, LOG_LEVEL_INFO, "network %s: the stream's peer is connected",
 		    stream->uplink.name);
 }
@@ -310,15 +182,11 @@ static void stream_disconnect(struct stream *stream, const struct turn *turn)
 		stream->poller.pending = true;
 		return;
 	}
-	stream_close(stream);
+	stream->closing = false;
+	stream->head = stream->tail = 0;
 	log_limited(&stream->log_limit, LOG_LEVEL_WARNING, "network %s: the stream's peer is gone; waiting for it",
 		    stream->uplink.name);
-	if (stream->listens) {
-		set_state(stream, STREAM_WAITING);
-	} else {
-		stream->address = stream->address_count - 1; /* so that the next one is the first, after a while */
-		stream_retry(stream, turn->now);
-	}
+	stream_link_lost(&stream->link, turn->now);
 }
 
 /* --- into the network --- */
@@ -368,7 +236,7 @@ static bool stream_read(struct stream *stream, const struct turn *turn)
 	memmove(stream->input, stream->input + stream->head, stream->tail);
 	stream->head = 0;
 
-	got = recv(stream->fd, stream->input + stream->tail, INPUT_SIZE - stream->tail, MSG_DONTWAIT);
+	got = recv(stream->link.fd, stream->input + stream->tail, INPUT_SIZE - stream->tail, MSG_DONTWAIT);
 	if (got > 0) {
 		stream->tail += (uint32_t)got;
 		return true;
@@ -429,9 +297,9 @@ static unsigned stream_poll(struct poller *poller, const struct turn *turn)
 	unsigned work;
 
 	poller->pending = false;
-	if (get_state(stream) != STREAM_CONNECTED)
+	if (!stream_link_connected(&stream->link))
 		stream_connect(stream, turn);
-	if (get_state(stream) != STREAM_CONNECTED)
+	if (!stream_link_connected(&stream->link))
 		return 0;
 
 	if (atomic_load_explicit(&stream->output_failed, memory_order_relaxed))
@@ -457,50 +325,10 @@ static const struct poller_ops stream_poller_ops = { .kind = "stream", .poll = s
 static void stream_uplink_close(struct uplink *uplink)
 {
 	struct stream *stream = container_of(uplink, struct stream, uplink);
-	const int fds[] = { stream->fd, stream->listen_fd, stream->timer_fd, stream->wake_fd };
 
-	if (stream->listen_fd >= 0)
-		stream_address_forget(&stream->addresses[0]);
-	for (unsigned i = 0; i < array_size(fds); i++) {
-		if (fds[i] >= 0)
-			close(fds[i]);
-	}
+	stream_link_close(&stream->link);
 	free(stream->input);
 	free(stream->output);
-}
-
-static int stream_open_resources(struct stream *stream, const struct uplink_config *config, const char **error)
-{
-	int code = stream_address_resolve(config->address, config->listen, stream->addresses, &stream->address_count,
-					  error);
-
-	if (code)
-		return code;
-	stream->input = malloc(INPUT_SIZE);
-	stream->output = malloc(OUTPUT_SIZE);
-	if (!stream->input || !stream->output)
-		return -ENOMEM;
-
-	*error = "no file descriptors left for the stream; raise the limit (LimitNOFILE=)";
-	stream->wake_fd = epoll_create1(EPOLL_CLOEXEC);
-	if (stream->wake_fd < 0)
-		return -errno;
-	stream->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (stream->timer_fd < 0)
-		return -errno;
-	stream_watch(stream, stream->timer_fd, EPOLLIN);
-	if (!stream->listens)
-		return 0;
-
-	stream->listen_fd = stream_address_listen(&stream->addresses[0]);
-	if (stream->listen_fd < 0) {
-		*error = stream->listen_fd == -EADDRINUSE
-				 ? "somebody else listens on the stream's address; stop that, or choose another"
-				 : "cannot listen on the stream's address; do its folder and our rights on it exist?";
-		return stream->listen_fd;
-	}
-	stream_watch(stream, stream->listen_fd, EPOLLIN);
-	return 0;
 }
 
 static int stream_open(const struct uplink_config *config, struct engine *engine, struct uplink **result,
@@ -516,15 +344,20 @@ static int stream_open(const struct uplink_config *config, struct engine *engine
 	stream = uplink_allocate(sizeof(*stream));
 	if (!stream)
 		return -ENOMEM;
-	stream->listens = config->listen;
-	stream->fd = stream->output_fd = stream->wake_fd = stream->timer_fd = stream->listen_fd = -1;
-	code = stream_open_resources(stream, config, error);
+	stream->output_fd = -1;
+	code = stream_link_open(&stream->link, config, error);
+	stream->input = malloc(INPUT_SIZE);
+	stream->output = malloc(OUTPUT_SIZE);
+	if (!code && (!stream->input || !stream->output)) {
+		*error = "out of memory";
+		code = -ENOMEM;
+	}
 	if (code) {
 		stream_uplink_close(&stream->uplink);
 		free(stream);
 		return code;
 	}
-	stream->poller = (struct poller){ .ops = &stream_poller_ops, .wake_fd = stream->wake_fd };
+	stream->poller = (struct poller){ .ops = &stream_poller_ops, .wake_fd = stream->link.wake_fd };
 	stream->uplink.pollers[0] = &stream->poller;
 	stream->uplink.poller_count = 1;
 	stream->uplink.port.ops = &stream_port_ops;
@@ -534,17 +367,7 @@ static int stream_open(const struct uplink_config *config, struct engine *engine
 
 static const char *stream_state(const struct uplink *uplink)
 {
-	const struct stream *stream = container_of(uplink, struct stream, uplink);
-
-	switch (get_state(stream)) {
-	case STREAM_CONNECTED:
-		return "connected";
-	case STREAM_CONNECTING:
-		return "connecting";
-	default:
-		return stream->listens ? "waiting for the peer to connect"
-				       : "waiting for the peer; retries each second";
-	}
+	return stream_link_describe(&container_of(uplink, struct stream, uplink)->link);
 }
 
 const struct uplink_type_ops uplink_stream_ops = {

@@ -609,7 +609,7 @@ static void test_latency_of_wake(void **state)
 	stop_engine(engine);
 }
 
-/* Short gaps teach it to spin longer, long ones to spin less; see "How long to spin" in sidecore.c. */
+/* Short gaps teach it to spin longer, long ones to spin less; see "How long to spin" in sidecore_sleep.c. */
 static void test_adaptive_spin(void **state)
 {
 	struct engine *engine = start_engine(1, 0);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "device/intel/intel_receive.h"
+#include "device/intel/intel_transmit.h"
 #include "intel_fixture.h"
 
 #define CASES	    30U

@@ -2,6 +2,7 @@
 /* Intel's network cards: transmit descriptors of every form, offloads, budgets, nonsense. */
 #include "test.h"
 
+#include "device/intel/intel_transmit.h"
 #include "intel_fixture.h"
 
 #define ADVANCED (TXD_DEXT | 3U << TXD_DTYP_SHIFT)

@@ -4,6 +4,7 @@
 #define TESTS_VFIO_USER_FIXTURE_H
 
 #include <dirent.h>
+#include <linux/vfio.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -12,6 +13,8 @@
 #include "test.h"
 #include "transport/vfio_user/connection.h"
 #include "vfio_client.h"
+
+#define CONFIG VFIO_PCI_CONFIG_REGION_INDEX
 
 struct vfio_fixture {
 	struct event_base *base;
@@ -23,6 +26,7 @@ struct vfio_fixture {
 };
 
 static struct vfio_fixture fixture;
+static struct vfio_client *const client = &fixture.client;
 
 static inline unsigned open_fds(void)
 {
@@ -101,6 +105,13 @@ static inline int tear_down(void **state)
 	event_base_free(fixture.base);
 	assert_true(settles(fixture.fds));
 	return 0;
+}
+
+static inline int region_info(uint32_t index, uint32_t room)
+{
+	struct vfio_region_info info = { .argsz = room, .index = index };
+
+	return vfio_client_call(client, VFIO_USER_DEVICE_GET_REGION_INFO, &info, sizeof(info), NULL, 0);
 }
 
 #define SESSION_TEST(name) cmocka_unit_test_setup_teardown(name, set_up_session, tear_down)

@@ -15,8 +15,6 @@
 #define MIB 0x100000ULL
 #define RW  (VFIO_USER_DMA_READABLE | VFIO_USER_DMA_WRITEABLE)
 
-static struct vfio_client *const client = &fixture.client;
-
 static int make_file(uint64_t size)
 {
 	int fd = memfd_create("guest", MFD_CLOEXEC);

@@ -20,7 +20,8 @@
  *
  * Context: the lane.
  */
-#include "device/intel/intel_internal.h"
+#include "base/byte_order.h"
+#include "device/intel/intel_transmit.h"
 #include "net/checksum.h"
 
 #define IP_LENGTH	  2U
@@ -33,23 +34,6 @@
 #define TCP_FIN_PSH	  0x09U
 #define TCP_CWR		  0x80U
 #define UDP_LENGTH	  4U
-
-static uint32_t load16(const uint8_t *from)
-{
-	return (uint32_t)(from[0] << 8 | from[1]);
-}
-
-static void put16(uint8_t *to, uint32_t value)
-{
-	to[0] = (uint8_t)(value >> 8);
-	to[1] = (uint8_t)value;
-}
-
-static void put32(uint8_t *to, uint32_t value)
-{
-	put16(to, value >> 16);
-	put16(to + 2, value);
-}
 
 /* struct payload - where the next segment's begins. */
 struct payload {
@@ -95,11 +79,11 @@ static void set_network(const struct intel_context *context, uint8_t *headers, u
 	uint16_t sum;
 
 	if (!context->ipv4) {
-		put16(ip + IPV6_LENGTH, length - context->ip_start - IPV6_HEADER);
+		store_be16(ip + IPV6_LENGTH, length - context->ip_start - IPV6_HEADER);
 		return;
 	}
-	put16(ip + IP_LENGTH, length - context->ip_start);
-	put16(ip + IP_IDENTIFICATION, load16(ip + IP_IDENTIFICATION) + number);
+	store_be16(ip + IP_LENGTH, length - context->ip_start);
+	store_be16(ip + IP_IDENTIFICATION, load_be16(ip + IP_IDENTIFICATION) + number);
 	sum = (uint16_t)~checksum_sum(ip, context->l4_start - context->ip_start);
 	memcpy(ip + IP_CHECKSUM, &sum, sizeof(sum));
 }
@@ -113,15 +97,15 @@ static void set_transport(const struct intel_context *context, uint8_t *headers,
 	uint16_t sum;
 
 	if (context->tcp) {
-		uint32_t sequence = load16(l4 + TCP_SEQUENCE) << 16 | load16(l4 + TCP_SEQUENCE + 2);
+		uint32_t sequence = load_be16(l4 + TCP_SEQUENCE) << 16 | load_be16(l4 + TCP_SEQUENCE + 2);
 
-		put32(l4 + TCP_SEQUENCE, sequence + number * context->mss);
+		store_be32(l4 + TCP_SEQUENCE, sequence + number * context->mss);
 		if (number)
 			l4[TCP_FLAGS] &= (uint8_t)~TCP_CWR;
 		if (!last)
 			l4[TCP_FLAGS] &= (uint8_t)~TCP_FIN_PSH;
 	} else {
-		put16(l4 + UDP_LENGTH, length - context->l4_start);
+		store_be16(l4 + UDP_LENGTH, length - context->l4_start);
 	}
 	checksum_add_word(&checksum, (uint16_t)(length - context->l4_start)); /* of the pseudo header */
 	checksum_add(&checksum, l4, context->header_length - context->l4_start);
@@ -136,8 +120,8 @@ static void add_tag(const struct intel_nic *nic, const struct intel_packet *pack
 	uint8_t *tag = headers + FRAME_TAG_OFFSET;
 
 	memmove(tag + FRAME_TAG_LENGTH, tag, packet->context.header_length - FRAME_TAG_OFFSET);
-	put16(tag, intel_load(nic, VET) & 0xffff);
-	put16(tag + 2, packet->tag);
+	store_be16(tag, intel_load(nic, VET) & 0xffff);
+	store_be16(tag + 2, packet->tag);
 }
 
 uint32_t intel_cut_count(const struct intel_packet *packet)

@@ -6,7 +6,7 @@
  * Context: under the port's claim. Tables are loaded relaxed, as the driver left them; while it changes an address,
  * which takes two stores, either half may be seen, as with the hardware.
  */
-#include "device/intel/intel_internal.h"
+#include "device/intel/intel_receive.h"
 
 static uint32_t address_low(const struct intel_nic *nic, unsigned index)
 {

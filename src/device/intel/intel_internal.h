@@ -7,6 +7,7 @@
 #include "device/device_queue.h"
 #include "device/intel/intel_nic.h"
 #include "device/intel/intel_registers.h"
+#include "device/intel/intel_statistics.h"
 #include "memory/guest_access.h"
 
 #define INTEL_QUEUES_MAX  16U
@@ -25,8 +26,6 @@
 #define INTEL_EEPROM_WORDS 1024U
 
 #define INTEL_VECTOR_BAR 0x4000U /* MSI-X table and pending bits */
-
-struct intel_nic;
 
 /** enum intel_generation - what descriptors and interrupts look like. */
 enum intel_generation {
@@ -98,14 +97,6 @@ struct intel_context {
 
 struct intel_contexts {
 	struct intel_context context[INTEL_CONTEXTS];
-};
-
-/** struct intel_traffic - one writer. Buckets: up to 64 bytes, 127, 255, 511, 1023, more. */
-struct intel_traffic {
-	uint64_t frames, octets, multicast, broadcast, sizes[6];
-	uint64_t segmented; /* TSO frames */
-	uint64_t filtered;  /* not for us */
-	uint64_t oversize;
 };
 
 /**
@@ -387,35 +378,6 @@ static inline bool intel_faulted(const struct intel_nic *nic)
 /** intel_in_window() - is the register at @offset on a page that can be offered for mapping, or one of rings? */
 bool intel_in_window(const struct intel_variant *variant, uint32_t offset);
 
-/** intel_count_group() - @count frames to @destination, if that is a group. */
-static inline void intel_count_group(struct intel_traffic *traffic, const uint8_t *destination, uint64_t count)
-{
-	if (unlikely(destination[0] & 1)) {
-		bool broadcast = !memcmp(destination, "\xff\xff\xff\xff\xff\xff", 6);
-		uint64_t *counter = broadcast ? &traffic->broadcast : &traffic->multicast;
-
-		__atomic_store_n(counter, *counter + count, __ATOMIC_RELAXED);
-	}
-}
-
-/** intel_count_alike() - @count frames of @length, but for intel_count_group(). */
-static inline void intel_count_alike(struct intel_traffic *traffic, uint32_t length, uint64_t count)
-{
-	/* What is on the wire: with the frame check sequence, and padding. */
-	uint32_t wire = max(length, 60U) + 4;
-	unsigned bucket = wire <= 64 ? 0 : wire >= 1024 ? 5 : 26U - (unsigned)__builtin_clz(wire);
-
-	__atomic_store_n(&traffic->frames, traffic->frames + count, __ATOMIC_RELAXED);
-	__atomic_store_n(&traffic->octets, traffic->octets + wire * count, __ATOMIC_RELAXED);
-	__atomic_store_n(&traffic->sizes[bucket], traffic->sizes[bucket] + count, __ATOMIC_RELAXED);
-}
-
-static inline void intel_count(struct intel_traffic *traffic, const uint8_t *destination, uint32_t length)
-{
-	intel_count_alike(traffic, length, 1);
-	intel_count_group(traffic, destination, 1);
-}
-
 /* intel_nic.c */
 
 /** intel_nic_rest() - bring the card to rest, then call @then, which ends the operation. Return: PCI_DEFERRED. */
@@ -483,123 +445,8 @@ void intel_rings_forget(struct intel_nic *nic, bool reset_transmit, bool reset_r
 /* intel_transmit.c */
 extern const struct poller_ops intel_lane_ops;
 
-/* intel_offload.c */
-
-/** struct intel_packet - a frame of the plan before it is one. */
-struct intel_packet {
-	struct guest_segment *segments; /* one free place before the first */
-	unsigned segment_count;
-	uint32_t length;
-	uint32_t command, options; /* of its first descriptor: TXD_... and POPTS at TXD_IXSM */
-	bool extended, checksum;   /* not a legacy descriptor; a legacy one with IC */
-	bool segmented, tagged;
-	uint16_t tag;
-	struct intel_context context; /* legacy: made of CSS and CSO */
-};
-
-/** What intel_offload_build() returns for a frame that the switch cannot be told of: cut it. */
-#define INTEL_OFFLOAD_CUT (PORT_DROPS + 1)
-
-/**
- * intel_offload_build() - make a frame of @packet.
- * @headers:	room for what has to be changed; INTEL_OFFLOAD_CUT: has the headers, and @packet the payload
- *
- * Return: PORT_DROPS, or why not, or INTEL_OFFLOAD_CUT.
- */
-uint8_t intel_offload_build(const struct intel_nic *nic, struct intel_packet *packet, struct frame *frame,
-			    uint8_t headers[INTEL_HEADERS_MAX + 8]);
-
-/** intel_crc32c() - SCTP's checksum over the bytes of @frame from @from on, where the field itself counts as zero. */
-uint32_t intel_crc32c(uint32_t crc, const uint8_t *bytes, uint32_t length);
-
-/* intel_transmit_run.c */
-
-/**
- * struct intel_run - frames of one plain descriptor each, from the ring's head on: the first of lane->frames.
- * @command, @status:	of all of them, but for the length
- * @length:		of the first frame
- * @alike:		of all of them, and none is for a group
- */
-struct intel_run {
-	unsigned count;
-	uint32_t command, length;
-	uint8_t status;
-	bool alike;
-	uint64_t bytes;
-};
-
-/**
- * intel_run_build() - as many frames as make a run, in lane->frames and lane->segments.
- * @count:	descriptors in the ring, at least one; as many as there is room for frames, at most
- * @bytes_max:	no frame is begun behind that many
- */
-void intel_run_build(struct intel_lane *lane, struct intel_ring *ring, unsigned count, uint64_t bytes_max,
-		     struct intel_run *run);
-
-/** intel_run_write_back() - the first @count descriptors from the ring's head on are done. */
-void intel_run_write_back(const struct intel_ring *ring, const struct intel_run *run, unsigned count);
-
-/* intel_plan.c */
-
-/** struct intel_planner - a plan in the making, see intel_plan.c. */
-struct intel_planner {
-	struct intel_nic *nic;
-	struct intel_lane *lane;
-	struct intel_ring *ring;
-	struct intel_run run; /* in front of the first unit: not among units and descriptors, but among frames */
-	unsigned want;	      /* units, and frames of the run */
-	unsigned descriptors; /* fetched */
-	unsigned position;    /* next one to be looked at */
-	unsigned plans, frames, contexts;
-	unsigned segments; /* in use */
-	uint64_t bytes;
-	bool broken;
-	bool cut;		    /* what is left is the beginning of a frame */
-	bool alone;		    /* the last unit is one for intel_cut() */
-	struct intel_packet packet; /* this one */
-};
-
-/** intel_plan_make() - plan @available descriptors, as far as @planner->want and @turn's bytes go. */
-void intel_plan_make(struct intel_planner *planner, uint32_t available, const struct turn *turn);
-
-/* intel_cut.c */
-
-/** intel_cut_count() - segments that @packet is cut into; at least one. */
-uint32_t intel_cut_count(const struct intel_packet *packet);
-
-/** intel_cut() - build segments from number @first on, as many as there is room for. Return: frames in lane->frames. */
-unsigned intel_cut(const struct intel_nic *nic, struct intel_lane *lane, const struct intel_packet *packet,
-		   uint32_t first);
-
 /* intel_receive.c */
 extern const struct port_ops intel_port_ops;
-
-/* intel_filter.c */
-
-/** intel_filter_accepts() - is a frame with this destination for us? @vlan: of its tag, -1: none */
-bool intel_filter_accepts(const struct intel_nic *nic, const uint8_t *destination, int vlan);
-
-/* intel_rss.c */
-
-/** struct intel_flow - what the headers of a received frame say. */
-struct intel_flow {
-	uint8_t ip_offset;
-	uint8_t version; /* 4, 6; 0: not IP */
-	uint8_t protocol;
-	uint8_t l4_offset; /* 0: none, or a fragment */
-	bool options;	   /* IP options or extension headers */
-};
-
-void intel_flow_parse(const struct frame *frame, struct intel_flow *flow);
-
-/** intel_rss_enabled() - does MRQC ask for hashes? If not, all frames go to intel_rss_queue(nic, 0, 0). */
-bool intel_rss_enabled(const struct intel_nic *nic);
-
-/** intel_rss_hash() - the hash that MRQC asks for. @type: RSS type of the descriptor, 0: none. Under the claim. */
-uint32_t intel_rss_hash(struct intel_nic *nic, const struct frame *frame, const struct intel_flow *flow, uint8_t *type);
-
-/** intel_rss_queue() - of a hash. @type: 0: it has none */
-unsigned intel_rss_queue(const struct intel_nic *nic, uint32_t hash, uint8_t type);
 
 /* intel_interrupt.c */
 
@@ -643,13 +490,5 @@ enum pci_result intel_mdic_write(struct intel_nic *nic, uint32_t offset, uint32_
 
 /** intel_phy_loopback() - is what is sent to come back (MII control)? */
 bool intel_phy_loopback(const struct intel_nic *nic);
-
-/* intel_statistics.c */
-uint32_t intel_statistics_read(struct intel_nic *nic, uint32_t offset);
-void intel_statistics_reset(struct intel_nic *nic);
-
-/** intel_statistics_totals() - all that was counted so far; intel_statistics_missed(): frames that found no room. */
-void intel_statistics_totals(const struct intel_nic *nic, struct intel_traffic *sent, struct intel_traffic *received);
-uint64_t intel_statistics_missed(const struct intel_nic *nic);
 
 #endif

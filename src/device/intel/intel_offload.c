@@ -24,7 +24,8 @@
  */
 #include <endian.h>
 
-#include "device/intel/intel_internal.h"
+#include "base/byte_order.h"
+#include "device/intel/intel_transmit.h"
 #include "net/checksum.h"
 
 #define IPV4_LENGTH   2U /* offsets of fields */
@@ -45,12 +46,6 @@
 
 /** Headers that are copied when no segmentation says how long they are: Ethernet, IPv4 with options, ports. */
 #define HEADERS_COPIED 128U
-
-static void put16(uint8_t *to, uint32_t value)
-{
-	to[0] = (uint8_t)(value >> 8);
-	to[1] = (uint8_t)value;
-}
 
 /* Copy the first @length bytes of the packet, and cut them off its segments. */
 static void gather(struct intel_packet *packet, uint8_t *headers, uint32_t length)
@@ -110,8 +105,8 @@ static bool set_ipv4(const struct intel_context *context, uint8_t *headers, uint
 	if (ip[0] >> 4 != 4 || header < 20 || context->ip_start + header != context->l4_start ||
 	    length - context->ip_start > UINT16_MAX)
 		return false;
-	put16(ip + IPV4_LENGTH, length - context->ip_start);
-	put16(ip + IPV4_CHECKSUM, 0);
+	store_be16(ip + IPV4_LENGTH, length - context->ip_start);
+	store_be16(ip + IPV4_CHECKSUM, 0);
 	sum = (uint16_t)~checksum_sum(ip, header);
 	memcpy(ip + IPV4_CHECKSUM, &sum, sizeof(sum));
 	return true;
@@ -124,7 +119,7 @@ static bool set_ipv6(const struct intel_context *context, uint8_t *headers, uint
 	if (ip[0] >> 4 != 6 || context->l4_start < context->ip_start + IPV6_HEADER ||
 	    length - context->ip_start - IPV6_HEADER > UINT16_MAX)
 		return false;
-	put16(ip + IPV6_LENGTH, length - context->ip_start - IPV6_HEADER);
+	store_be16(ip + IPV6_LENGTH, length - context->ip_start - IPV6_HEADER);
 	return true;
 }
 
@@ -165,7 +160,7 @@ static bool prepare_segmentation(const struct intel_context *context, uint8_t *h
 	if (!(context->ipv4 ? set_ipv4(context, headers, length) : set_ipv6(context, headers, length)))
 		return false;
 	if (!context->tcp)
-		put16(headers + l4 + UDP_LENGTH, l4_length);
+		store_be16(headers + l4 + UDP_LENGTH, l4_length);
 	put_pseudo_sum(headers, context->ip_start + (context->ipv4 ? IPV4_SOURCE : IPV6_SOURCE), context->ipv4 ? 8 : 32,
 		       protocol, l4_length, l4 + field);
 
@@ -277,8 +272,8 @@ static void insert_tag(const struct intel_nic *nic, struct intel_packet *packet,
 	uint8_t *tag = headers + FRAME_TAG_OFFSET;
 
 	memmove(tag + FRAME_TAG_LENGTH, tag, *copied - FRAME_TAG_OFFSET);
-	put16(tag, intel_load(nic, VET) & 0xffff);
-	put16(tag + 2, packet->tag);
+	store_be16(tag, intel_load(nic, VET) & 0xffff);
+	store_be16(tag + 2, packet->tag);
 	*copied += FRAME_TAG_LENGTH;
 	packet->length += FRAME_TAG_LENGTH;
 	if (offload->checksum_partial)

@@ -11,7 +11,7 @@
  */
 #include <errno.h>
 
-#include "device/intel/intel_internal.h"
+#include "device/intel/intel_transmit.h"
 
 /** SCTP's CRC takes some 4 ns a byte, and copying, which a turn's bytes stand for, a tenth of one: what a byte counts. */
 #define CRC_COST 16U

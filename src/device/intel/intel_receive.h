@@ -83,6 +83,33 @@ static inline uint16_t intel_type(const struct frame *frame)
  */
 bool intel_receive_available(struct intel_nic *nic, unsigned queue, uint32_t enough, uint32_t *available);
 
+/* intel_filter.c */
+
+/** intel_filter_accepts() - is a frame with this destination for us? @vlan: of its tag, -1: none */
+bool intel_filter_accepts(const struct intel_nic *nic, const uint8_t *destination, int vlan);
+
+/* intel_rss.c */
+
+/** struct intel_flow - what the headers of a received frame say. */
+struct intel_flow {
+	uint8_t ip_offset;
+	uint8_t version; /* 4, 6; 0: not IP */
+	uint8_t protocol;
+	uint8_t l4_offset; /* 0: none, or a fragment */
+	bool options;	   /* IP options or extension headers */
+};
+
+void intel_flow_parse(const struct frame *frame, struct intel_flow *flow);
+
+/** intel_rss_enabled() - does MRQC ask for hashes? If not, all frames go to intel_rss_queue(nic, 0, 0). */
+bool intel_rss_enabled(const struct intel_nic *nic);
+
+/** intel_rss_hash() - the hash that MRQC asks for. @type: RSS type of the descriptor, 0: none. Under the claim. */
+uint32_t intel_rss_hash(struct intel_nic *nic, const struct frame *frame, const struct intel_flow *flow, uint8_t *type);
+
+/** intel_rss_queue() - of a hash. @type: 0: it has none */
+unsigned intel_rss_queue(const struct intel_nic *nic, uint32_t hash, uint8_t type);
+
 /* intel_receive_report.c */
 
 void intel_terms_load(const struct intel_nic *nic, struct intel_terms *terms);

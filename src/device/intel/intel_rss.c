@@ -11,7 +11,7 @@
  *
  * Context: under the port's claim, where headers are the switch's own copies.
  */
-#include "device/intel/intel_internal.h"
+#include "device/intel/intel_receive.h"
 
 #define ETHERTYPE_IPV4 0x0800U
 #define ETHERTYPE_IPV6 0x86ddU

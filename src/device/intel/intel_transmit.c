@@ -32,7 +32,7 @@
  */
 #include "base/clock.h"
 #include "base/counter.h"
-#include "device/intel/intel_internal.h"
+#include "device/intel/intel_transmit.h"
 
 #define DELAY_UNIT 1024ULL /* ns: TIDV, TADV */
 

@@ -21,7 +21,7 @@
  *
  * Context: the lane's sidecore.
  */
-#include "device/intel/intel_internal.h"
+#include "device/intel/intel_transmit.h"
 #include "memory/guest_window.h"
 
 #define DESCRIPTOR_SIZE	  16U

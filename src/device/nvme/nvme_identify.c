@@ -8,26 +8,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/byte_order.h"
 #include "base/clock.h"
 #include "device/nvme/nvme_admin.h"
-
-static void put16(uint8_t *page, unsigned offset, uint16_t value)
-{
-	value = htole16(value);
-	memcpy(page + offset, &value, sizeof(value));
-}
-
-static void put32(uint8_t *page, unsigned offset, uint32_t value)
-{
-	value = htole32(value);
-	memcpy(page + offset, &value, sizeof(value));
-}
-
-static void put64(uint8_t *page, unsigned offset, uint64_t value)
-{
-	value = htole64(value);
-	memcpy(page + offset, &value, sizeof(value));
-}
 
 /* Text fields are padded with blanks and have no end mark (Base 1.4.2). */
 static void put_text(uint8_t *page, unsigned offset, unsigned size, const char *text)
@@ -95,8 +78,8 @@ static void identify_controller(const struct nvme *nvme, uint8_t *page)
 {
 	const struct pci_identity *identity = &nvme->device.config.identity;
 
-	put16(page, 0, identity->vendor);
-	put16(page, 2, identity->subsystem_vendor);
+	store_le16(page + 0, identity->vendor);
+	store_le16(page + 2, identity->subsystem_vendor);
 	put_text(page, 4, 20, nvme->serial);
 	put_text(page, 24, 40, "sidecore NVMe");
 	put_text(page, 64, 8, SIDECORE_VERSION);
@@ -106,31 +89,31 @@ static void identify_controller(const struct nvme *nvme, uint8_t *page)
 	page[74] = 0x54;
 	page[75] = 0x52;
 	page[77] = NVME_MDTS;
-	put32(page, 80, NVME_VERSION);
-	put32(page, 84, 1000000);		      /* RTD3R, in microseconds: a disk may have to be found again */
-	put32(page, 88, 30000000);		      /* RTD3E: a shutdown waits for all disks to be flushed */
-	put32(page, 92, NVME_EVENT_CONFIG_NAMESPACE); /* OAES */
-	put32(page, 96, 1U << 0);		      /* CTRATT: host identifiers of 128 bits */
-	page[111] = 1;				      /* CNTRLTYPE: I/O controller */
-	page[253] = 1;				      /* NVMSR: part of a storage device */
-	page[258] = 3;				      /* ACL */
+	store_le32(page + 80, NVME_VERSION);
+	store_le32(page + 84, 1000000);	 /* RTD3R, in microseconds: a disk may have to be found again */
+	store_le32(page + 88, 30000000); /* RTD3E: a shutdown waits for all disks to be flushed */
+	store_le32(page + 92, NVME_EVENT_CONFIG_NAMESPACE); /* OAES */
+	store_le32(page + 96, 1U << 0);			    /* CTRATT: host identifiers of 128 bits */
+	page[111] = 1;					    /* CNTRLTYPE: I/O controller */
+	page[253] = 1;					    /* NVMSR: part of a storage device */
+	page[258] = 3;					    /* ACL */
 	page[259] = NVME_EVENT_LIMIT - 1;
 	page[260] = 1U << 1 | 1U << 0; /* FRMW: one slot, read only */
 	page[261] =
 		1U << 5 | 1U << 2 | 1U << 1; /* LPA: supported logs, features and scopes; offsets; commands' effects */
 	page[262] = NVME_ERROR_ENTRIES - 1;
-	put16(page, 266, 0x157); /* WCTEMP, CCTEMP: 70 and 90 degrees, in Kelvin */
-	put16(page, 268, 0x16b);
-	put64(page, 280, total_capacity(nvme));
+	store_le16(page + 266, 0x157); /* WCTEMP, CCTEMP: 70 and 90 degrees, in Kelvin */
+	store_le16(page + 268, 0x16b);
+	store_le64(page + 280, total_capacity(nvme));
 	page[512] = NVME_COMMAND_SHIFT << 4 | NVME_COMMAND_SHIFT;
 	page[513] = NVME_COMPLETION_SHIFT << 4 | NVME_COMPLETION_SHIFT;
-	put32(page, 516, nvme->namespace_count);
-	put16(page, 520, optional_commands(nvme));
+	store_le32(page + 516, nvme->namespace_count);
+	store_le16(page + 520, optional_commands(nvme));
 	page[525] = 3U << 1 | (nvme->has_cache ? 1 : 0); /* VWC: flush takes the broadcast namespace */
-	put32(page, 536, 1U << 0);			 /* SGLS: without alignment */
+	store_le32(page + 536, 1U << 0);		 /* SGLS: without alignment */
 	put_name(nvme, page);
 	/* Power state 0, the only one: 25 W, entered and left at once. */
-	put16(page, 2048, 2500);
+	store_le16(page + 2048, 2500);
 }
 
 /* ---- namespaces -------------------------------------------------------------------------------------------------- */
@@ -142,18 +125,18 @@ static void identify_namespace(const struct nvme_namespace *namespace, uint8_t *
 	uint32_t block = limits->block_size, physical = max(limits->physical_block_size, block);
 	uint32_t granularity = limits->discard_alignment > block ? limits->discard_alignment / block : 1;
 
-	put64(page, 0, blocks);
-	put64(page, 8, blocks);
-	put64(page, 16, blocks);
+	store_le64(page + 0, blocks);
+	store_le64(page + 8, blocks);
+	store_le64(page + 16, blocks);
 	page[24] = 1U << 4;						/* NSFEAT: the preferred sizes below */
 	page[33] = (uint8_t)(limits->write_zeroes_unmap ? 1U << 3 : 0); /* DLFEAT: write zeroes may deallocate */
 	if (limits->io_optimal / block)
-		put16(page, 46, (uint16_t)min(limits->io_optimal / block, (uint32_t)UINT16_MAX));
-	put64(page, 48, blocks << namespace->shift);
-	put16(page, 64, (uint16_t)(physical / block - 1)); /* NPWG, NPWA: zero-based, as NPDG and NPDA */
-	put16(page, 66, (uint16_t)(physical / block - 1));
-	put16(page, 68, (uint16_t)min(granularity - 1, (uint32_t)UINT16_MAX));
-	put16(page, 70, (uint16_t)min(granularity - 1, (uint32_t)UINT16_MAX));
+		store_le16(page + 46, (uint16_t)min(limits->io_optimal / block, (uint32_t)UINT16_MAX));
+	store_le64(page + 48, blocks << namespace->shift);
+	store_le16(page + 64, (uint16_t)(physical / block - 1)); /* NPWG, NPWA: zero-based, as NPDG and NPDA */
+	store_le16(page + 66, (uint16_t)(physical / block - 1));
+	store_le16(page + 68, (uint16_t)min(granularity - 1, (uint32_t)UINT16_MAX));
+	store_le16(page + 70, (uint16_t)min(granularity - 1, (uint32_t)UINT16_MAX));
 	page[99] = limits->read_only;		 /* NSATTR */
 	memcpy(page + 104, namespace->uuid, 16); /* NGUID */
 	page[128 + 2] = namespace->shift;	 /* LBAF0 */
@@ -192,7 +175,7 @@ static uint16_t active_list(const struct nvme *nvme, uint32_t after, uint8_t *pa
 	if (after >= NVME_NSID_ALL - 1)
 		return NVME_INVALID_NAMESPACE | NVME_DNR;
 	for (uint32_t id = after + 1; id <= nvme->namespace_count && offset < NVME_IDENTIFY_SIZE; id++, offset += 4)
-		put32(page, offset, id);
+		store_le32(page + offset, id);
 	return NVME_SUCCESS;
 }
 
@@ -261,7 +244,7 @@ static uint16_t fill(const struct nvme *nvme, const struct nvme_command *command
 		 */
 		if (le32toh(command->dw10) >> 16 && le32toh(command->dw10) >> 16 != 0xffff)
 			return NVME_INVALID_FIELD | NVME_DNR;
-		put64(page, 0, 1);
+		store_le64(page + 0, 1);
 		return NVME_SUCCESS;
 	}
 	return NVME_INVALID_FIELD | NVME_DNR;

@@ -9,6 +9,7 @@
  */
 #include <string.h>
 
+#include "base/byte_order.h"
 #include "base/clock.h"
 #include "base/counter.h"
 #include "device/nvme/nvme_admin.h"
@@ -25,18 +26,6 @@
 /* Temperature that is reported: 40 degrees, in Kelvin. Nothing here gets warm. */
 #define TEMPERATURE 313U
 
-static void put32(uint8_t *page, unsigned offset, uint32_t value)
-{
-	value = htole32(value);
-	memcpy(page + offset, &value, sizeof(value));
-}
-
-static void put64(uint8_t *page, unsigned offset, uint64_t value)
-{
-	value = htole64(value);
-	memcpy(page + offset, &value, sizeof(value));
-}
-
 static uint32_t fill_supported(struct nvme *nvme, uint8_t *page)
 {
 	static const uint8_t logs[] = {
@@ -45,7 +34,7 @@ static uint32_t fill_supported(struct nvme *nvme, uint8_t *page)
 	};
 
 	for (unsigned i = 0; i < array_size(logs); i++)
-		put32(page, 4U * logs[i], 1);
+		store_le32(page + 4U * logs[i], 1);
 	return 1024;
 }
 
@@ -82,15 +71,15 @@ static uint32_t fill_smart(struct nvme *nvme, uint8_t *page)
 	page[2] = TEMPERATURE >> 8;
 	page[3] = 100; /* available spare, and its threshold */
 	page[4] = 10;
-	put64(page, 32, data_units(counters.read_bytes));
-	put64(page, 48, data_units(counters.write_bytes));
-	put64(page, 64, counters.reads + counters.compares);
-	put64(page, 80, counters.writes);
-	put64(page, 112, nvme->power_cycles);
-	put64(page, 128, (clock_nanoseconds() - nvme->created) / NANOSECONDS_PER_SECOND / 3600);
-	put64(page, 144, nvme->unsafe_shutdowns);
-	put64(page, 160, counters.media_errors);
-	put64(page, 176, atomic_load(&nvme->error_count));
+	store_le64(page + 32, data_units(counters.read_bytes));
+	store_le64(page + 48, data_units(counters.write_bytes));
+	store_le64(page + 64, counters.reads + counters.compares);
+	store_le64(page + 80, counters.writes);
+	store_le64(page + 112, nvme->power_cycles);
+	store_le64(page + 128, (clock_nanoseconds() - nvme->created) / NANOSECONDS_PER_SECOND / 3600);
+	store_le64(page + 144, nvme->unsafe_shutdowns);
+	store_le64(page + 160, counters.media_errors);
+	store_le64(page + 176, atomic_load(&nvme->error_count));
 	return 512;
 }
 
@@ -109,7 +98,7 @@ static uint32_t fill_changed(struct nvme *nvme, uint8_t *page)
 	for (uint32_t i = 0; i < nvme->namespace_count; i++) {
 		if (!nvme->namespaces[i].changed)
 			continue;
-		put32(page, offset, i + 1);
+		store_le32(page + offset, i + 1);
 		offset += 4;
 	}
 	return 4096;
@@ -125,18 +114,18 @@ static uint32_t fill_commands(struct nvme *nvme, uint8_t *page)
 	static const uint8_t writers[] = { NVME_WRITE, NVME_WRITE_ZEROES, NVME_DATASET };
 
 	for (unsigned i = 0; i < array_size(admin); i++)
-		put32(page, 4U * admin[i], EFFECT_SUPPORTED | SCOPE_CONTROLLER);
+		store_le32(page + 4U * admin[i], EFFECT_SUPPORTED | SCOPE_CONTROLLER);
 	for (unsigned i = 0; i < array_size(readers); i++)
-		put32(page, 1024 + 4U * readers[i], EFFECT_SUPPORTED | SCOPE_NAMESPACE);
+		store_le32(page + 1024 + 4U * readers[i], EFFECT_SUPPORTED | SCOPE_NAMESPACE);
 	for (unsigned i = 0; i < array_size(writers); i++)
-		put32(page, 1024 + 4U * writers[i], EFFECT_SUPPORTED | EFFECT_CONTENT | SCOPE_NAMESPACE);
+		store_le32(page + 1024 + 4U * writers[i], EFFECT_SUPPORTED | EFFECT_CONTENT | SCOPE_NAMESPACE);
 	return 4096;
 }
 
 static uint32_t fill_features(struct nvme *nvme, uint8_t *page)
 {
 	for (unsigned id = 0; id < 256; id++)
-		put32(page, 4 * id, nvme_feature_effects(nvme, (uint8_t)id));
+		store_le32(page + 4 * id, nvme_feature_effects(nvme, (uint8_t)id));
 	return 1024;
 }
 

@@ -23,6 +23,7 @@
 #include <endian.h>
 #include <string.h>
 
+#include "base/byte_order.h"
 #include "device/pci/pci_device.h"
 
 /* Last: it has a macro PCI_INTERRUPT_PIN, the register, which is an enumerator in ours, the kind of interrupt. */
@@ -40,28 +41,6 @@
 	(0xfU | PCI_EXP_DEVCTL_RELAX_EN | PCI_EXP_DEVCTL_PAYLOAD | PCI_EXP_DEVCTL_NOSNOOP_EN | PCI_EXP_DEVCTL_READRQ)
 #define LINK_CONTROL_WRITABLE (PCI_EXP_LNKCTL_ASPMC | PCI_EXP_LNKCTL_RCB | PCI_EXP_LNKCTL_CCC | PCI_EXP_LNKCTL_ES)
 
-/* ---- little-endian fields ---------------------------------------------------------------------------------------- */
-
-static void put16(uint8_t *space, uint32_t offset, uint16_t value)
-{
-	value = htole16(value);
-	memcpy(space + offset, &value, sizeof(value));
-}
-
-static void put32(uint8_t *space, uint32_t offset, uint32_t value)
-{
-	value = htole32(value);
-	memcpy(space + offset, &value, sizeof(value));
-}
-
-static uint16_t get16(const struct pci_config *config, uint32_t offset)
-{
-	uint16_t value;
-
-	memcpy(&value, config->space + offset, sizeof(value));
-	return le16toh(value);
-}
-
 /* ---- building ---------------------------------------------------------------------------------------------------- */
 
 static void put_header(struct pci_config *config, const struct pci_bar *bars)
@@ -70,15 +49,15 @@ static void put_header(struct pci_config *config, const struct pci_bar *bars)
 	uint16_t command = PCI_COMMAND_MASTER | PCI_COMMAND_PARITY | PCI_COMMAND_SERR;
 	uint8_t *space = config->space;
 
-	put16(space, PCI_VENDOR_ID, identity->vendor);
-	put16(space, PCI_DEVICE_ID, identity->device);
-	put16(space, PCI_SUBSYSTEM_VENDOR_ID, identity->subsystem_vendor);
-	put16(space, PCI_SUBSYSTEM_ID, identity->subsystem);
+	store_le16(space + PCI_VENDOR_ID, identity->vendor);
+	store_le16(space + PCI_DEVICE_ID, identity->device);
+	store_le16(space + PCI_SUBSYSTEM_VENDOR_ID, identity->subsystem_vendor);
+	store_le16(space + PCI_SUBSYSTEM_ID, identity->subsystem);
 	space[PCI_REVISION_ID] = identity->revision;
 	space[PCI_CLASS_PROG] = identity->programming_interface;
 	space[PCI_CLASS_DEVICE] = identity->subclass;
 	space[PCI_CLASS_DEVICE + 1] = identity->class_code;
-	put16(space, PCI_STATUS, PCI_STATUS_CAP_LIST | (identity->express ? 0 : PCI_STATUS_DEVSEL_MEDIUM));
+	store_le16(space + PCI_STATUS, PCI_STATUS_CAP_LIST | (identity->express ? 0 : PCI_STATUS_DEVSEL_MEDIUM));
 
 	for (unsigned i = 0; i < PCI_BARS; i++) {
 		if (bars[i].size)
@@ -95,7 +74,7 @@ static void put_header(struct pci_config *config, const struct pci_bar *bars)
 		command |= PCI_COMMAND_INVALIDATE;
 		config->writable[PCI_LATENCY_TIMER] = 0xff;
 	}
-	put16(config->writable, PCI_COMMAND, command);
+	store_le16(config->writable + PCI_COMMAND, command);
 }
 
 static void put_bar(struct pci_config *config, unsigned index, const struct pci_bar *bar)
@@ -106,16 +85,15 @@ static void put_bar(struct pci_config *config, unsigned index, const struct pci_
 	if (!bar->size)
 		return;
 	if (bar->io) {
-		put32(config->space, offset, PCI_BASE_ADDRESS_SPACE_IO);
-		put32(config->writable, offset, (uint32_t)mask & (uint32_t)PCI_BASE_ADDRESS_IO_MASK);
+		store_le32(config->space + offset, PCI_BASE_ADDRESS_SPACE_IO);
+		store_le32(config->writable + offset, (uint32_t)mask & (uint32_t)PCI_BASE_ADDRESS_IO_MASK);
 		return;
 	}
-	put32(config->space, offset,
-	      (bar->wide ? PCI_BASE_ADDRESS_MEM_TYPE_64 : 0U) |
-		      (bar->prefetchable ? PCI_BASE_ADDRESS_MEM_PREFETCH : 0U));
-	put32(config->writable, offset, (uint32_t)mask & (uint32_t)PCI_BASE_ADDRESS_MEM_MASK);
+	store_le32(config->space + offset, (bar->wide ? PCI_BASE_ADDRESS_MEM_TYPE_64 : 0U) |
+						   (bar->prefetchable ? PCI_BASE_ADDRESS_MEM_PREFETCH : 0U));
+	store_le32(config->writable + offset, (uint32_t)mask & (uint32_t)PCI_BASE_ADDRESS_MEM_MASK);
 	if (bar->wide)
-		put32(config->writable, offset + 4, (uint32_t)(mask >> 32));
+		store_le32(config->writable + offset + 4, (uint32_t)(mask >> 32));
 }
 
 /* Each capability is put in front of the list. */
@@ -131,10 +109,10 @@ static void put_msix(struct pci_config *config)
 	const struct pci_identity *identity = &config->identity;
 
 	link_capability(config, MESSAGES_X, PCI_CAP_ID_MSIX);
-	put16(config->space, MESSAGES_X + PCI_MSIX_FLAGS, (uint16_t)(identity->msix_count - 1));
-	put16(config->writable, MESSAGES_X + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL);
-	put32(config->space, MESSAGES_X + PCI_MSIX_TABLE, identity->msix_table | identity->msix_bar);
-	put32(config->space, MESSAGES_X + PCI_MSIX_PBA, identity->msix_pending | identity->msix_bar);
+	store_le16(config->space + MESSAGES_X + PCI_MSIX_FLAGS, (uint16_t)(identity->msix_count - 1));
+	store_le16(config->writable + MESSAGES_X + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL);
+	store_le32(config->space + MESSAGES_X + PCI_MSIX_TABLE, identity->msix_table | identity->msix_bar);
+	store_le32(config->space + MESSAGES_X + PCI_MSIX_PBA, identity->msix_pending | identity->msix_bar);
 }
 
 static void put_express(struct pci_config *config)
@@ -142,47 +120,48 @@ static void put_express(struct pci_config *config)
 	uint8_t *space = config->space, *writable = config->writable;
 
 	link_capability(config, EXPRESS, PCI_CAP_ID_EXP);
-	put16(space, EXPRESS + PCI_EXP_FLAGS, 2 | PCI_EXP_TYPE_ENDPOINT << 4);
-	put32(space, EXPRESS + PCI_EXP_DEVCAP, PCI_EXP_DEVCAP_RBER | PCI_EXP_DEVCAP_FLR);
-	put16(writable, EXPRESS + PCI_EXP_DEVCTL, DEVICE_CONTROL_WRITABLE);
+	store_le16(space + EXPRESS + PCI_EXP_FLAGS, 2 | PCI_EXP_TYPE_ENDPOINT << 4);
+	store_le32(space + EXPRESS + PCI_EXP_DEVCAP, PCI_EXP_DEVCAP_RBER | PCI_EXP_DEVCAP_FLR);
+	store_le16(writable + EXPRESS + PCI_EXP_DEVCTL, DEVICE_CONTROL_WRITABLE);
 	/* One lane at 2.5 GT/s: what nobody's driver complains about. Nothing in here is as slow, or as fast. */
-	put32(space, EXPRESS + PCI_EXP_LNKCAP, PCI_EXP_LNKCAP_SLS_2_5GB | 1U << 4);
-	put16(writable, EXPRESS + PCI_EXP_LNKCTL, LINK_CONTROL_WRITABLE);
-	put16(space, EXPRESS + PCI_EXP_LNKSTA, PCI_EXP_LNKSTA_CLS_2_5GB | PCI_EXP_LNKSTA_NLW_X1 | PCI_EXP_LNKSTA_SLC);
-	put32(space, EXPRESS + PCI_EXP_LNKCAP2, PCI_EXP_LNKCAP2_SLS_2_5GB);
-	put16(space, EXPRESS + PCI_EXP_LNKCTL2, PCI_EXP_LNKCTL2_TLS_2_5GT);
+	store_le32(space + EXPRESS + PCI_EXP_LNKCAP, PCI_EXP_LNKCAP_SLS_2_5GB | 1U << 4);
+	store_le16(writable + EXPRESS + PCI_EXP_LNKCTL, LINK_CONTROL_WRITABLE);
+	store_le16(space + EXPRESS + PCI_EXP_LNKSTA,
+		   PCI_EXP_LNKSTA_CLS_2_5GB | PCI_EXP_LNKSTA_NLW_X1 | PCI_EXP_LNKSTA_SLC);
+	store_le32(space + EXPRESS + PCI_EXP_LNKCAP2, PCI_EXP_LNKCAP2_SLS_2_5GB);
+	store_le16(space + EXPRESS + PCI_EXP_LNKCTL2, PCI_EXP_LNKCTL2_TLS_2_5GT);
 
 	if (config->identity.serial_number) {
-		put32(space, EXTENDED, PCI_EXT_CAP_ID_DSN | 1U << 16);
-		put32(space, EXTENDED + 4, (uint32_t)config->identity.serial_number);
-		put32(space, EXTENDED + 8, (uint32_t)(config->identity.serial_number >> 32));
+		store_le32(space + EXTENDED, PCI_EXT_CAP_ID_DSN | 1U << 16);
+		store_le32(space + EXTENDED + 4, (uint32_t)config->identity.serial_number);
+		store_le32(space + EXTENDED + 8, (uint32_t)(config->identity.serial_number >> 32));
 	}
 }
 
 static void put_msi(struct pci_config *config)
 {
 	link_capability(config, MESSAGES, PCI_CAP_ID_MSI);
-	put16(config->space, MESSAGES + PCI_MSI_FLAGS, PCI_MSI_FLAGS_64BIT);
-	put16(config->writable, MESSAGES + PCI_MSI_FLAGS, PCI_MSI_FLAGS_ENABLE);
-	put32(config->writable, MESSAGES + PCI_MSI_ADDRESS_LO, ~3U);
-	put32(config->writable, MESSAGES + PCI_MSI_ADDRESS_HI, ~0U);
-	put16(config->writable, MESSAGES + PCI_MSI_DATA_64, 0xffff);
+	store_le16(config->space + MESSAGES + PCI_MSI_FLAGS, PCI_MSI_FLAGS_64BIT);
+	store_le16(config->writable + MESSAGES + PCI_MSI_FLAGS, PCI_MSI_FLAGS_ENABLE);
+	store_le32(config->writable + MESSAGES + PCI_MSI_ADDRESS_LO, ~3U);
+	store_le32(config->writable + MESSAGES + PCI_MSI_ADDRESS_HI, ~0U);
+	store_le16(config->writable + MESSAGES + PCI_MSI_DATA_64, 0xffff);
 }
 
 static void put_power_management(struct pci_config *config)
 {
 	link_capability(config, POWER_MANAGEMENT, PCI_CAP_ID_PM);
-	put16(config->space, POWER_MANAGEMENT + PCI_PM_PMC, 3);
+	store_le16(config->space + POWER_MANAGEMENT + PCI_PM_PMC, 3);
 	/* Nothing is lost in D3hot, so that the way back needs no reset. */
-	put16(config->space, POWER_MANAGEMENT + PCI_PM_CTRL, PCI_PM_CTRL_NO_SOFT_RESET);
-	put16(config->writable, POWER_MANAGEMENT + PCI_PM_CTRL, PCI_PM_CTRL_STATE_MASK);
+	store_le16(config->space + POWER_MANAGEMENT + PCI_PM_CTRL, PCI_PM_CTRL_NO_SOFT_RESET);
+	store_le16(config->writable + POWER_MANAGEMENT + PCI_PM_CTRL, PCI_PM_CTRL_STATE_MASK);
 }
 
 /* Writable fields whose default is not zero. */
 static void put_defaults(struct pci_config *config)
 {
 	if (config->identity.express)
-		put16(config->space, EXPRESS + PCI_EXP_DEVCTL, DEVICE_CONTROL_DEFAULT);
+		store_le16(config->space + EXPRESS + PCI_EXP_DEVCTL, DEVICE_CONTROL_DEFAULT);
 }
 
 void pci_config_init(struct pci_config *config, const struct pci_bar *bars)
@@ -253,15 +232,15 @@ void pci_config_set_interrupt_status(struct pci_config *config, bool asserted)
 
 bool pci_config_bus_master(const struct pci_config *config)
 {
-	return get16(config, PCI_COMMAND) & PCI_COMMAND_MASTER;
+	return load_le16(config->space + PCI_COMMAND) & PCI_COMMAND_MASTER;
 }
 
 bool pci_config_pin_disabled(const struct pci_config *config)
 {
-	return get16(config, PCI_COMMAND) & PCI_COMMAND_INTX_DISABLE;
+	return load_le16(config->space + PCI_COMMAND) & PCI_COMMAND_INTX_DISABLE;
 }
 
 unsigned pci_config_power_state(const struct pci_config *config)
 {
-	return get16(config, POWER_MANAGEMENT + PCI_PM_CTRL) & PCI_PM_CTRL_STATE_MASK;
+	return load_le16(config->space + POWER_MANAGEMENT + PCI_PM_CTRL) & PCI_PM_CTRL_STATE_MASK;
 }

@@ -1,186 +1,67 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * vhost-user server: the socket of one device, and its one connection at a time.
- *
- * Server mode: we listen. A second front-end is refused while one is connected: its connection is accepted and closed, so
- * that it does not wait for ever. While a connection is closing (requests in flight are coming back) newcomers stay in the
- * socket's backlog: a front-end that reconnects at once is served as soon as the device is at rest. A socket file that is
- * already there is removed only when nobody listens behind it, and ours only while it is still ours.
- *
- * Client mode: the front-end listens; we connect, and again a second after a connection ended or could not be made.
+ * vhost-user server: one device behind one socket, where we listen or (client mode) the front-end does. Whom it serves,
+ * and when: transport/device_server.c.
  *
  * Context: control thread.
  */
 #include "transport/vhost_user/server.h"
 
 #include <errno.h>
-#include <event2/event.h>
-#include <poll.h>
 #include <stdlib.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/checked.h"
 #include "base/disposal.h"
-#include "base/log.h"
-#include "transport/listener.h"
+#include "transport/device_server.h"
 #include "transport/vhost_user/connection.h"
 
-#define RETRY_SECONDS	      1
-#define DISPOSAL_MICROSECONDS 20000
-#define SOCKET_MODE_NORMAL    0660
-
 struct vhost_user_server {
-	struct virtio_device *device;
-	struct event_base *base;
-	struct listener listener; /* in client mode: closed, and its address is the front-end's */
-	bool client;
-	struct event *accept_event; /* server mode */
-	struct event *retry_event;  /* time to connect (client mode), or to accept again */
-	struct event *destroy_event;
-	bool destroying;
+	struct device_server common;
 	void (*destroyed)(void *context);
 	void *destroyed_context;
-	uint64_t connections;
 	struct vhost_user_connection connection;
 };
 
-static bool idle(const struct vhost_user_server *server)
+static enum device_server_place place(const struct device_server *common, int *fd)
 {
-	return server->connection.state == CONNECTION_CLOSED;
-}
+	const struct vhost_user_server *server = container_of(common, struct vhost_user_server, common);
 
-static void serve(struct vhost_user_server *server, int fd)
-{
-	int error = vhost_user_connection_open(&server->connection, fd);
-
-	if (error) {
-		log_limited(&server->connection.lives, LOG_LEVEL_ERROR, "%s: vhost-user: %s", server->device->name,
-			    strerrordesc_np(-error));
-		return;
+	*fd = server->connection.fd;
+	switch (server->connection.state) {
+	case CONNECTION_CLOSED:
+		return PLACE_VACANT;
+	case CONNECTION_CLOSING:
+		return PLACE_CLOSING;
+	default:
+		return PLACE_TAKEN;
 	}
-	server->connections++;
-	log_limited(&server->connection.lives, LOG_LEVEL_INFO, "%s: front-end connected", server->device->name);
 }
 
-static void retry_later(struct vhost_user_server *server)
+static int open_connection(struct device_server *common, int fd)
 {
-	event_add(server->retry_event, &(struct timeval){ .tv_sec = RETRY_SECONDS });
+	return vhost_user_connection_open(&container_of(common, struct vhost_user_server, common)->connection, fd);
 }
 
-/* ---- server mode ------------------------------------------------------------------------------------------------- */
-
-/* Has the front-end that we serve gone, without our having seen it yet? */
-static bool hung_up(const struct vhost_user_server *server)
+static void close_connection(struct device_server *common, const char *reason)
 {
-	struct pollfd poll_fd = { .fd = server->connection.fd, .events = POLLRDHUP };
-
-	return poll(&poll_fd, 1, 0) == 1 && poll_fd.revents & (POLLHUP | POLLRDHUP | POLLERR);
+	vhost_user_connection_close(&container_of(common, struct vhost_user_server, common)->connection, reason);
 }
 
-static void accept_front_end(evutil_socket_t listener, short what, void *context)
+static void connection_closed(struct vhost_user_connection *connection)
 {
-	struct vhost_user_server *server = context;
-	int fd;
-
-	/* One that does not let go of its files must not bring more of them. */
-	if (disposal_waiting(server->connection.disposal)) {
-		event_del(server->accept_event);
-		event_add(server->retry_event, &(struct timeval){ .tv_usec = DISPOSAL_MICROSECONDS });
-		return;
-	}
-	if (!idle(server) && (server->connection.state == CONNECTION_CLOSING || hung_up(server))) {
-		/* Leave the newcomer in the backlog until the device is at rest. */
-		event_del(server->accept_event);
-		vhost_user_connection_close(&server->connection, NULL);
-		return;
-	}
-	fd = accept4(server->listener.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (fd < 0) {
-		/* No file descriptors, say: it stays readable, and must not keep the loop busy. */
-		if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR) {
-			event_del(server->accept_event);
-			retry_later(server);
-		}
-		return;
-	}
-	if (idle(server)) {
-		serve(server, fd);
-		return;
-	}
-	log_limited(&server->device->log_limit, LOG_LEVEL_WARNING,
-		    "%s: a second front-end was refused: one is connected to %s", server->device->name,
-		    server->listener.address.sun_path);
-	disposal_close(server->connection.disposal, fd);
-}
-
-static int listen_on(struct vhost_user_server *server, uint32_t mode, const char **reason)
-{
-	int error = listener_open(&server->listener, mode, reason);
-
-	if (error)
-		return error;
-	server->accept_event =
-		event_new(server->base, server->listener.fd, EV_READ | EV_PERSIST, accept_front_end, server);
-	if (!server->accept_event || event_add(server->accept_event, NULL)) {
-		*reason = "out of memory";
-		return -ENOMEM;
-	}
-	return 0;
-}
-
-static void stop_listening(struct vhost_user_server *server)
-{
-	if (server->accept_event)
-		event_free(server->accept_event);
-	server->accept_event = NULL;
-	listener_close(&server->listener, server->connection.disposal);
-}
-
-/* ---- client mode ------------------------------------------------------------------------------------------------- */
-
-static void connect_to_front_end(struct vhost_user_server *server)
-{
-	int fd = -1;
-
-	if (!disposal_waiting(server->connection.disposal))
-		fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	/* Unix sockets connect at once or not at all: nobody there, or (EAGAIN) their backlog is full. */
-	if (fd >= 0 && !connect(fd, (const struct sockaddr *)&server->listener.address, sizeof(server->listener.address))) {
-		serve(server, fd);
-	} else if (fd >= 0) {
-		close(fd);
-	}
-	if (idle(server))
-		retry_later(server);
-}
-
-/* ---- life -------------------------------------------------------------------------------------------------------- */
-
-static void retry(evutil_socket_t unused, short what, void *context)
-{
-	struct vhost_user_server *server = context;
-
-	if (server->client)
-		connect_to_front_end(server);
-	else
-		event_add(server->accept_event, NULL);
+	device_server_vacated(connection->context);
 }
 
 static void free_server(struct vhost_user_server *server)
 {
-	stop_listening(server);
-	if (server->retry_event)
-		event_free(server->retry_event);
-	if (server->destroy_event)
-		event_free(server->destroy_event);
+	device_server_release(&server->common);
 	vhost_user_connection_release(&server->connection);
 	free(server);
 }
 
-static void finish_destroy(evutil_socket_t unused, short what, void *context)
+static void ended(struct device_server *common)
 {
-	struct vhost_user_server *server = context;
+	struct vhost_user_server *server = container_of(common, struct vhost_user_server, common);
 	void (*destroyed)(void *) = server->destroyed;
 	void *destroyed_context = server->destroyed_context;
 
@@ -189,17 +70,14 @@ static void finish_destroy(evutil_socket_t unused, short what, void *context)
 		destroyed(destroyed_context);
 }
 
-static void connection_closed(struct vhost_user_connection *connection)
-{
-	struct vhost_user_server *server = connection->context;
-
-	if (server->destroying)
-		finish_destroy(-1, 0, server);
-	else if (server->client)
-		retry_later(server);
-	else
-		event_add(server->accept_event, NULL);
-}
+static const struct device_server_ops server_ops = {
+	.protocol = "vhost-user",
+	.peer = "front-end",
+	.place = place,
+	.open = open_connection,
+	.close = close_connection,
+	.ended = ended,
+};
 
 int vhost_user_server_create(const struct vhost_user_options *options, struct virtio_device *device,
 			     struct event_base *base, struct vhost_user_server **result, const char **reason)
@@ -212,32 +90,24 @@ int vhost_user_server_create(const struct vhost_user_options *options, struct vi
 		return -EINVAL;
 	}
 	server = calloc(1, sizeof(*server));
-	if (!server) {
-		*reason = "out of memory";
+	*reason = "out of memory";
+	if (!server)
 		return -ENOMEM;
-	}
-	server->device = device;
-	server->base = base;
-	server->client = options->client;
-	error = listener_address(&server->listener, options->path, options->listeners, reason);
-	if (error) {
-		free(server);
-		return error;
-	}
-	server->destroy_event = event_new(base, -1, 0, finish_destroy, server);
-	server->retry_event = event_new(base, -1, 0, retry, server);
-	error = vhost_user_connection_init(&server->connection, device, base);
-	server->connection.context = server;
+	server->common = (struct device_server){ .ops = &server_ops,
+						 .name = device->name,
+						 .refusals = &device->log_limit,
+						 .lives = &server->connection.lives };
+	error = device_server_init(&server->common, base, options->path, options->listeners, reason);
+	if (!error)
+		error = vhost_user_connection_init(&server->connection, device, base);
+	server->common.disposal = server->connection.disposal;
+	server->connection.context = &server->common;
 	server->connection.closed = connection_closed;
 	server->connection.memory_max = options->memory_max;
-	if (!server->destroy_event || !server->retry_event || error) {
-		*reason = "out of memory";
-		error = -ENOMEM;
-	} else if (server->client) {
-		event_active(server->retry_event, EV_TIMEOUT, 0);
-	} else {
-		error = listen_on(server, options->mode ? options->mode : SOCKET_MODE_NORMAL, reason);
-	}
+	if (!error && options->client)
+		device_server_connect(&server->common);
+	else if (!error)
+		error = device_server_listen(&server->common, options->mode, reason);
 	if (error) {
 		free_server(server);
 		return error;
@@ -248,14 +118,9 @@ int vhost_user_server_create(const struct vhost_user_options *options, struct vi
 
 void vhost_user_server_destroy(struct vhost_user_server *server, void (*done)(void *context), void *context)
 {
-	server->destroying = true;
 	server->destroyed = done;
 	server->destroyed_context = context;
-	stop_listening(server);
-	event_del(server->retry_event);
-	if (idle(server))
-		event_active(server->destroy_event, EV_TIMEOUT, 0);
-	else
+	if (device_server_end(&server->common))
 		vhost_user_connection_close(&server->connection, "the device is being removed");
 }
 
@@ -265,7 +130,7 @@ void vhost_user_server_read_status(const struct vhost_user_server *server, struc
 
 	*status = (struct vhost_user_status){
 		.connected = connection->state != CONNECTION_CLOSED && connection->state != CONNECTION_CLOSING,
-		.connections = server->connections,
+		.connections = server->common.connections,
 		.messages = connection->messages,
 		.refused = connection->refused,
 		.last_error = connection->last_error,
