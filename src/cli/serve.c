@@ -125,7 +125,10 @@ static void asked_to_restart(evutil_socket_t signal_number, short events, void *
 	const char *reason;
 	char obstacle[256];
 
-	if (server_restart_obstacle(serving->server, obstacle, sizeof(obstacle)))
+	/* The obstacles are a running server's. */
+	if (serving->stopping)
+		log_warning("not restarted: it is about to end");
+	else if (server_restart_obstacle(serving->server, obstacle, sizeof(obstacle)))
 		log_warning("not restarted: %s", obstacle);
 	else if (restart(serving, &reason))
 		log_warning("not restarted: %s", reason);
@@ -220,6 +223,9 @@ static void run(const struct config *config, struct serving *serving)
 	}
 	hold_signals(false, true);
 	event_base_dispatch(serving->base);
+	/* What has been caught until now still counts, and what comes from now on waits for the next daemon. */
+	hold_signals(true, true);
+	event_base_loop(serving->base, EVLOOP_NONBLOCK);
 	server_destroy(serving->server);
 }
 

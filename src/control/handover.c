@@ -25,6 +25,7 @@
  */
 #include "control/handover.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -132,7 +133,11 @@ static unsigned announced(void)
 	if (!process || !count || strtoul(process, &end, 10) != (unsigned long)getpid() || *end)
 		return 0;
 	number = strtoul(count, &end, 10);
-	return *end || number > CLIENTS_MAX ? 0 : (unsigned)number;
+	if (*end || number > CLIENTS_MAX + 1) {
+		log_warning("LISTEN_FDS is %s: clients of the daemon before this one cannot be found", count);
+		return 0;
+	}
+	return (unsigned)number;
 }
 
 /* Is the first of these names, which are separated by colons, @name? */
@@ -161,8 +166,8 @@ int handover_receive(struct handover **received)
 		int fd = FIRST_FD + (int)i;
 
 		if (fcntl(fd, F_SETFD, FD_CLOEXEC))
-			continue;
-		if (is_named(names, STORE_NAME))
+			log_warning("descriptor %d of the daemon before this one is not there", fd);
+		else if (is_named(names, STORE_NAME) && handover->count < CLIENTS_MAX)
 			handover->clients[handover->count++].fd = fd;
 		else if (is_named(names, LISTENERS_NAME) && handover->listeners_fd < 0)
 			handover->listeners_fd = fd;
@@ -258,19 +263,31 @@ void handover_disregarded(struct handover *handover)
 
 /* ---- leaving ----------------------------------------------------------------------------------------------------- */
 
-bool handover_store_offered(void)
+/* How many the service manager keeps (FileDescriptorStoreMax=); it throws away the others without a word. */
+static unsigned long store_room(void)
 {
-	const char *socket = getenv("NOTIFY_SOCKET"), *room = getenv("FDSTORE");
+	const char *room = getenv("FDSTORE");
 
-	return socket && socket[0] && room && strtoul(room, NULL, 10) > 0;
+	return room ? strtoul(room, NULL, 10) : 0;
 }
 
-static void store(struct waiting_client *client)
+bool handover_store_offered(void)
+{
+	const char *socket = getenv("NOTIFY_SOCKET");
+
+	return socket && socket[0] && store_room() > 0;
+}
+
+static void store(struct handover *handover, struct waiting_client *client)
 {
 	int sent;
 
 	if (!handover_store_offered())
 		return;
+	if ((unsigned long)(client - handover->clients) >= store_room()) {
+		log_warning("the service manager keeps %lu clients and no more (FileDescriptorStoreMax=)", store_room());
+		return;
+	}
 	sent = notify_service_manager_file("FDSTORE=1\nFDNAME=" STORE_NAME "\nFDPOLL=0", client->fd);
 	if (sent < 0)
 		log_warning("a client cannot be left with the service manager: %s", strerror(-sent));
@@ -288,7 +305,7 @@ void handover_add(struct handover *handover, int fd)
 	}
 	handover->count++;
 	client->fd = fd;
-	store(client);
+	store(handover, client);
 }
 
 void handover_add_listeners(struct handover *handover, struct listeners *listeners)
@@ -299,7 +316,7 @@ void handover_add_listeners(struct handover *handover, struct listeners *listene
 void handover_store(struct handover *handover)
 {
 	for (unsigned i = 0; i < handover_waiting(handover); i++)
-		store(&handover->clients[i]);
+		store(handover, &handover->clients[i]);
 }
 
 /* All that was sent before has been looked at when the manager closes the end of a pipe that it gets now. */
@@ -393,6 +410,37 @@ static int move_away(int *fd, int above)
 	return 0;
 }
 
+/* Is this thread the only one? */
+static bool alone(void)
+{
+	DIR *tasks = opendir("/proc/self/task");
+	const struct dirent *entry;
+	unsigned count = 0;
+
+	if (!tasks)
+		return true; /* nobody knows */
+	while ((entry = readdir(tasks)))
+		count += entry->d_name[0] != '.';
+	closedir(tasks);
+	return count == 1;
+}
+
+/*
+ * Threads that close what clients gave know it by number (base/disposal.c): until they have ended no number may become
+ * another file's. One that waits for a file for ever is left to execv(), which waits for it, too.
+ */
+static void await_threads(void)
+{
+	const struct timespec pause = { .tv_nsec = CLOSE_LOOK_NANOSECONDS };
+
+	for (unsigned i = 0; i < CLOSE_LOOKS; i++) {
+		if (alone())
+			return;
+		nanosleep(&pause, NULL);
+	}
+	log_warning("files that clients gave are not let go of: the restart waits for them");
+}
+
 /* First all out of the way of each other, then to where they are expected, without the flag that closes them. */
 static int place(struct handover *handover, int *listeners)
 {
@@ -402,6 +450,8 @@ static int place(struct handover *handover, int *listeners)
 		error = move_away(&handover->clients[i].fd, above);
 	if (*listeners >= 0 && !error)
 		error = move_away(listeners, above);
+	if (*listeners >= 0 && !error)
+		error = listeners_move_away(handover->listeners, above);
 	for (unsigned i = 0; i < handover->count && !error; i++)
 		error = dup2(handover->clients[i].fd, FIRST_FD + (int)i) < 0 ? -errno : 0;
 	if (*listeners >= 0 && !error)
@@ -413,6 +463,7 @@ int handover_execute(struct handover *handover, const char *path, const char *co
 {
 	int listeners = seal_listeners(handover), error = 0;
 
+	await_threads();
 	if (handover->count || listeners >= 0)
 		error = set_environment(handover->count, listeners >= 0);
 	if (!error)
@@ -420,10 +471,10 @@ int handover_execute(struct handover *handover, const char *path, const char *co
 	if (!error) {
 		execv(path, (char *const *)(uintptr_t)arguments);
 		error = -errno;
+		if (listeners >= 0)
+			close(FIRST_FD + (int)handover->count);
 	}
-	/* Who waits to be accepted is not to wait for an uncertain end. */
-	if (listeners >= 0)
-		fcntl(FIRST_FD + (int)handover->count, F_SETFD, FD_CLOEXEC);
+	/* Who waits to be accepted is not to wait for an uncertain end: with the last copy of the parcel they are let go. */
 	disposal_close(handover->disposal, listeners);
 	handover_drop_listeners(handover);
 	return error;

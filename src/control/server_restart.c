@@ -25,7 +25,7 @@
 /* What is in flight when clients are to be left may take as long as QEMU waits for an answer (x-msg-timeout). */
 #define HURRY_SECONDS 5ULL
 
-/* A disk that has answered nothing for so long holds up a restart. */
+/* A request that has waited for so long holds up a restart: who knows for how long it will? */
 #define WAITED_SECONDS 2ULL
 
 /* Guests of other disks wait for the slowest, and their virtual machine monitors not for ever. */
@@ -58,7 +58,7 @@ void server_on_restart(struct server *server, int (*restart)(void *context, cons
 /* struct client - what a front-end's status says of it. */
 struct client {
 	bool connected;
-	bool holds; /* files that do not let go */
+	bool holds; /* files that do not let go, or may not when they are closed */
 };
 
 static struct client look_at(const struct server_frontend *frontend)
@@ -71,25 +71,27 @@ static struct client look_at(const struct server_frontend *frontend)
 	if (frontend->vfio_user)
 		vfio_user_server_read_status(frontend->vfio_user, &vfio_user);
 	return (struct client){ .connected = vhost_user.connected || vfio_user.connected,
-				.holds = vhost_user.unclosed || vfio_user.unclosed };
+				.holds = vhost_user.unclosed || vfio_user.unclosed || vhost_user.unread ||
+					 vfio_user.unread };
 }
 
 /* Return: false: nothing is to be said against this disk's end in a restart. */
 static bool describe_obstacle(const struct server_disk *disk, char *reason, size_t size)
 {
 	const struct server_disk *owner = disk->controller ? disk->controller : disk;
-	uint64_t waited = disk_waited(disk->disk, clock_nanoseconds());
 	const char *name = disk->config->name;
+	uint64_t waited;
 
-	if (!look_at(&owner->frontend).connected)
+	if (!disk->disk || !look_at(&owner->frontend).connected)
 		return false;
+	waited = disk_waited(disk->disk, clock_nanoseconds());
 	if (disk_is_transient(disk->disk))
 		snprintf(reason, size, "a guest uses disk %s of type ram, whose content would be lost", name);
 	else if (disk_is_away(disk->disk))
 		snprintf(reason, size, "a guest uses disk %s, whose server is not connected (%s)", name,
 			 disk_state(disk->disk));
 	else if (waited >= WAITED_SECONDS * NANOSECONDS_PER_SECOND)
-		snprintf(reason, size, "disk %s has not answered a guest's request for %.0f s", name,
+		snprintf(reason, size, "disk %s has not answered one of a guest's requests for %.0f s", name,
 			 (double)waited / (double)NANOSECONDS_PER_SECOND);
 	else
 		return false;
@@ -98,15 +100,16 @@ static bool describe_obstacle(const struct server_disk *disk, char *reason, size
 
 bool server_restart_obstacle(const struct server *server, char *reason, size_t size)
 {
-	bool held = false;
+	const char *holds = NULL;
 
 	for (unsigned i = 0; i < server->interface_count; i++)
-		held |= look_at(&server->interfaces[i].frontend).holds;
+		holds = look_at(&server->interfaces[i].frontend).holds ? server->interfaces[i].config->name : holds;
 	for (unsigned i = 0; i < server->disk_count; i++)
-		held |= look_at(&server->disks[i].frontend).holds;
+		holds = look_at(&server->disks[i].frontend).holds ? server->disks[i].config->name : holds;
 	/* The thread that closes them cannot be ended, not even by execv(), which would wait for it. */
-	if (held) {
-		snprintf(reason, size, "a file that a client gave is not let go of (FUSE?): end that client first");
+	if (holds) {
+		snprintf(reason, size, "a file that the client of %s gave is not let go of (FUSE?): end that client first",
+			 holds);
 		return true;
 	}
 	for (unsigned i = 0; i < server->disk_count; i++) {

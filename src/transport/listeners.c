@@ -22,6 +22,7 @@
 #include "transport/listeners.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -134,6 +135,19 @@ bool listeners_keep(struct listeners *listeners, struct listener *listener)
 }
 
 /* ---- from one daemon to the next --------------------------------------------------------------------------------- */
+
+int listeners_move_away(struct listeners *listeners, int above)
+{
+	for (unsigned i = 0; i < listeners->count; i++) {
+		int moved = fcntl(listeners->entries[i].fd, F_DUPFD_CLOEXEC, above);
+
+		if (moved < 0)
+			return -errno;
+		close(listeners->entries[i].fd);
+		listeners->entries[i].fd = moved;
+	}
+	return 0;
+}
 
 void listeners_save(const struct listeners *listeners, struct parcel *parcel)
 {

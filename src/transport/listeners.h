@@ -36,6 +36,9 @@ void listeners_settle(struct listeners *listeners);
 /** listeners_begin_keeping() - from now on listener_close() leaves them here, and nobody takes any. */
 void listeners_begin_keeping(struct listeners *listeners);
 
+/** listeners_move_away() - to numbers from @above on. Return: 0; the negative errno of fcntl(), and some have moved. */
+int listeners_move_away(struct listeners *listeners, int above);
+
 /** listeners_count() - how many are here. */
 unsigned listeners_count(const struct listeners *listeners);
 

@@ -36,6 +36,7 @@ struct vfio_user_status {
 	unsigned regions;	/* of guest memory */
 	uint64_t memory;	/* bytes */
 	unsigned unclosed;	/* files of clients that do not let go */
+	unsigned unread;	/* files that came with a message of which more is to come */
 };
 
 /** vfio_user_server_create() - Return: 0; errno of bind and the like with a sentence in @error. */

@@ -35,6 +35,7 @@ struct vhost_user_status {
 	uint64_t log_missed;	     /* pages not marked because the front-end's dirty log was too small */
 	uint64_t features, protocol_features; /* negotiated */
 	unsigned unclosed;	     /* files of front-ends that do not let go */
+	unsigned unread;	     /* files of a message that is not done yet */
 };
 
 /** vhost_user_server_create() - Return: 0; errno of bind and the like with a sentence in @error. */
