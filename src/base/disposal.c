@@ -83,6 +83,15 @@ unsigned disposal_waiting(const struct disposal *disposal)
 	return atomic_load(&disposal->waiting);
 }
 
+unsigned disposal_would_wait(const int *files, unsigned count)
+{
+	unsigned waiting = 0;
+
+	for (unsigned i = 0; i < count; i++)
+		waiting += !file_is_eventfd(files[i]) && !file_is_memory(files[i]);
+	return waiting;
+}
+
 static void *close_files(void *argument)
 {
 	struct disposal *disposal = argument;
@@ -161,10 +170,10 @@ static void close_rights(struct disposal *disposal, struct msghdr *header)
 			int fd;
 
 			memcpy(&fd, CMSG_DATA(control) + i * sizeof(int), sizeof(fd));
-			if (file_is_eventfd(fd) || file_is_memory(fd))
-				close(fd);
-			else
+			if (disposal_would_wait(&fd, 1))
 				hand_over(disposal, fd);
+			else
+				close(fd);
 		}
 	}
 }
@@ -198,7 +207,7 @@ void disposal_close(struct disposal *disposal, int fd)
 {
 	if (fd < 0)
 		return;
-	if (file_is_eventfd(fd) || file_is_memory(fd) || (file_is_unix_socket(fd) && shut_and_empty(disposal, fd)))
+	if (!disposal_would_wait(&fd, 1) || (file_is_unix_socket(fd) && shut_and_empty(disposal, fd)))
 		close(fd);
 	else
 		hand_over(disposal, fd);

@@ -285,7 +285,8 @@ static void store(struct handover *handover, struct waiting_client *client)
 	if (!handover_store_offered())
 		return;
 	if ((unsigned long)(client - handover->clients) >= store_room()) {
-		log_warning("the service manager keeps %lu clients and no more (FileDescriptorStoreMax=)", store_room());
+		log_warning("the service manager keeps %lu clients and no more (FileDescriptorStoreMax=)",
+			    store_room());
 		return;
 	}
 	sent = notify_service_manager_file("FDSTORE=1\nFDNAME=" STORE_NAME "\nFDPOLL=0", client->fd);

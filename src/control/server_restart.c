@@ -108,8 +108,8 @@ bool server_restart_obstacle(const struct server *server, char *reason, size_t s
 		holds = look_at(&server->disks[i].frontend).holds ? server->disks[i].config->name : holds;
 	/* The thread that closes them cannot be ended, not even by execv(), which would wait for it. */
 	if (holds) {
-		snprintf(reason, size, "a file that the client of %s gave is not let go of (FUSE?): end that client first",
-			 holds);
+		snprintf(reason, size,
+			 "a file that the client of %s gave is not let go of (FUSE?): end that client first", holds);
 		return true;
 	}
 	for (unsigned i = 0; i < server->disk_count; i++) {

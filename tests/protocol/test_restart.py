@@ -524,6 +524,7 @@ def test_nothing_is_left_behind(server):
 	guests = [Card(server.path("igb-net.sock"), "igb"), Nvme(server.path("n-disk.sock"))]
 	guests[0].connection.set_irqs(DATA_EVENTFD | TRIGGER, MSIX, 0, 3, fds=eventfds(3))
 	assert server.restart() == 2
+	time.sleep(0.5)			# threads that closed something have gone
 	before = server.descriptors(), server.mappings()
 	for _ in range(3):
 		assert server.restart() == 2

@@ -16,9 +16,9 @@ struct vfio_user_server;
 
 struct vfio_user_options {
 	const char *path;
-	uint32_t mode;	       /* permissions of the socket; 0: 0660 */
-	uint64_t memory_max;   /* quota: bytes of guest memory mapped at a time; 0: 1 TiB */
-	bool trap_windows;     /* let the client map none of the device's windows: doorbells come as messages, posted by
+	uint32_t mode;	     /* permissions of the socket; 0: 0660 */
+	uint64_t memory_max; /* quota: bytes of guest memory mapped at a time; 0: 1 TiB */
+	bool trap_windows;   /* let the client map none of the device's windows: doorbells come as messages, posted by
 				QEMU */
 	struct listeners *listeners; /* that outlive their daemon (transport/listeners.h); NULL: none */
 };
@@ -36,7 +36,7 @@ struct vfio_user_status {
 	unsigned regions;	/* of guest memory */
 	uint64_t memory;	/* bytes */
 	unsigned unclosed;	/* files of clients that do not let go */
-	unsigned unread;	/* files that came with a message of which more is to come */
+	unsigned unread;	/* files of half a message that perhaps would not let go */
 };
 
 /** vfio_user_server_create() - Return: 0; errno of bind and the like with a sentence in @error. */

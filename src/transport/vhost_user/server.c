@@ -140,6 +140,6 @@ void vhost_user_server_read_status(const struct vhost_user_server *server, struc
 		.features = connection->features,
 		.protocol_features = connection->protocol_features,
 		.unclosed = disposal_waiting(connection->disposal),
-		.unread = connection->message.fd_count,
+		.unread = disposal_would_wait(connection->message.fds, connection->message.fd_count),
 	};
 }
