@@ -91,11 +91,14 @@ class Probe(Actor):
         self.disk = BlockDevice(self.path("probe"))
         self.content, self.times, self.own = {}, [], []
         pid, _, _ = struct.unpack("3i", self.disk.connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        self.tasks = [pathlib.Path("/proc/self/schedstat"), *pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")]
+        self.tasks = dict.fromkeys([pathlib.Path("/proc/self/schedstat"), *pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")], 0)
 
     def waited(self):
         """Seconds that we and the daemon's threads have been ready to run and had no CPU: the machine's fault, not the daemon's."""
-        return sum(int(task.read_text().split()[1]) for task in self.tasks) / 1e9
+        for task in self.tasks:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that closed something, and has ended
+                self.tasks[task] = int(task.read_text().split()[1])
+        return sum(self.tasks.values()) / 1e9
 
     def step(self):
         block = self.random.randrange(256)
