@@ -225,7 +225,7 @@ def test_no_request_is_lost_when_the_daemon_is_killed(crashing, disk):
 
 
 # How often; SIDECORE_KILLS is for longer runs by hand.
-KILLS = int(os.environ.get("SIDECORE_KILLS", 20))
+KILLS = int(os.environ.get("SIDECORE_KILLS", 14))
 TROUBLE = re.compile(r"I/O error|Buffer I/O|blocked for more than|Call Trace|BUG:|WARNING:|reset|timed out|error", re.IGNORECASE)
 
 

@@ -40,14 +40,14 @@ def measure(disk, card, seconds):
 	return latencies(disk, seconds / 2), accesses(card, seconds / 2)
 
 
-def unmoved(server, *attacks, seconds=1.6, most=0.02):
+def unmoved(server, *attacks, seconds=1.2, most=0.02):
 	"""
 	The neighbours' latencies stay bounded. @most: what the worst per cent of them may take longer, beside a multiple of what it
 	took before. Return: rounds of the attacks.
 	"""
 	disk, card = BlockDevice(server.path("n-disk.sock")), Connection(server.path("b-net.sock"))
-	measure(disk, card, 0.4)
-	before = measure(disk, card, 1.2)
+	measure(disk, card, 0.2)
+	before = measure(disk, card, 0.8)
 	with attackers(*attacks) as rounds:
 		time.sleep(0.3)
 		begun = rounds()

@@ -63,10 +63,10 @@ def attackers(*attacks):
 			process.kill()
 
 
-def unmoved(lab, *attacks, seconds=3):
+def unmoved(lab, *attacks, seconds=2):
 	"""The neighbour's requests take about as long as without the attacks. Return: rounds of the attacks."""
 	latencies(lab.neighbour, 0.3)
-	before = latencies(lab.neighbour, 1.5)
+	before = latencies(lab.neighbour, 1)
 	with attackers(*attacks) as rounds:
 		time.sleep(0.3)
 		begun = rounds()
