@@ -152,7 +152,7 @@ void report_print(const struct report *report, const struct run *run, double sec
 	       run->options.packed ? "packed" : "split", seconds);
 	printf("\n  sidecore CPU   used by the whole daemon while the step ran; 100 %% is one CPU\n"
 	       "  kicks          the guest notified the sidecore, which costs the guest an exit: virtio devices\n"
-	       "  messages       QEMU asked for the guest, who waits for the answer: emulated devices. Drivers of network\n"
+	       "  messages       QEMU asked for the guest, who may wait for the answer: emulated devices. Drivers of network\n"
 	       "                 cards read statistics every two seconds: some 60 messages, whatever the traffic\n"
 	       "  irqs           interrupts: the sidecore notified the guest\n"
 	       "  per packet     sent or received by a guest: one that goes from guest to guest counts twice\n");
