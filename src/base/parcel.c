@@ -374,3 +374,14 @@ void parcel_release(struct parcel *parcel, struct disposal *disposal)
 	free(parcel->bytes);
 	*parcel = (struct parcel){ .failed = true, .reason = "it was released" };
 }
+
+int parcel_move_file(int *fd, int above)
+{
+	int moved = fcntl(*fd, F_DUPFD_CLOEXEC, above);
+
+	if (moved < 0)
+		return -errno;
+	close(*fd);
+	*fd = moved;
+	return 0;
+}

@@ -73,4 +73,10 @@ int parcel_get_file(struct parcel *parcel);
 /** parcel_release() - free it, and close the files that nobody has taken. @disposal: NULL while it is being filled. */
 void parcel_release(struct parcel *parcel, struct disposal *disposal);
 
+/**
+ * parcel_move_file() - @fd, a parcel or another file for the next daemon, goes out of the way of numbers below @above.
+ * Return: 0; the negative errno of fcntl(), and it is where it was.
+ */
+int parcel_move_file(int *fd, int above);
+
 #endif

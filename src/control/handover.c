@@ -399,18 +399,6 @@ static int seal_listeners(const struct handover *handover)
 	return fd < 0 ? -1 : fd;
 }
 
-/* Out of the way of what has a number below @above. */
-static int move_away(int *fd, int above)
-{
-	int moved = fcntl(*fd, F_DUPFD_CLOEXEC, above);
-
-	if (moved < 0)
-		return -errno;
-	close(*fd);
-	*fd = moved;
-	return 0;
-}
-
 /* Is this thread the only one? */
 static bool alone(void)
 {
@@ -448,9 +436,9 @@ static int place(struct handover *handover, int *listeners)
 	int above = FIRST_FD + (int)handover->count + 1, error = 0;
 
 	for (unsigned i = 0; i < handover->count && !error; i++)
-		error = move_away(&handover->clients[i].fd, above);
+		error = parcel_move_file(&handover->clients[i].fd, above);
 	if (*listeners >= 0 && !error)
-		error = move_away(listeners, above);
+		error = parcel_move_file(listeners, above);
 	if (*listeners >= 0 && !error)
 		error = listeners_move_away(handover->listeners, above);
 	for (unsigned i = 0; i < handover->count && !error; i++)

@@ -22,7 +22,6 @@
 #include "transport/listeners.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -138,15 +137,11 @@ bool listeners_keep(struct listeners *listeners, struct listener *listener)
 
 int listeners_move_away(struct listeners *listeners, int above)
 {
-	for (unsigned i = 0; i < listeners->count; i++) {
-		int moved = fcntl(listeners->entries[i].fd, F_DUPFD_CLOEXEC, above);
+	int error = 0;
 
-		if (moved < 0)
-			return -errno;
-		close(listeners->entries[i].fd);
-		listeners->entries[i].fd = moved;
-	}
-	return 0;
+	for (unsigned i = 0; i < listeners->count && !error; i++)
+		error = parcel_move_file(&listeners->entries[i].fd, above);
+	return error;
 }
 
 void listeners_save(const struct listeners *listeners, struct parcel *parcel)

@@ -233,11 +233,46 @@ static void damaged(void **state)
 	}
 }
 
+/* Numbers that will be other files': what is kept is elsewhere then, still listens, and is what ends in the end. */
+static void out_of_the_way(void **state)
+{
+	struct listeners *listeners = listeners_create(-1);
+	int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC), before[2], waiting;
+	struct listener opened[2];
+
+	for (unsigned i = 0; i < 2; i++)
+		open_at(&opened[i], paths[i], listeners);
+	listeners_begin_keeping(listeners);
+	for (unsigned i = 0; i < 2; i++) {
+		before[i] = opened[i].fd;
+		listener_close(&opened[i], disposal);
+	}
+	assert_int_equal(listeners_move_away(listeners, 200), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(fcntl(before[i], F_GETFD), -1);
+		assert_int_equal(dup2(nothing, before[i]), before[i]); /* somebody else's now */
+		waiting = connect_to(paths[i]);
+		assert_true(waiting >= 0);
+		close(waiting);
+	}
+	listeners_release(listeners);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_false(is_there(paths[i]));
+		assert_true(fcntl(before[i], F_GETFD) >= 0);
+		close(before[i]);
+	}
+	close(nothing);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(who_waits_is_served),	cmocka_unit_test(another_file), cmocka_unit_test(another_group),
-		cmocka_unit_test(released_ones_refuse), cmocka_unit_test(damaged),
+		cmocka_unit_test(who_waits_is_served),
+		cmocka_unit_test(another_file),
+		cmocka_unit_test(another_group),
+		cmocka_unit_test(released_ones_refuse),
+		cmocka_unit_test(damaged),
+		cmocka_unit_test(out_of_the_way),
 	};
 	int failed;
 
