@@ -88,7 +88,7 @@ unsigned disposal_would_wait(const int *files, unsigned count)
 	unsigned waiting = 0;
 
 	for (unsigned i = 0; i < count; i++)
-		waiting += !file_is_eventfd(files[i]) && !file_is_memory(files[i]);
+		waiting += files[i] >= 0 && !file_is_eventfd(files[i]) && !file_is_memory(files[i]);
 	return waiting;
 }
 

@@ -29,7 +29,7 @@ void disposal_close(struct disposal *disposal, int fd);
  */
 unsigned disposal_waiting(const struct disposal *disposal);
 
-/** disposal_would_wait() - how many of @count files could not be closed at once, perhaps? */
+/** disposal_would_wait() - how many of @count files (-1: none) could not be closed at once, perhaps? */
 unsigned disposal_would_wait(const int *files, unsigned count);
 
 #endif

@@ -15,7 +15,7 @@ static const struct {
 	{ "run", cli_run, "start a daemon and guests on it, and show them at work" },
 	{ "serve", cli_serve, "serve the network cards and disks of a configuration to guests" },
 	{ "restart", cli_restart, "restart a running daemon without ending its guests" },
-	{ "bench", cli_bench, "measure a vhost-user server: frames, requests, latency" },
+	{ "bench", cli_bench, "measure a server as a guest's driver does: frames, requests, latency" },
 	{ "status", cli_status, "show what a running daemon serves: rates, drops, busy shares" },
 };
 

@@ -31,7 +31,7 @@ struct tour {
 	struct tour_sample start;
 };
 
-/** tour_step() - begin a step. tour_end(): end it; every step that was begun is ended once, with a verdict. */
+/** tour_step() - begin a step. tour_pass(), tour_fail(), tour_skip(): end it; every step that was begun is ended once, with a verdict. */
 void tour_step(struct tour *tour, const char *format, ...) __attribute__((format(printf, 2, 3)));
 bool tour_pass(struct tour *tour);
 bool tour_fail(struct tour *tour, const char *format, ...) __attribute__((format(printf, 2, 3)));

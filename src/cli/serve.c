@@ -91,8 +91,17 @@ static void begin_restart(evutil_socket_t unused, short events, void *context)
 {
 	struct serving *serving = context;
 
+	char obstacle[256];
+
 	if (serving->stopping)
 		return;
+	/* Messages were served since it was asked for. */
+	if (server_restart_obstacle(serving->server, obstacle, sizeof(obstacle))) {
+		log_warning("not restarted: %s", obstacle);
+		handover_release(serving->left);
+		serving->left = NULL;
+		return;
+	}
 	serving->stopping = serving->restarting = true;
 	log_info("restarting");
 	notify_service_manager("STATUS=restarting");
@@ -219,6 +228,7 @@ static void run(const struct config *config, struct serving *serving)
 		notify_service_manager("READY=1\nSTATUS=serving");
 	} else {
 		log_error("cannot watch signals: out of memory");
+		serving->stopping = true;
 		server_stop(serving->server, stopped, serving);
 	}
 	hold_signals(false, true);

@@ -182,7 +182,7 @@ struct endpoint {
 	char **socket;
 	const unsigned *sidecore_given;
 	const char *memory_max;
-	uint16_t queue_size;
+	uint16_t queue_size, queue_size_max;
 	int *sidecore;
 	uint64_t *memory_max_bytes;
 };
@@ -241,10 +241,10 @@ static int check_endpoint(struct config *config, struct config_document *documen
 		return -EINVAL;
 	if (endpoint->queue_size &&
 	    (endpoint->queue_size & (endpoint->queue_size - 1) || endpoint->queue_size < QUEUE_SIZE_MIN ||
-	     endpoint->queue_size > VIRTQUEUE_SIZE_MAX))
+	     endpoint->queue_size > endpoint->queue_size_max))
 		return FAIL(PLACE(endpoint->section, index, "queue_size"),
 			    "queue_size is %u; use a power of two from %u to %u", endpoint->queue_size, QUEUE_SIZE_MIN,
-			    VIRTQUEUE_SIZE_MAX);
+			    endpoint->queue_size_max);
 	return 0;
 }
 
@@ -340,6 +340,7 @@ static int check_interface(struct config *config, struct config_document *docume
 		.sidecore_given = interface->sidecore_given,
 		.memory_max = interface->memory_max,
 		.queue_size = interface->queue_size,
+		.queue_size_max = VIRTQUEUE_SIZE_MAX,
 		.sidecore = &interface->sidecore,
 		.memory_max_bytes = &interface->memory_max_bytes,
 	};
@@ -372,6 +373,7 @@ static int check_interface(struct config *config, struct config_document *docume
 static int check_disk_device(struct config *config, struct config_document *document, const char *folder, unsigned index)
 {
 	struct config_disk *disk = &config->disks[index];
+	bool nvme = disk->model == CONFIG_DISK_NVME;
 	struct endpoint endpoint = {
 		.section = "disks",
 		.index = index,
@@ -380,10 +382,10 @@ static int check_disk_device(struct config *config, struct config_document *docu
 		.sidecore_given = disk->sidecore_given,
 		.memory_max = disk->memory_max,
 		.queue_size = disk->queue_size,
+		.queue_size_max = nvme ? CONFIG_NVME_QUEUE_SIZE_MAX : VIRTQUEUE_SIZE_MAX,
 		.sidecore = &disk->sidecore,
 		.memory_max_bytes = &disk->memory_max_bytes,
 	};
-	bool nvme = disk->model == CONFIG_DISK_NVME;
 	unsigned most = nvme ? CONFIG_NVME_QUEUES_MAX : CONFIG_DISK_QUEUES_MAX;
 	struct config_place queues = PLACE("disks", (int)index, "queues");
 

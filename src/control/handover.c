@@ -292,7 +292,7 @@ static void store(struct handover *handover, struct waiting_client *client)
 	sent = notify_service_manager_file("FDSTORE=1\nFDNAME=" STORE_NAME "\nFDPOLL=0", client->fd);
 	if (sent < 0)
 		log_warning("a client cannot be left with the service manager: %s", strerror(-sent));
-	client->stored = sent > 0;
+	client->stored |= sent > 0;
 }
 
 void handover_add(struct handover *handover, int fd)

@@ -73,6 +73,8 @@ int virtio_net_receive_start(struct virtio_queue *queue);
 int virtio_net_control_start(struct virtio_queue *queue);
 unsigned virtio_net_control_poll(struct virtio_queue *queue, const struct turn *turn);
 
+/* device/virtio_net.c */
+
 /** virtio_net_set_abilities() - what the driver takes, of @features; under the claim or while the port is not up. */
 void virtio_net_set_abilities(struct virtio_net *net, uint64_t features);
 

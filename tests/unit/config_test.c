@@ -171,6 +171,7 @@ static const struct {
 	{ DISK "    model: nvm\n", "8: unknown model \"nvm\" of disk; did you mean \"nvme\"?" },
 	{ DISK "    doorbells: posted\n", "8: \"doorbells\" means nothing to a disk of model virtio; remove it" },
 	{ DISK "    model: nvme\n    queues: 65\n", "9: queues is 65; use 1 to 64" },
+	{ DISK "    model: nvme\n    queue_size: 8192\n", "9: queue_size is 8192; use a power of two from 16 to 4096" },
 	{ DISK "    model: nvme\n    mode: client\n",
 	  "9: virtual machine monitors connect to an emulated device (nvme) and never listen for it; remove \"mode\"" },
 	{ HEAD "disks:\n  - name: d\n    socket: d.sock\n    model: nvme\n"

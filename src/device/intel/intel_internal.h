@@ -405,7 +405,7 @@ bool intel_nic_looked_after(const struct intel_nic *nic);
 /** intel_nic_kick() - control thread: there is work for the lanes. */
 void intel_nic_kick(struct intel_nic *nic);
 
-/* intel_bar.c: the common operations of struct pci_device_ops */
+/* intel_bar.c, intel_nic.c: the common operations of struct pci_device_ops */
 uint32_t intel_bar_read(struct pci_device *device, unsigned bar, uint32_t offset, unsigned size);
 enum pci_result intel_bar_write(struct pci_device *device, unsigned bar, uint32_t offset, unsigned size,
 				uint32_t value);
@@ -470,6 +470,7 @@ bool intel_interrupts_waiting(const struct intel_nic *nic, const struct sidecore
 void intel_interrupts_expire(struct sidecore *sidecore, struct engine_timer *timer);
 void intel_interrupts_reset(struct intel_nic *nic);
 
+/* intel_icr.c */
 uint32_t intel_icr_read(struct intel_nic *nic, uint32_t offset);
 enum pci_result intel_icr_write(struct intel_nic *nic, uint32_t offset, uint32_t value);
 uint32_t intel_ims_read(struct intel_nic *nic, uint32_t offset);

@@ -7,13 +7,13 @@
  * One core with variants (82540.c, 82574.c, 82576.c: tables). A card is a port of a network, as virtio-net's is:
  *
  *  - *transmit*: lanes (intel_transmit.c) poll the driver's rings and lead into network_forward(). What descriptors ask
- * for becomes offload state (intel_offload.c): between capable guests nothing is segmented or summed.
+ *    for becomes offload state (intel_offload.c): between capable guests nothing is segmented or summed.
  *  - *receive*: whoever sends to the port fills the driver's rings, under the port's claim (intel_receive.c), by
- * filters (intel_filter.c) and RSS (intel_rss.c). These rings are nobody's, and not polled.
+ *    filters (intel_filter.c) and RSS (intel_rss.c). These rings are nobody's, and not polled.
  *  - *interrupts*: causes, masks, vectors, moderation (intel_interrupt.c).
  *  - *registers* (intel_bar.c): trapped ones are the control thread's; what sidecores need of them they load, relaxed.
  *    Ring registers, and those of the 82576's interrupts, lie on pages that the guest can map: whoever uses a ring
- * looks at them (intel_ring.c). In steady state the driver of an 82576 touches nothing else, so neither a packet nor an
+ *    looks at them (intel_ring.c). In steady state the driver of an 82576 touches nothing else, so neither a packet nor an
  *    interrupt costs a message.
  *
  * *Life.* The card runs while the transport has resumed it, it may master the bus, has memory, and RCTL.EN or TCTL.EN

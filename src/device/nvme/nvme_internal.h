@@ -453,7 +453,7 @@ struct nvme_dma {
 	uint8_t page_shift;
 };
 
-/** nvme_dma_full() - not a status of the wire: more segments than there is room for. */
+/** NVME_DMA_FULL - not a status of the wire: more segments than there is room for. */
 #define NVME_DMA_FULL 0xffffU
 
 /**

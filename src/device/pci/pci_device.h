@@ -161,7 +161,7 @@ int pci_device_renew_windows(struct pci_device *device);
  * which is paused and as after a reset, the device that was saved: with its windows, its interrupts and all registers.
  *
  * Return: 0 or -EBADMSG: it is another device, or the parcel is not what it should be (parcel->reason); errno of mmap() and
- * dup(). The device is to be reset then.
+ * dup3(). The device is to be reset then.
  */
 void pci_device_save(struct pci_device *device, struct parcel *parcel);
 int pci_device_load(struct pci_device *device, struct parcel *parcel);

@@ -166,6 +166,7 @@ void vfio_user_server_read_status(const struct vfio_user_server *server, struct 
 		.regions = connection->memory.map ? connection->memory.map->region_count : 0,
 		.memory = connection->memory.translatable,
 		.unclosed = disposal_waiting(connection->disposal),
-		.unread = disposal_would_wait(connection->held, connection->held_count),
+		.unread = disposal_would_wait(connection->held, connection->held_count) +
+			  disposal_would_wait(connection->message.fds, connection->message.fd_count),
 	};
 }

@@ -36,7 +36,7 @@ struct vfio_user_status {
 	unsigned regions;	/* of guest memory */
 	uint64_t memory;	/* bytes */
 	unsigned unclosed;	/* files of clients that do not let go */
-	unsigned unread;	/* files of half a message that perhaps would not let go */
+	unsigned unread;	/* files of messages that are not done, which perhaps would not let go */
 };
 
 /** vfio_user_server_create() - Return: 0; errno of bind and the like with a sentence in @error. */
