@@ -210,21 +210,27 @@ static __attribute__((noinline)) struct parsed parse_rest(struct virtio_net *net
 	return (struct parsed){ chain, frames };
 }
 
-/* The first @done chains are done, of @count that were not all plain: count drops, and see what is next. */
-static __attribute__((noinline)) void finish_rest(struct virtio_net *net, struct virtio_queue *queue, unsigned done,
-						  unsigned count, const struct turn *turn)
+/* The first @done chains are done, of @count that were not all plain: count drops. Return: what is wrong with the next. */
+static __attribute__((noinline)) enum virtqueue_break_reason finish_rest(struct virtio_net *net,
+									 struct virtio_queue *queue, unsigned done,
+									 unsigned count, const struct turn *turn)
 {
 	const struct transmit_queue *transmit = queue->model;
-	enum virtqueue_break_reason error = VIRTQUEUE_INTACT;
 
 	for (unsigned i = 0; i < done; i++) {
 		if (unlikely(transmit->drops[i] != PORT_DROPS))
 			port_drop(&net->port, turn, transmit->drops[i], 1);
 	}
-	if (done < count)
-		error = chain_error(net, &transmit->chains[done]);
-	if (unlikely(error != VIRTQUEUE_INTACT))
-		virtqueue_break(&queue->ring, error);
+	return done < count ? chain_error(net, &transmit->chains[done]) : VIRTQUEUE_INTACT;
+}
+
+/* A broken queue publishes nothing: what has been sent is given back first. */
+static __attribute__((noinline)) void publish_and_break(struct virtio_queue *queue, enum virtqueue_break_reason error,
+							const struct turn *turn)
+{
+	if (virtqueue_publish(&queue->ring))
+		virtqueue_notify(&queue->ring, sidecore_notifier(turn->sidecore));
+	virtqueue_break(&queue->ring, error);
 }
 
 /* Push what is done, unpop the rest. @bytes: of all. */
@@ -246,6 +252,7 @@ static unsigned transmit_batch(struct virtio_net *net, struct virtio_queue *queu
 {
 	struct transmit_queue *transmit = queue->model;
 	unsigned receivers = atomic_load_explicit(&net->receivers, memory_order_relaxed);
+	enum virtqueue_break_reason error = VIRTQUEUE_INTACT;
 	struct parsed parsed = { count, count };
 	unsigned plain = 0, done, forwarded;
 
@@ -267,8 +274,10 @@ static unsigned transmit_batch(struct virtio_net *net, struct virtio_queue *queu
 		transmit->segments_done = transmit->frames[forwarded].segments_done;
 	}
 	if (unlikely(plain != count))
-		finish_rest(net, queue, done, count, turn);
+		error = finish_rest(net, queue, done, count, turn);
 	give_back(queue, done, count, bytes);
+	if (unlikely(error != VIRTQUEUE_INTACT))
+		publish_and_break(queue, error, turn);
 	return done;
 }
 

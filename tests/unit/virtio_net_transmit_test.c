@@ -180,6 +180,7 @@ static void bad_chains_cost_no_frame_before_them(void **state)
 		assert_int_equal(transmit_turn(), room == 1 ? 1 : 0);
 		assert_int_equal(device->queues[TRANSMIT].ring.broken, VIRTQUEUE_BAD_DIRECTION);
 		assert_false(device->queues[TRANSMIT].life.poller.pending);
+		assert_int_equal(used_count(&rings[TRANSMIT]), 3); /* and the driver is told */
 		assert_int_equal(peer.count, 2);
 		assert_int_equal(peer.frames[0].bytes[20], 20);
 		assert_int_equal(peer.frames[1].bytes[20], 22);

@@ -21,7 +21,7 @@
 #include <string.h>
 
 #include "base/parcel.h"
-#include "device/intel/intel_internal.h"
+#include "device/intel/intel_interrupt.h"
 
 #define TAG_CARD      0x30000U
 #define TAG_REGISTERS 0x30001U
@@ -234,19 +234,23 @@ static void load_statistics(struct intel_nic *nic, const struct saved_statistics
 	nic->assertions_base = saved->assertions_base;
 }
 
-static void load_interrupts(struct intel_interrupts *interrupts, const struct saved_interrupts *saved,
-			    uint64_t assertions)
+static void load_interrupts(struct intel_nic *nic, const struct saved_interrupts *saved, uint64_t assertions)
 {
+	struct intel_interrupts *interrupts = &nic->interrupts;
+	const uint32_t vectors = (1U << INTEL_VECTORS_MAX) - 1;
+	/* Bits that lead to a vector: of EICR, or of ICR. */
+	uint32_t deferred = nic->variant->generation == INTEL_82574 ? CAUSES_82574 : vectors;
+
 	atomic_store(&interrupts->legacy, saved->legacy);
-	atomic_store(&interrupts->extended, saved->extended);
+	atomic_store(&interrupts->extended, saved->extended & (vectors | (uint64_t)vectors << 32));
 	atomic_store(&interrupts->suspects_since, saved->suspects_since);
 	for (unsigned i = 0; i < INTEL_VECTORS_MAX; i++)
 		atomic_store(&interrupts->fired[i], saved->fired[i]);
 	/* Their timers were cancelled with the rest: lane 0 looks again (left_over() in intel_interrupt.c). */
-	atomic_store(&interrupts->deferred, saved->deferred & ((1U << INTEL_VECTORS_MAX) - 1));
+	atomic_store(&interrupts->deferred, saved->deferred & deferred);
 	atomic_store(&interrupts->line_deferred, saved->line_deferred & 1);
-	atomic_store(&interrupts->resting, saved->resting);
-	atomic_store(&interrupts->suspects, saved->suspects);
+	atomic_store(&interrupts->resting, saved->resting & vectors);
+	atomic_store(&interrupts->suspects, saved->suspects & vectors);
 	atomic_store(&interrupts->shown_mask, saved->shown_mask);
 	atomic_store(&interrupts->assertions, assertions);
 }
@@ -336,7 +340,7 @@ int intel_load_state(struct pci_device *device, struct parcel *parcel)
 		nic->link = saved->link & 1;
 		atomic_store(&nic->loopback, saved->loopback & 1);
 		load_statistics(nic, &saved->statistics);
-		load_interrupts(&nic->interrupts, &saved->interrupts, saved->statistics.assertions);
+		load_interrupts(nic, &saved->interrupts, saved->statistics.assertions);
 		load_eeprom(&nic->eeprom, &saved->eeprom);
 		memcpy(nic->phy, saved->phy, sizeof(nic->phy));
 		/* A store, and another key: whoever remembers what he made of registers makes it anew. */
